@@ -1,0 +1,61 @@
+# `make demo` and `make test` need Python >= 3.10, make and a compiler, and set up the rest in .venv; a second run reuses it.
+#
+#   make PYTHON=python3.12           another interpreter
+#   make TORCH_INDEX=URL             one more package index for torch, e.g. that of its CPU builds, which are much smaller
+#   make TESTS=tests/test_cli.py     some of the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+TESTS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell grep '^torch==' constraints.txt)
+# For one test. It asks for torchvision, which the test replaces by a stub, so it comes without what it asks for.
+TIMM := $(shell grep '^timm==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format clean
+
+help:
+	@echo 'make demo       the whole way on real recordings, into runs/demo'
+	@echo 'make test       lint, types and the tests'
+	@echo 'make test-slow  the tests that take longer'
+	@echo 'make lint       lint and types only'
+	@echo 'make format     let ruff fix and format the code'
+	@echo 'make clean      remove the environment and caches'
+
+setup: $(STAMP)
+
+# torch comes first and alone: whatever else pulls it in takes the largest build there is.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "aape needs Python 3.10 or later (make PYTHON=...), this is " + sys.version)'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[dev,plots]'
+	$(PIP) install --no-deps $(TIMM)
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/aape demo --out runs/demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two processes of one thread each are faster than threads that compete for the cores.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
+
+test-slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not gpu' $(TESTS)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,57 @@
+"""Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.
+
+>>> import aape
+>>> model = aape.load_model("tiny")
+>>> vector = model.embed("dog.wav")  # (2D,): class token and mean patch token
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aape.errors import AapeError, AudioError, CheckpointError, ConfigError, DataError
+from aape.version import __version__
+
+if TYPE_CHECKING:
+    from aape import ops
+    from aape.data.frontend import LogMel
+    from aape.inference import load_model
+    from aape.layers.aape import AaPE
+    from aape.layers.patch_embed import PatchEmbed
+
+__all__ = [
+    "AaPE",
+    "AapeError",
+    "AudioError",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "LogMel",
+    "PatchEmbed",
+    "__version__",
+    "load_model",
+    "ops",
+]
+
+# Loaded when first used, so that `aape --help` does not wait for torch.
+_MODULES = {
+    "AaPE": "aape.layers.aape",
+    "LogMel": "aape.data.frontend",
+    "PatchEmbed": "aape.layers.patch_embed",
+    "load_model": "aape.inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("aape.ops")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'aape' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Numbers (arrays in, arrays out) and figures (arrays in, Figure out)."""

@@ -1,0 +1,377 @@
+"""Every option of the package as frozen dataclasses, with the paper's value as the default where it is known.
+
+`method` in the docstrings is the definition in docs/method.md; [ours] marks a default the paper does not state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aape.errors import ConfigError
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise ConfigError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """The log-mel front end (method 1).
+
+    Args:
+        sample_rate: samples per second that every recording is resampled to.
+        n_fft: length of the Fourier transform, in samples.
+        win_length: length of the Hann window, in samples.
+        hop_length: step between frames, in samples.
+        n_mels: number of mel bands.
+        f_min: lower edge of the first band, in Hz [ours].
+        f_max: upper edge of the last band, in Hz.
+        mean: mean log-mel value of the training audio, in nats.
+        std: standard deviation of the log-mel values of the training audio, in nats.
+    """
+
+    sample_rate: int = 16000
+    n_fft: int = 1024
+    win_length: int = 400
+    hop_length: int = 160
+    n_mels: int = 128
+    f_min: float = 50.0
+    f_max: float = 8000.0
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The stem and the Vision Transformer behind it (method 3 to 6).
+
+    Args:
+        embed_dim: width of the tokens; every size of `--model` sets its own.
+        depth: number of transformer blocks; every size of `--model` sets its own.
+        num_heads: attention heads per block; every size of `--model` sets its own.
+        mlp_ratio: width of a block's MLP over `embed_dim`.
+        n_mels: mel bands of the spectrogram.
+        num_frames: frames of the grid that the position table is made for.
+        patch_size: side of a patch, in frames and mel bands.
+        stem: the aliasing-aware stem, or the standard patch embedding.
+        adaptive: decay and frequency of the filters from the Lambda Encoder, or learned constants.
+        phase: bilateral is the paper's filter, analytic a quadrature pair [ours].
+        kernel_size: filter taps, odd.
+        stride: frames between two filter outputs.
+        hidden_dim: H, filter channels per frequency patch.
+        sblu_dim: Z, filter outputs per frequency patch.
+        mask_context: hide masked frames from the filters as well [ours].
+        lambda_dim: width of the Lambda Encoder; nano has 32.
+        lambda_depth: blocks of the Lambda Encoder; nano has 1.
+        lambda_heads: attention heads of the Lambda Encoder [ours]; nano has 1.
+        pos_trainable: learn the stem's position table instead of keeping it sine and cosine.
+    """
+
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    n_mels: int = 128
+    num_frames: int = 608
+    patch_size: int = 16
+    stem: Literal["aape", "patch"] = "aape"
+    adaptive: bool = True
+    phase: Literal["bilateral", "analytic"] = "bilateral"
+    kernel_size: int = 63
+    stride: int = 1
+    hidden_dim: int = 16
+    sblu_dim: int = 128
+    mask_context: bool = False
+    lambda_dim: int = 128
+    lambda_depth: int = 3
+    lambda_heads: int = 2
+    pos_trainable: bool = False
+
+
+MODEL_SIZES: dict[str, dict[str, int]] = {
+    "nano": {"embed_dim": 64, "depth": 2, "num_heads": 4, "lambda_dim": 32, "lambda_depth": 1, "lambda_heads": 1},
+    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+}
+
+
+def encoder_config(model: str = "base", **overrides: Any) -> EncoderConfig:
+    """Return the encoder of a named size, with single fields replaced.
+
+    Args:
+        model: one of `MODEL_SIZES`.
+        overrides: fields of `EncoderConfig`.
+
+    Raises:
+        ConfigError: for an unknown size or field.
+    """
+    if model not in MODEL_SIZES:
+        raise ConfigError(f"unknown model size {model!r}: choose one of {', '.join(MODEL_SIZES)}")
+    names = [f.name for f in dataclasses.fields(EncoderConfig)]
+    for key in overrides:
+        if key not in names:
+            raise ConfigError.unknown_key(key, names, "encoder")
+    return dataclasses.replace(EncoderConfig(), **{**MODEL_SIZES[model], **overrides})
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Inverse block masking (method 7).
+
+    Args:
+        num_views: masked views per clip.
+        mask_ratio: share of the tokens that are hidden.
+        block_sizes: visible blocks, frequency x time patches [ours].
+        query_ratio: share of the hidden tokens that are predicted.
+    """
+
+    num_views: int = 16
+    mask_ratio: float = 0.8
+    block_sizes: tuple[tuple[int, int], ...] = ((4, 6), (5, 5), (3, 8))
+    query_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_views", "mask_ratio", "query_ratio")
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """What the student predicts with; 0 means the value that method 7 gives for the encoder's width.
+
+    Args:
+        kind: cross-attention, or the convolutions of EAT.
+        depth: number of layers; 0 for the encoder's own.
+        width: width of the layers; 0 for the encoder's own.
+        num_heads: attention heads per layer; 0 for the encoder's own.
+    """
+
+    kind: Literal["cross_attention", "cnn"] = "cross_attention"
+    depth: int = 0
+    width: int = 0
+    num_heads: int = 0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """L = L_mask + L_utt + contrastive_weight * L_con (method 7).
+
+    Args:
+        contrastive_weight: weight of the contrastive loss.
+        temperature: temperature of the contrastive loss [ours].
+        reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
+        target: what the teacher gives of each block, its output or its MLP's.
+        target_norm: normalise targets per token over D, or EAT's per channel over tokens.
+        ignore_padding: leave patches that lie wholly in padding out of queries and targets [ours].
+    """
+
+    contrastive_weight: float = 0.1
+    temperature: float = 0.1
+    reduction: Literal["mean", "eat"] = "mean"
+    target: Literal["block", "ffn"] = "block"
+    target_norm: Literal["token", "channel"] = "token"
+    ignore_padding: bool = True
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "temperature")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a cosine to 0 after a linear warm-up, and the teacher's momentum (method 7).
+
+    Args:
+        learning_rate: peak of the schedule [ours].
+        weight_decay: decay of matrices; vectors, positions and tokens have none.
+        betas: of AdamW [ours].
+        warmup_ratio: share of the steps that is warm-up.
+        clip_grad: largest norm of the gradient [ours].
+        momentum_start: the teacher's momentum at the first step.
+        momentum_end: the teacher's momentum at the last step.
+        accumulate: forward passes that one optimiser step is made of.
+        precision: arithmetic; auto is bfloat16 where the device has it.
+    """
+
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_ratio: float = 80 / 600
+    clip_grad: float = 4.0
+    momentum_start: float = 0.994
+    momentum_end: float = 1.0
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "clip_grad", "accumulate")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """`aape pretrain`: masked teacher-student pre-training on unlabelled audio.
+
+    Args:
+        data: folder, CSV or tar shards.
+        out: folder of the run.
+        model: size of the encoder.
+        steps: optimiser steps.
+        clips: clips per optimiser step, over all ranks and accumulated passes.
+        seed: of the weights, the crops and the masks.
+        workers: processes that read audio.
+        save_every: steps between checkpoints.
+        keep_checkpoints: how many checkpoints stay on disk.
+        log_every: steps between lines of metrics.jsonl.
+        stats: JSON file of `aape stats`; measured at the start where none is given.
+        init: model to start from, a name or a saved folder.
+        resume: go on from the last checkpoint in the run folder.
+        device: where to run.
+        crop_seconds: length of the random crop of each clip, in seconds.
+        short_clips: fill shorter clips with zeros, or by repeating them [ours].
+        max_bad_fraction: stop when more than this share of the files cannot be read.
+        export: whose weights are saved for use.
+        encoder: fields of the encoder that differ from its size.
+        masking: which patches the student sees.
+        predictor: what the student predicts with.
+        loss: what is minimised.
+        optim: optimiser and schedules.
+    """
+
+    data: str
+    out: str
+    model: Literal["nano", "tiny", "small", "base"] = "base"
+    steps: int = 600_000
+    clips: int = 32
+    seed: int = 0
+    workers: int = 2
+    save_every: int = 5000
+    keep_checkpoints: int = 2
+    log_every: int = 50
+    stats: str | None = None
+    init: str | None = None
+    resume: bool = False
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    crop_seconds: float = 6.0
+    short_clips: Literal["pad", "repeat"] = "pad"
+    max_bad_fraction: float = 0.01
+    export: Literal["student", "teacher"] = "student"
+    encoder: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": EncoderConfig})
+    masking: MaskingConfig = MaskingConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """`aape probe`: a linear probe on frozen features, beside both yardsticks (method 9).
+
+    Args:
+        data: CSV of sound files, or of members of tar shards, with labels.
+        checkpoint: the model, a name or a saved folder.
+        out: folder of the run.
+        task: csv, or the name of a published protocol.
+        label: column of the labels.
+        split: column that says train, valid or test.
+        fold: column of the fold; every fold is left out once.
+        where: COLUMN=VALUE, to use those rows only.
+        group: column of what clips have in common (an instrument, a speaker), for intervals and held-out clips.
+        min_fold_clips: smaller folds are trained on and never tested.
+        steps: optimiser steps of each probe.
+        batch: clips per optimiser step.
+        seeds: how often each probe is trained.
+        learning_rates: peak rates, of which validation data choose one [ours].
+        validate_every: steps between looks at the validation and test data.
+        device: where to run.
+        yardsticks: also score the untrained encoder and log-mel statistics.
+        max_bad_fraction: share of unreadable clips above which to stop.
+    """
+
+    data: str
+    checkpoint: str
+    out: str
+    task: str = "csv"
+    label: str = "label"
+    split: str | None = None
+    fold: str | None = None
+    where: str | None = None
+    group: str | None = None
+    min_fold_clips: int = 1
+    steps: int = 8000
+    batch: int = 128
+    seeds: int = 3
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    validate_every: int = 100
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    yardsticks: bool = True
+    max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "batch", "seeds", "validate_every", "min_fold_clips")
+        if not self.learning_rates or not min(self.learning_rates) > 0:
+            raise ConfigError(f"learning_rates must be one number or more, above 0, got {list(self.learning_rates)}")
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """`aape embed`: sound files in, one vector per file out.
+
+    Args:
+        inputs: sound files, and folders of them.
+        model: a name (tiny is part of the package) or a saved folder.
+        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,).
+        batch: clips per forward pass.
+        device: where to run.
+    """
+
+    inputs: list[str] = field(metadata={"positional": True})
+    model: str
+    out: str
+    batch: int = 16
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch")
+
+
+@dataclass(frozen=True)
+class StatsConfig:
+    """`aape stats`: mean and standard deviation of the log-mel values of a corpus.
+
+    Args:
+        data: folder, CSV or tar shards.
+        out: JSON file to write, for `aape pretrain --stats`.
+        max_bad_fraction: stop when more than this share of the files cannot be read.
+    """
+
+    data: str
+    out: str
+    max_bad_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """`aape demo`: the whole way on the recordings that come with the package.
+
+    Args:
+        out: folder that everything is left in.
+        seed: of the weights, the crops and the masks.
+        steps: of the short pre-training run.
+        probe_steps: of each probe.
+        checkpoint: the encoder to show, a name or a saved folder.
+        device: where to run.
+    """
+
+    out: str = "runs/demo"
+    seed: int = 0
+    steps: int = 200
+    probe_steps: int = 1000
+    checkpoint: str = "tiny"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -1,0 +1,1 @@
+"""The demo, and the recordings that come with the package."""

@@ -1,0 +1,47 @@
+"""The one exception family of the package: every expected failure is an `AapeError` with a one-line message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AapeError(Exception):
+    """Base of everything the package raises on purpose. The command line prints it as one line and exits 2."""
+
+
+class AudioError(AapeError):
+    """A sound file that cannot be used. Names the file and the reason.
+
+    Args:
+        name: the file (or shard member) as the user knows it.
+        reason: what is wrong with it, and what to do where that is known.
+    """
+
+    def __init__(self, name: object, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = str(name)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+class ConfigError(AapeError):
+    """A configuration that cannot be used."""
+
+    @classmethod
+    def unknown_key(cls, key: str, valid: Iterable[str], where: str = "") -> ConfigError:
+        """Build the message for an unknown key: names it and shows the nearest valid one."""
+        names = sorted(valid)
+        nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(names)}"
+        return cls(f"unknown key {key!r}{f' in {where}' if where else ''}: {hint}")
+
+
+class CheckpointError(AapeError):
+    """A saved model or a checkpoint that is missing, damaged or of another shape."""
+
+
+class DataError(AapeError):
+    """A data set that cannot be used: an empty folder, a missing column, too many bad files."""

@@ -1,0 +1,151 @@
+"""Partitions of a labelled set: a fixed split, or leave one fold out (method 9). n clips; indices point at them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aape.errors import DataError
+
+Indices = NDArray[np.int64]
+VALIDATION_SPLITS = ("valid", "val", "validation", "dev")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One training set and what it is scored on.
+
+    Attributes:
+        name: the test fold, or "test" for a split.
+        train: clips to train on.
+        test: clips to score.
+        validation: clips to select the step on; empty if there are none. Of a split they are apart from `train`; of a
+            fold set they are the next fold, which belongs to `train` and is left out for selecting only.
+    """
+
+    name: str
+    train: Indices
+    test: Indices
+    validation: Indices
+
+    @property
+    def selection_train(self) -> Indices:
+        """The clips that a run whose validation score selects may train on: `train` without `validation`."""
+        return np.setdiff1d(self.train, self.validation)
+
+
+def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Partition:
+    """Read a split column: `train`, one of `VALIDATION_SPLITS` (optional), and everything that starts with `test`.
+
+    Args:
+        splits: the column, (n,).
+        names: the clips' names, for messages.
+
+    Raises:
+        DataError: for a blank or unknown value, and if there is nothing to train or to test on.
+    """
+    train, validation, test = [], [], []
+    for index, (split, name) in enumerate(zip(splits, names, strict=True)):
+        value = (split or "").strip().lower()
+        if value == "train":
+            train.append(index)
+        elif value in VALIDATION_SPLITS:
+            validation.append(index)
+        elif value.startswith("test"):
+            test.append(index)
+        else:
+            known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
+            raise DataError(f"{name}: {f'unknown split {split!r}' if value else 'no split'}: expected {known}")
+    for part, wanted in ((train, "train"), (test, "test")):
+        if not part:
+            raise DataError(f"no clip has split {wanted!r}: the values are {', '.join(sorted(set(map(str, splits))))}")
+    return Partition("test", _indices(train), _indices(test), _indices(validation))
+
+
+def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_clips: int = 1) -> list[Partition]:
+    """Leave one fold out, each in turn; the next one (cyclic, in natural order) is its validation fold.
+
+    Args:
+        folds: the column, (n,).
+        names: the clips' names, for messages.
+        min_clips: folds of fewer clips are trained on and neither tested nor used for validation.
+
+    Returns:
+        One partition per tested fold. If only one other fold exists, taking it away would leave nothing to train on,
+        and `validation` is empty.
+
+    Raises:
+        DataError: for a blank value, fewer than two folds, or none of `min_clips`.
+    """
+    blank = [name for fold, name in zip(folds, names, strict=True) if not (fold or "").strip()]
+    if blank:
+        raise DataError(f"{len(blank)} of {len(names)} clips have no fold, the first is {blank[0]}")
+    column = np.asarray([str(fold).strip() for fold in folds])
+    counts = Counter(column.tolist())
+    if len(counts) < 2:
+        raise DataError(f"leave one fold out needs two folds or more, found only {', '.join(counts) or 'none'}")
+    tested = sorted((fold for fold, count in counts.items() if count >= min_clips), key=_natural_key)
+    if not tested:
+        raise DataError(f"no fold has {min_clips} clips: the largest has {max(counts.values())}")
+    partitions = []
+    for position, fold in enumerate(tested):
+        following = tested[(position + 1) % len(tested)]
+        train = np.flatnonzero(column != fold)
+        validation = np.flatnonzero((column == following) & (column != fold))
+        if len(validation) == len(train):
+            validation = validation[:0]
+        partitions.append(Partition(fold, train, np.flatnonzero(column == fold), validation))
+    return partitions
+
+
+def hold_out(
+    candidates: Indices, labels: NDArray[np.int64], groups: NDArray[np.int64] | None, *, fraction: float, seed: int
+) -> Indices:
+    """Choose a share of every class for validation, whole groups at a time.
+
+    No class loses its last training clip or group, so a class of a single one is left alone.
+
+    Args:
+        candidates: the clips to choose from.
+        labels: the classes of all clips, (n,).
+        groups: integers of all clips, (n,), whose clips stay together; None takes clips one by one.
+        fraction: the share wanted of every class; at least one clip.
+        seed: of the order in which groups are considered.
+
+    Returns:
+        The chosen clips, sorted; empty if no class can spare one.
+    """
+    groups = np.arange(len(labels)) if groups is None else groups
+    generator = np.random.default_rng(seed)
+    remaining = np.bincount(labels[candidates], minlength=int(labels.max()) + 1)
+    wanted = np.maximum(1, np.round(fraction * remaining)).astype(np.int64)
+    held_counts = np.zeros_like(remaining)
+    held: set[int] = set()
+    for label in np.unique(labels[candidates]):
+        own = np.unique(groups[candidates][labels[candidates] == label])
+        for group in generator.permutation(own):
+            if held_counts[label] >= wanted[label]:
+                break
+            members = candidates[groups[candidates] == group]
+            counts = np.bincount(labels[members], minlength=len(remaining))
+            if int(group) in held or np.any((counts > 0) & (remaining - counts < 1)):
+                continue
+            held.add(int(group))
+            held_counts += counts
+            remaining -= counts
+    return candidates[np.isin(groups[candidates], list(held))] if held else candidates[:0]
+
+
+def _indices(values: list[int]) -> Indices:
+    return np.asarray(values, dtype=np.int64)
+
+
+def _natural_key(fold: str) -> list[tuple[int, int, str]]:
+    # "fold2" before "fold10": official sets number their folds, and "the next one" must mean the next number.
+    parts = re.split(r"(\d+)", fold)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

@@ -1,0 +1,95 @@
+"""Classification scores from confusion matrices, with bootstrap intervals. n clips, C classes, S seeds, R resamples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Count clips by true class (row) and predicted class (column).
+
+    Args:
+        labels: true classes, (n,), in [0, num_classes).
+        predictions: predicted classes, (n,).
+        num_classes: C.
+
+    Returns:
+        Counts (C, C).
+    """
+    pairs = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predictions, dtype=np.int64)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def recall_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each class's share of rightly named clips, (C,); NaN for a class without clips."""
+    counts = confusion.sum(axis=1)
+    return np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
+
+
+def accuracy(confusion: NDArray[np.int64]) -> float:
+    """Return the share of rightly named clips."""
+    return float(np.trace(confusion) / confusion.sum())
+
+
+def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
+    """Return the mean recall over the classes that have clips: a common class weighs no more than a rare one."""
+    return float(np.nanmean(recall_per_class(confusion)))
+
+
+def standard_deviation(values: ArrayLike) -> float | None:
+    """Return the sample standard deviation (n - 1 in the denominator), or None for a single value."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1)) if array.size > 1 else None
+
+
+def bootstrap_scores(
+    labels: Sequence[NDArray[np.int64]],
+    correct: Sequence[NDArray[np.float64]],
+    groups: Sequence[NDArray[np.int64]] | None = None,
+    *,
+    num_classes: int,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Resample the test clips of every partition and return the scores of each resample.
+
+    The score is the mean over partitions (folds). The same seed draws the same clips, so that the difference of two
+    calls on the same clips is a paired comparison.
+
+    Args:
+        labels: per partition, the true classes (n,).
+        correct: per partition, the share of seeds that named the clip rightly, (n,).
+        groups: per partition, integers (n,); clips of one group are drawn together, since clips of one recording or one
+            instrument are not independent. A partition of a single group, or None, draws single clips.
+        num_classes: C.
+        resamples: R.
+        seed: of the draws.
+
+    Returns:
+        Accuracy and balanced accuracy, (R, 2).
+    """
+    generator = np.random.default_rng(seed)
+    total = np.zeros((resamples, 2))
+    for index, (truth, right) in enumerate(zip(labels, correct, strict=True)):
+        units = np.arange(len(truth))
+        if groups is not None and len(np.unique(groups[index])) > 1:
+            units = np.unique(groups[index], return_inverse=True)[1]
+        num_units = int(units.max()) + 1
+        counts = generator.multinomial(num_units, np.full(num_units, 1 / num_units), size=resamples)
+        weights = counts[:, units].astype(np.float64)  # (R, n): how often each clip was drawn
+        one_hot = np.eye(num_classes)[truth]  # (n, C)
+        drawn = weights @ one_hot
+        hits = weights @ (one_hot * right[:, None])
+        total[:, 0] += hits.sum(axis=1) / drawn.sum(axis=1)
+        recall = np.divide(hits, drawn, out=np.zeros_like(hits), where=drawn > 0)
+        total[:, 1] += recall.sum(axis=1) / (drawn > 0).sum(axis=1)
+    return total / len(labels)
+
+
+def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """Return the central interval that holds `level` of the resampled values (R,)."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

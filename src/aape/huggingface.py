@@ -1,0 +1,14 @@
+"""`import aape.huggingface` makes transformers' Auto classes read the models of this package."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+
+from aape.models.hub import AaPEConfig, AaPEFeatureExtractor, AaPEForAudioClassification, AaPEModel
+
+__all__ = ["AaPEConfig", "AaPEFeatureExtractor", "AaPEForAudioClassification", "AaPEModel"]
+
+AutoConfig.register(AaPEConfig.model_type, AaPEConfig, exist_ok=True)
+AutoModel.register(AaPEConfig, AaPEModel, exist_ok=True)
+AutoModelForAudioClassification.register(AaPEConfig, AaPEForAudioClassification, exist_ok=True)
+AutoFeatureExtractor.register(AaPEConfig, AaPEFeatureExtractor, exist_ok=True)

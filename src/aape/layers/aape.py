@@ -1,0 +1,207 @@
+"""Aliasing-aware patch embedding: the standard token, and beside it what its 16-frame stride would fold (method 5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aape.layers.lambda_encoder import FixedLambda, LambdaEncoder, constrain
+from aape.layers.patch_embed import PatchEmbed, gather_tokens
+from aape.layers.transformer import NORM_EPS
+from aape.ops.high_pass import high_pass
+from aape.ops.sblu import PHASES, sblu_windows
+
+
+class AaPE(PatchEmbed):
+    """The paper's stem, under the same contract as `PatchEmbed`.
+
+    tokens = Linear([LayerNorm(E), LayerNorm(z)]): E are the standard tokens, z what SBLU measures above the Nyquist
+    frequency of the patches, with kernels that the Lambda Encoder chooses from E.
+
+    Args:
+        img_size: spectrogram (F, T) the position table is made for.
+        patch_size: P.
+        in_chans: must be 1.
+        embed_dim: D.
+        bias: whether the patch projection has one.
+        adaptive: kernels per token by the Lambda Encoder; else learned per frequency patch.
+        phase: "bilateral" (the paper's) or "analytic".
+        kernel_size: K taps, odd.
+        stride: frames between SBLU outputs: 1, 2 or 4, any divisor of P.
+        hidden_dim: H, SBLU channels per frequency patch.
+        sblu_dim: Z, SBLU outputs per frequency patch.
+        mask_context: zero the hidden patches, per view, before the high-pass, so that nothing of them leaks.
+        lambda_shape: (width, depth, heads) of the Lambda Encoder.
+        pos_trainable: see `PatchEmbed`.
+        device: where the parameters are made.
+        dtype: of the parameters.
+        timm_options: see `PatchEmbed`.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = (128, 608),
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 1,
+        embed_dim: int = 768,
+        bias: bool = True,
+        *,
+        adaptive: bool = True,
+        phase: str = "bilateral",
+        kernel_size: int = 63,
+        stride: int = 1,
+        hidden_dim: int = 16,
+        sblu_dim: int = 128,
+        mask_context: bool = False,
+        lambda_shape: tuple[int, int, int] = (128, 3, 2),
+        pos_trainable: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **timm_options: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size, in_chans, embed_dim, bias, pos_trainable=pos_trainable, **timm_options)
+        patch, num_freq = self.patch_size[0], self.grid_size[0]
+        if phase not in PHASES:
+            raise ValueError(f"phase must be one of {PHASES}, got {phase!r}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        if stride < 1 or patch % stride:
+            raise ValueError(f"stride must divide the patch of {patch} frames, got {stride}")
+        self.phase, self.kernel_size, self.stride, self.mask_context = phase, kernel_size, stride, mask_context
+        self.hidden_dim, self.sblu_dim = hidden_dim, sblu_dim
+        self.lambda_encoder: LambdaEncoder | FixedLambda = (
+            LambdaEncoder(embed_dim, hidden_dim, *lambda_shape) if adaptive else FixedLambda(num_freq, hidden_dim)
+        )
+        # Holders of B, C, the GroupNorm's affine part and the depthwise convolution, all per frequency patch
+        self.subbands = nn.Conv1d(self.img_size[0], num_freq * hidden_dim, 1, groups=num_freq, bias=False)
+        self.mix = nn.Conv1d(num_freq * hidden_dim, num_freq * sblu_dim, 1, groups=num_freq, bias=False)
+        self.norm = nn.GroupNorm(num_freq, num_freq * sblu_dim)
+        self.decimate = nn.Conv1d(
+            num_freq * sblu_dim, num_freq * sblu_dim, patch // stride, groups=num_freq * sblu_dim, bias=False
+        )
+        self.norm_e = nn.LayerNorm(embed_dim, eps=NORM_EPS)
+        self.norm_z = nn.LayerNorm(sblu_dim, eps=NORM_EPS)
+        self.fuse = nn.Linear(embed_dim + sblu_dim, embed_dim)
+        self.to(device=device, dtype=dtype)
+
+    def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Embed all patches, or the visible ones only; shapes as in `PatchEmbed.forward`."""
+        spectrogram = self.pad(spectrogram)
+        embedded = super().forward(spectrogram)  # E (B, N, D)
+        wanted = self._wanted(embedded, visible)  # (B, M, V)
+        frequency_patch = wanted // (spectrogram.shape[-1] // self.patch_size[1])
+        embedded = gather_tokens(embedded, wanted)  # (B, M, V, D)
+        decay, frequency = self.kernels(embedded, frequency_patch)  # (B, M, V, H)
+        envelopes = self.envelopes(spectrogram, wanted)  # u (B or B M, Nf, H, T)
+        z = self.measure(envelopes, decay, frequency, wanted).to(embedded.dtype)  # (B, M, V, Z)
+        tokens = self.fuse(torch.cat([self.norm_e(embedded), self.norm_z(z)], -1))
+        return tokens if visible is not None and visible.ndim == 3 else tokens.squeeze(1)
+
+    def kernels(self, embedded: Tensor, frequency_patch: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the decay (nepers per frame) and frequency (radians per frame) of every kernel.
+
+        Args:
+            embedded: standard tokens E (B, M, V, D).
+            frequency_patch: the row f of each (B, M, V).
+
+        Returns:
+            Two tensors (B, M, V, H), float32 or wider.
+        """
+        if isinstance(self.lambda_encoder, FixedLambda):
+            raw = self.lambda_encoder(frequency_patch)
+        else:
+            raw = self.lambda_encoder(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
+        return constrain(*raw.chunk(2, -1), patch_size=self.patch_size[0], kernel_size=self.kernel_size)
+
+    def envelopes(self, spectrogram: Tensor, wanted: Tensor) -> Tensor:
+        """Compute u = B high_pass(X): (B, Nf, H, T), or (B M, Nf, H, T) where every view hides its own patches."""
+        patch, num_freq = self.patch_size[0], self.grid_size[0]
+        bands = spectrogram.float() if spectrogram.dtype != torch.float64 else spectrogram
+        if self.mask_context:
+            num_time = spectrogram.shape[-1] // patch
+            is_visible = torch.zeros(*wanted.shape[:2], num_freq * num_time, device=wanted.device, dtype=bands.dtype)
+            is_visible = is_visible.scatter(-1, wanted, 1.0).view(-1, 1, num_freq, num_time)  # (B M, 1, Nf, Nt)
+            keep = is_visible.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+            bands = bands.repeat_interleave(wanted.shape[1], 0) * keep
+        with torch.autocast(bands.device.type, enabled=False):
+            filtered = high_pass(bands, patch_size=patch).view(bands.shape[0], num_freq, patch, -1)
+            return self._per_patch(self.subbands, filtered.dtype) @ filtered
+
+    def measure(self, envelopes: Tensor, decay: Tensor, frequency: Tensor, wanted: Tensor) -> Tensor:
+        """Compute z = depthwise(GroupNorm(C SBLU(u))) at the wanted patches (B, M, V) -> (B, M, V, Z), in float32.
+
+        Everything behind the modulus is linear but for the statistics, so C, the affine norm and the depthwise
+        convolution act as one map (P/S x H -> Z) per frequency patch, and the statistics of y = C m come from the
+        moments of m: (B, Nf Z, T) is never formed. Statistics run per clip, view and frequency patch over the wanted
+        patches. Requests are sorted by frequency patch, so that each one's map is one matrix product.
+        """
+        with torch.autocast(envelopes.device.type, enabled=False):
+            num_freq, num_time = self.grid_size[0], envelopes.shape[-1] // self.patch_size[1]
+            view = torch.arange(wanted.shape[0] * wanted.shape[1], device=wanted.device)[:, None]  # (B M, 1)
+            clip = view if self.mask_context else view // wanted.shape[1]
+            row = wanted.flatten(0, 1) // num_time  # (B M, V), the frequency patch
+            order = row.flatten().argsort(stable=True)
+            counts = row.flatten().bincount(minlength=num_freq).tolist()
+            windows = self._windows(envelopes, (clip * num_freq * num_time + wanted.flatten(0, 1)).flatten()[order])
+            group = (view * num_freq + row).flatten()[order]  # (R,), R = B M V requests
+            m = sblu_windows(
+                windows,
+                decay.flatten(0, 2)[order],
+                frequency.flatten(0, 2)[order],
+                patch_size=self.patch_size[0],
+                stride=self.stride,
+                phase=self.phase,
+            )  # (P / S, R, H)
+            z = self._fold(m, group, counts, view.shape[0] * num_freq)
+            return z[order.argsort()].view(*wanted.shape, self.sblu_dim)
+
+    def _windows(self, envelopes: Tensor, rows: Tensor) -> Tensor:
+        """Cut u (B', Nf, H, T) into windows (W, R, H) of the patches `rows` = (b' Nf + f) Nt + t."""
+        radius, patch = self.kernel_size // 2, self.patch_size[1]
+        padded = nn.functional.pad(envelopes, (radius, radius))
+        windows = padded.unfold(-1, patch + 2 * radius, patch).permute(0, 1, 3, 4, 2).flatten(0, 2)  # (B' N, W, H)
+        # An embedding look-up, because its backward on a CPU is several times that of index_select.
+        return nn.functional.embedding(rows, windows.flatten(1)).unflatten(1, windows.shape[1:]).transpose(0, 1)
+
+    def _fold(self, m: Tensor, group: Tensor, counts: list[int], num_groups: int) -> Tensor:
+        """Map magnitudes m (P/S, R, H), sorted by frequency patch, to z (R, Z)."""
+        num_freq, num_out = self.grid_size[0], m.shape[0]
+        mix = self._per_patch(self.mix, m.dtype)  # C (Nf, Z, H)
+        taps = self._per_patch(self.decimate, m.dtype)  # (Nf, Z, P / S)
+        scale = self.norm.weight.to(m.dtype).view(num_freq, -1)  # (Nf, Z)
+        shift = self.norm.bias.to(m.dtype).view(num_freq, -1)
+
+        def per_group(values: Tensor) -> Tensor:  # (R, ...) -> (groups, ...), sums
+            return values.new_zeros(num_groups, values.shape[1]).scatter_add(
+                0, group[:, None].expand_as(values), values
+            )
+
+        size = per_group(torch.ones_like(m[0, :, :1])).clamp(min=1)  # (groups, 1) patches
+        mean_m = per_group(m.mean(0)) / size  # (groups, H)
+        centred = m - mean_m[group]
+        mean_y = torch.einsum("gfh,fzh->gfz", mean_m.view(-1, num_freq, self.hidden_dim), mix)
+        offset = (mean_y - mean_y.mean(-1, keepdim=True)).flatten(0, 1)  # of each channel from its group (groups, Z)
+        pieces, squares = [], []
+        for part, c, w, s in zip(centred.split(counts, 1), mix, taps, scale, strict=True):
+            folded = torch.einsum("z,zh,zp->phz", s, c, w).flatten(0, 1)  # (P/S H, Z)
+            pieces.append(part.transpose(0, 1).flatten(1) @ folded)
+            squares.append(((part @ (c.T @ c)) * part).sum((0, 2)))  # |C m|^2 of each request
+        variance = per_group(torch.cat(squares)[:, None]) / (size * num_out * self.sblu_dim)
+        rstd = torch.rsqrt(variance + offset.square().mean(-1, keepdim=True) + self.norm.eps)  # (groups, 1)
+        tap_sum = taps.sum(-1)  # (Nf, Z)
+        constant = (offset.view(-1, num_freq, self.sblu_dim) * (scale * tap_sum)).flatten(0, 1)
+        row = group % num_freq
+        return (torch.cat(pieces) + constant[group]) * rstd[group] + (shift * tap_sum)[row]
+
+    def _per_patch(self, conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
+        """View a grouped convolution's weight as one matrix per frequency patch (Nf, out, in)."""
+        return conv.weight.to(dtype).view(self.grid_size[0], conv.out_channels // self.grid_size[0], -1)
+
+    @staticmethod
+    def _wanted(embedded: Tensor, visible: Tensor | None) -> Tensor:
+        """Return token indices (B, M, V): all of them in one view where nothing is masked."""
+        if visible is None:
+            visible = torch.arange(embedded.shape[1], device=embedded.device).expand(embedded.shape[0], -1)
+        return visible if visible.ndim == 3 else visible[:, None]

@@ -1,0 +1,107 @@
+"""The standard stem: one linear map per 16 x 16 patch, and its position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aape.layers.pos_embed import PositionTable
+
+
+class PatchEmbed(nn.Module):
+    """E = Conv2d(patch, stride patch) + position, under timm's `embed_layer` contract (method 4).
+
+    Positions are included, so a timm model takes `pos_embed="none"`. Any number of frames is accepted: it is
+    zero-padded to the next multiple of the patch, and positions follow it.
+
+    Args:
+        img_size: spectrogram (F, T) the position table is made for; an int means a square.
+        patch_size: P, bins and frames of a patch.
+        in_chans: must be 1; a spectrogram has one channel.
+        embed_dim: D.
+        bias: whether the projection has one.
+        pos_trainable: learn the positions instead of keeping the fixed sine-cosine table.
+        device: where the parameters are made.
+        dtype: of the parameters.
+        timm_options: what timm passes to every stem and does not matter here (`dynamic_img_pad`, ...).
+
+    Raises:
+        ValueError: if the sizes cannot be.
+    """
+
+    TIMM_OPTIONS = frozenset({"dynamic_img_pad", "strict_img_size", "flatten", "output_fmt", "norm_layer"})
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = (128, 608),
+        patch_size: int | tuple[int, int] = 16,
+        in_chans: int = 1,
+        embed_dim: int = 768,
+        bias: bool = True,
+        *,
+        pos_trainable: bool = False,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **timm_options: Any,
+    ) -> None:
+        super().__init__()
+        if unknown := set(timm_options) - self.TIMM_OPTIONS:
+            raise TypeError(f"{type(self).__name__} got unexpected options: {', '.join(sorted(unknown))}")
+        num_bins, num_frames = (img_size, img_size) if isinstance(img_size, int) else img_size
+        patch, patch_frames = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        if in_chans != 1:
+            raise ValueError(f"a spectrogram has one channel: in_chans must be 1, got {in_chans}")
+        if patch != patch_frames or num_bins % patch or num_frames % patch:
+            raise ValueError(f"patches must be square and divide the spectrogram, got {patch_size} for {img_size}")
+        self.img_size, self.patch_size = (num_bins, num_frames), (patch, patch)
+        self.grid_size = (num_bins // patch, num_frames // patch)  # (Nf, Nt)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        self.embed_dim = embed_dim
+        self.proj = nn.Conv2d(1, embed_dim, patch, stride=patch, bias=bias)
+        self.pos_embed = PositionTable(self.grid_size, embed_dim, pos_trainable)
+        PatchEmbed.init_weights(self)
+        self.to(device=device, dtype=dtype)
+
+    def init_weights(self) -> None:
+        """Initialise the projection as the linear map that it is."""
+        nn.init.xavier_uniform_(self.proj.weight.flatten(1))
+        if self.proj.bias is not None:
+            nn.init.zeros_(self.proj.bias)
+
+    def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
+        """Return the reduction from spectrogram to token grid, as timm's stems do."""
+        return self.patch_size[0] if as_scalar else self.patch_size
+
+    def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Embed all patches, or the visible ones only.
+
+        Args:
+            spectrogram: (B, 1, F, T), standardised log-mel.
+            visible: sorted token indices (B, V), or (B, M, V) for M views of each clip.
+
+        Returns:
+            Tokens (B, N, D), or (B, V, D) or (B, M, V, D) for the visible ones; n = f Nt + t.
+        """
+        grid = self.proj(self.pad(spectrogram))  # (B, D, Nf, Nt)
+        tokens = grid.flatten(2).transpose(1, 2) + self.pos_embed(grid.shape[-1]).to(grid.dtype)
+        return tokens if visible is None else gather_tokens(tokens, visible)
+
+    def pad(self, spectrogram: Tensor) -> Tensor:
+        """Zero-pad time to the next multiple of the patch, at least one patch.
+
+        Raises:
+            ValueError: if the spectrogram is not (B, 1, F, T) with this stem's F and T >= 1.
+        """
+        if spectrogram.ndim != 4 or spectrogram.shape[1:3] != (1, self.img_size[0]) or not spectrogram.shape[-1]:
+            raise ValueError(
+                f"expected a spectrogram (B, 1, {self.img_size[0]}, T), T >= 1, got {tuple(spectrogram.shape)}"
+            )
+        return nn.functional.pad(spectrogram, (0, -spectrogram.shape[-1] % self.patch_size[1]))
+
+
+def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Pick rows of (B, N, D) by indices (B, V) -> (B, V, D), or (B, M, V) -> (B, M, V, D)."""
+    rows = indices.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
+    return tokens.gather(1, rows).view(*indices.shape, tokens.shape[-1])

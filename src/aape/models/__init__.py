@@ -1,0 +1,1 @@
+"""Whole networks: the encoder, the predictors, and how they are saved."""

@@ -1,0 +1,100 @@
+"""One Vision Transformer over spectrogram patches, for pre-training, fine-tuning and inference (method 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aape.config import EncoderConfig
+from aape.layers.aape import AaPE
+from aape.layers.patch_embed import PatchEmbed
+from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
+
+
+def build_stem(config: EncoderConfig) -> PatchEmbed:
+    """Build the stem that `config.stem` names."""
+    img_size = (config.n_mels, config.num_frames)
+    if config.stem == "patch":
+        return PatchEmbed(img_size, config.patch_size, 1, config.embed_dim, pos_trainable=config.pos_trainable)
+    return AaPE(
+        img_size,
+        config.patch_size,
+        1,
+        config.embed_dim,
+        adaptive=config.adaptive,
+        phase=config.phase,
+        kernel_size=config.kernel_size,
+        stride=config.stride,
+        hidden_dim=config.hidden_dim,
+        sblu_dim=config.sblu_dim,
+        mask_context=config.mask_context,
+        lambda_shape=(config.lambda_dim, config.lambda_depth, config.lambda_heads),
+        pos_trainable=config.pos_trainable,
+    )
+
+
+class AudioEncoder(nn.Module):
+    """Stem, class token (without a position), pre-norm blocks, final LayerNorm.
+
+    Args:
+        config: sizes and options.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_dim, self.patch_size = config.embed_dim, config.patch_size
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.embed_dim))
+        nn.init.normal_(self.cls_token, std=0.02)
+        self.blocks = nn.ModuleList(
+            Block(config.embed_dim, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.embed_dim, eps=NORM_EPS)
+        self.apply(init_transformer_weights)
+        self.stem = build_stem(config)
+
+    def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Encode, as `forward_features`."""
+        return self.forward_features(spectrogram, visible)
+
+    def forward_features(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Encode all patches or the visible ones.
+
+        Args:
+            spectrogram: (B, 1, F, T), standardised log-mel of any length; zero-padded to a whole patch.
+            visible: sorted token indices (B, V), or (B, M, V) for M views of each clip.
+
+        Returns:
+            Tokens after the final norm, the class token first: (B, 1 + N, D), (B, 1 + V, D) or (B, M, 1 + V, D).
+        """
+        x = self.stem(spectrogram, visible)  # (B, [M,] N or V, D)
+        x = torch.cat([self.cls_token.to(x.dtype).expand(*x.shape[:-2], 1, -1), x], -2)
+        lead, x = x.shape[:-2], x.flatten(0, -3)  # views are clips to the blocks
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x).unflatten(0, lead)
+
+    def forward_targets(self, spectrogram: Tensor, target: str = "block") -> list[Tensor]:
+        """Run every patch and no class token, and return what the teacher's targets are made of.
+
+        Args:
+            spectrogram: (B, 1, F, T).
+            target: "block" for each block's output, before the final norm; "ffn" for its feed-forward part (EAT).
+
+        Returns:
+            One tensor (B, N, D) per block.
+        """
+        x = self.stem(spectrogram)
+        outputs = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            x = block.attend(x)
+            update = block.feed_forward(x)
+            x = x + update
+            outputs.append(x if target == "block" else update)
+        return outputs
+
+
+def pool(tokens: Tensor) -> Tensor:
+    """Concatenate the class token and the mean patch token: (B, 1 + N, D) -> (B, 2D)."""
+    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)

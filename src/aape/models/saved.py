@@ -1,0 +1,334 @@
+"""A saved model: a folder of `config.json` and `model.safetensors` that holds all that embedding a sound needs.
+
+Weights are named `encoder.*`, and `head.*` where there is one. Nothing in a folder is trusted: shapes are compared
+before any memory is taken for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from aape.config import EncoderConfig, FrontEndConfig
+from aape.data.frontend import LogMel
+from aape.errors import CheckpointError, ConfigError
+from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
+from aape.training.results import write_atomically
+
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that are part of the package, by name
+
+_KEYS = ("model_type", "architectures", "dtype", "encoder", "front_end", "training", "id2label", "label2id")
+_MOST_CONFIG_BYTES = 1 << 24
+_FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
+SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a saved folder holds.
+
+    Attributes:
+        encoder: in float32, on the CPU, in evaluation mode.
+        front_end: the log-mel and the statistics that it was trained with.
+        head: the classifier, if it has one.
+        labels: its classes in order, if they have names.
+        training: how it was trained, as `save_model` was told.
+    """
+
+    encoder: AudioEncoder
+    front_end: FrontEndConfig
+    head: ClassificationHead | None
+    labels: list[str] | None
+    training: dict[str, Any]
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    encoder: AudioEncoder,
+    front_end: FrontEndConfig,
+    *,
+    head: ClassificationHead | None = None,
+    labels: list[str] | None = None,
+    training: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a model so that `read_model` and transformers' Auto classes read it; each file whole or not at all.
+
+    Equal weights give equal bytes: there is no date, path or host in the weights.
+
+    Args:
+        folder: where to; made if needed, a model in it is replaced.
+        encoder: what to save.
+        front_end: what it was trained with.
+        head: its classifier.
+        labels: names of the classes.
+        training: how it was trained; JSON values.
+        dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
+
+    Raises:
+        CheckpointError: a weight is not finite (in `dtype`).
+        ValueError: the head has another number of classes than `labels` names.
+    """
+    import safetensors.torch
+
+    if head is not None and labels is not None and head.linear.out_features != len(labels):
+        raise ValueError(f"{len(labels)} labels for a head of {head.linear.out_features} classes")
+    modules: dict[str, nn.Module] = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
+    tensors = {}
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            tensors[f"{prefix}.{name}"] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+    _check_finite(tensors, os.fspath(folder))
+    config: dict[str, Any] = {
+        "model_type": "aape",
+        "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
+        "dtype": "float32",  # what transformers computes in, whatever the file holds
+        "encoder": dataclasses.asdict(encoder.config),
+        "front_end": dataclasses.asdict(front_end),
+        "training": training or {},
+    }
+    if labels is not None:
+        config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+        config["label2id"] = {label: index for index, label in enumerate(labels)}
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
+    write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
+    write_atomically(target / CONFIG_NAME, _json(config))
+
+
+def find_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name_or_path: a shipped model's name, a saved folder, or a run's folder, which holds one as `model`.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    name = os.fspath(name_or_path)
+    shipped = shipped_models()
+    if name in shipped:
+        return PRETRAINED / name
+    folder = Path(name)
+    if not folder.is_dir():
+        there = f"{name}: " + ("a file, a saved model is a folder" if folder.exists() else "no such folder")
+        raise CheckpointError(f"{there}; shipped models: {', '.join(shipped) or 'none'}")
+    inner = folder / "model"
+    return inner if (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file() else folder
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that are part of the package."""
+    return sorted(folder.parent.name for folder in PRETRAINED.glob(f"*/{CONFIG_NAME}"))
+
+
+def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
+    """Read a model back.
+
+    Args:
+        name_or_path: see `find_model`.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or not what it should be; a configuration key is unknown or has a
+            wrong value; a tensor is missing, too many, of another shape than the configuration says, or not finite.
+    """
+    folder = find_model(name_or_path)
+    values = _read_config(folder / CONFIG_NAME)
+    encoder_config = _section(values, "encoder", EncoderConfig, folder)
+    front_end = _section(values, "front_end", FrontEndConfig, folder)
+    labels = _labels(values, folder)
+    if front_end.n_mels != encoder_config.n_mels:
+        bins = f"{front_end.n_mels} mel bins in front_end, {encoder_config.n_mels} in encoder"
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {bins}")
+    try:
+        LogMel(**dataclasses.asdict(front_end))
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: front_end: {error}") from error
+    shapes = _read_shapes(folder / WEIGHTS_NAME)
+    encoder = _build_encoder(encoder_config, folder / CONFIG_NAME, len(shapes))
+    modules: dict[str, nn.Module] = {"encoder": encoder}
+    head = None
+    if any(name.startswith("head.") for name in shapes):
+        num_classes = (*shapes.get("head.linear.weight", ()), 1)[0]
+        with torch.device("meta"):
+            head = ClassificationHead(encoder_config.embed_dim, num_classes)
+        modules["head"] = head
+        if labels is not None and len(labels) != num_classes:
+            raise CheckpointError(f"{folder}: {len(labels)} labels for a head of {num_classes} classes")
+    expected = {f"{key}.{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
+    _compare_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder / WEIGHTS_NAME)
+    tensors = _read_tensors(folder / WEIGHTS_NAME)
+    for key, module in modules.items():
+        part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
+        module.load_state_dict(part, assign=True)
+        module.eval()
+    training = values.get("training") or {}
+    if not isinstance(training, dict):
+        raise CheckpointError(f"{folder / CONFIG_NAME}: training: expected a mapping, got {training!r}")
+    return SavedModel(encoder, front_end, head, labels, training)
+
+
+def load_weights(encoder: AudioEncoder, name_or_path: str | os.PathLike[str]) -> SavedModel:
+    """Start an encoder from a saved one.
+
+    Args:
+        encoder: whose weights are replaced, in place.
+        name_or_path: see `find_model`.
+
+    Returns:
+        What was read; its front end is the one that the weights are used to.
+
+    Raises:
+        CheckpointError: as `read_model`, or the saved encoder is another than this one.
+    """
+    saved = read_model(name_or_path)
+    ours, theirs = (
+        {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE_FIELDS}
+        for config in (encoder.config, saved.encoder.config)
+    )
+    different = [f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]
+    if different:
+        raise CheckpointError(f"{os.fspath(name_or_path)}: another encoder: {'; '.join(different)}")
+    with torch.no_grad():
+        encoder.load_state_dict(saved.encoder.state_dict())
+    return saved
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MOST_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent}: not a saved model, there is no {path.name} in it") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict) or values.get("model_type") != "aape":
+        raise CheckpointError(f'{path}: not a model of this package: no "model_type": "aape" in it')
+    # transformers adds keys of its own to the file, so only what looks like one of ours is refused.
+    for key in values:
+        nearest = difflib.get_close_matches(key, [known for known in _KEYS if known not in values], n=1, cutoff=0.8)
+        if key not in _KEYS and nearest:
+            raise CheckpointError(f"{path}: {ConfigError.unknown_key(key, nearest)}")
+    return values
+
+
+def _section(values: dict[str, Any], key: str, section: type[SectionT], folder: Path) -> SectionT:
+    """Read one of our dataclasses; fields that a file does not name keep their defaults."""
+    path, given = folder / CONFIG_NAME, values.get(key)
+    if not isinstance(given, dict):
+        raise CheckpointError(
+            f"{path}: {key}: " + ("missing" if given is None else f"expected a mapping, got {given!r}")
+        )
+    annotations = typing.get_type_hints(section)
+    for name, value in given.items():
+        if name not in annotations:
+            raise CheckpointError(f"{path}: {ConfigError.unknown_key(name, annotations, key)}")
+        if not _fits(value, annotations[name]):
+            choices = typing.get_args(annotations[name])
+            wanted = f"one of {', '.join(choices)}" if choices else annotations[name].__name__
+            raise CheckpointError(f"{path}: {key}.{name}: expected {wanted}, got {value!r}")
+        if type(value) is int and annotations[name] is int and value <= 0:
+            raise CheckpointError(f"{path}: {key}.{name}: must be above 0, got {value}")
+    return section(**given)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if choices := typing.get_args(annotation):
+        return any(value is choice or value == choice for choice in choices)
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is annotation
+
+
+def _labels(values: dict[str, Any], folder: Path) -> list[str] | None:
+    names = values.get("id2label")
+    if names is None:
+        return None
+    if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: id2label: expected a name for every class from 0 up")
+    return [str(names[str(index)]) for index in range(len(names))]
+
+
+def _build_encoder(config: EncoderConfig, path: Path, num_tensors: int) -> AudioEncoder:
+    """Build the encoder without memory for its weights."""
+    if max(config.depth, config.lambda_depth) > num_tensors:
+        deep = f"{max(config.depth, config.lambda_depth)} blocks"
+        raise CheckpointError(f"{path}: encoder: {deep} cannot be in {num_tensors} tensors")
+    for dim, heads in (("embed_dim", "num_heads"), ("lambda_dim", "lambda_heads")):
+        if getattr(config, dim) % getattr(config, heads):
+            numbers = f"{dim} {getattr(config, dim)} is no multiple of {heads} {getattr(config, heads)}"
+            raise CheckpointError(f"{path}: encoder: {numbers}")
+    try:
+        with torch.device("meta"):
+            return AudioEncoder(config)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: encoder: {str(error).splitlines()[0]}") from error
+
+
+def _open_weights(path: Path) -> Any:
+    import safetensors
+
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: not a saved model, there is no {path.name} in it")
+    try:
+        return safetensors.safe_open(path, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error).splitlines()[0]})") from error
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor from the file's header."""
+    with _open_weights(path) as file:
+        shapes = {}
+        for name in file.keys():  # noqa: SIM118, the file is no mapping
+            part = file.get_slice(name)
+            if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                raise CheckpointError(f"{path}: {name}: {part.get_dtype()} values are no weights")
+            shapes[name] = tuple(part.get_shape())
+    return shapes
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    with _open_weights(path) as file:
+        # Copies, because a view of the file would change or crash with it.
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in names}
+    _check_finite(tensors, os.fspath(path))
+    return tensors
+
+
+def _compare_shapes(there: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], path: Path) -> None:
+    for name, shape in expected.items():
+        if there.get(name, shape) != shape:
+            raise CheckpointError(f"{path}: {name}: {list(there[name])} in the file, {list(shape)} by {CONFIG_NAME}")
+    for what, names in (("missing", expected.keys() - there.keys()), ("unexpected", there.keys() - expected.keys())):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"{path}: {what} tensor {min(names)}{more}")
+
+
+def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{where}: {name}: not finite: the weights are damaged")

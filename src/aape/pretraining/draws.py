@@ -1,0 +1,141 @@
+"""What each step trains on: a crop of a clip and its masks, a function of (seed, epoch, clip) and of nothing else.
+
+A run is one sequence of draws, divided into batches; draw i is place i mod n of epoch i div n. Whoever computes which
+draw, and after which interruption, gets the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from aape.config import MaskingConfig
+from aape.data.manifest import Clip, clip_seconds, load_clip
+from aape.errors import AudioError, DataError
+from aape.pretraining.masking import inverse_block_mask, sample_queries
+
+MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
+
+
+class ClipDraws(Dataset[dict[str, Any]]):
+    """All draws of a run.
+
+    Args:
+        clips: the corpus.
+        num_draws: steps times clips per step.
+        seed: of order, crops and masks.
+        crop_samples: length of a crop at `sample_rate`.
+        sample_rate: in Hz.
+        grid: (Nf, Nt) of a crop.
+        masking: views, mask ratio, blocks.
+        repeat_short: repeat a clip shorter than the crop until it is full; else it stays short and is padded later.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        *,
+        num_draws: int,
+        seed: int,
+        crop_samples: int,
+        sample_rate: int,
+        grid: tuple[int, int],
+        masking: MaskingConfig,
+        repeat_short: bool = False,
+    ) -> None:
+        self.clips, self.num_draws, self.seed = clips, num_draws, seed
+        self.crop_samples, self.sample_rate, self.repeat_short = crop_samples, sample_rate, repeat_short
+        self.grid, self.masking = grid, masking
+        num_tokens = grid[0] * grid[1]
+        self.num_visible = max(1, int((1 - masking.mask_ratio) * num_tokens + 1e-9))
+        self.num_queries = max(1, round(masking.query_ratio * (num_tokens - self.num_visible)))
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __len__(self) -> int:
+        return self.num_draws
+
+    def __getitem__(self, draw: int) -> dict[str, Any]:
+        """Return one draw.
+
+        Returns:
+            waveform (samples,), zero behind num_samples; visible (M, V); queries (M, Q); the clip's index; and the
+            (name, reason) of bad clips that this one replaces.
+
+        Raises:
+            DataError: too many clips in a row cannot be read.
+        """
+        epoch, place = divmod(draw, len(self.clips))
+        order = self.epoch_order(epoch)
+        bad: list[tuple[str, str]] = []
+        for shift in range(min(MAX_REPLACEMENTS, len(self.clips))):
+            index = int(order[(place + shift) % len(self.clips)])
+            generator = torch.Generator().manual_seed(_seed(self.seed, epoch, index))
+            try:
+                wave = self._crop(self.clips[index], generator)
+            except AudioError as error:
+                bad.append((error.name, error.reason))
+                continue
+            visible = torch.stack(
+                [
+                    inverse_block_mask(
+                        self.grid, self.num_visible, block_sizes=self.masking.block_sizes, generator=generator
+                    )
+                    for _ in range(self.masking.num_views)
+                ]
+            )
+            queries = torch.stack(
+                [sample_queries(v, self.grid[0] * self.grid[1], self.num_queries, generator) for v in visible]
+            )
+            full = np.zeros(self.crop_samples, np.float32)
+            full[: len(wave)] = wave
+            return {
+                "waveform": torch.from_numpy(full),
+                "num_samples": len(wave),
+                "visible": visible,
+                "queries": queries,
+                "clip": index,
+                "bad": bad,
+            }
+        raise DataError(f"{len(bad)} clips in a row cannot be read; the last: {bad[-1][0]}: {bad[-1][1]}")
+
+    def epoch_order(self, epoch: int) -> Tensor:
+        """Return the permutation of clip indices of one epoch."""
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(_seed(self.seed, epoch))
+            self._order = (epoch, torch.randperm(len(self.clips), generator=generator))
+        return self._order[1]
+
+    def _crop(self, clip: Clip, generator: torch.Generator) -> np.ndarray:
+        """Read a crop at a uniformly random place; a shorter clip whole."""
+        crop_seconds = self.crop_samples / self.sample_rate
+        seconds = clip.seconds if clip.seconds is not None else clip_seconds(clip)
+        # Drawn for every clip, so that the masks do not depend on how a length was found out
+        start = torch.rand((), generator=generator, dtype=torch.float64).item() * max(0.0, seconds - crop_seconds)
+        wave = load_clip(clip, sample_rate=self.sample_rate, start=start, duration=crop_seconds)
+        if self.repeat_short and len(wave) < self.crop_samples:
+            wave = np.resize(wave, self.crop_samples)
+        return wave
+
+
+def collate(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack draws into a batch; tensors gain a first dimension B."""
+    return {
+        "waveform": torch.stack([d["waveform"] for d in draws]),
+        "num_samples": torch.tensor([d["num_samples"] for d in draws]),
+        "visible": torch.stack([d["visible"] for d in draws]),
+        "queries": torch.stack([d["queries"] for d in draws]),
+        "clip": torch.tensor([d["clip"] for d in draws]),
+        "bad": [item for d in draws for item in d["bad"]],
+    }
+
+
+def _seed(*parts: int) -> int:
+    """Hash integers into a seed: neighbouring epochs and clips get unrelated streams."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

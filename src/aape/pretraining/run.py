@@ -1,0 +1,211 @@
+"""`aape pretrain`: from a folder of sound to an encoder, in one run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aape.config import EncoderConfig, FrontEndConfig, PretrainConfig, encoder_config
+from aape.data.frontend import LogMel
+from aape.data.manifest import Clip, read_manifest
+from aape.errors import ConfigError
+from aape.models.encoder import AudioEncoder
+from aape.models.saved import load_weights, save_model
+from aape.pretraining.draws import ClipDraws, collate
+from aape.pretraining.teacher_student import TeacherStudent
+from aape.stats import measure, read_stats
+from aape.training.devices import has_fast_bfloat16, resolve_device
+from aape.training.results import write_json, write_result, write_run_header
+
+MAY_CHANGE = {
+    "resume",
+    "workers",
+    "device",
+    "data",
+    "out",
+    "stats",
+    "log_every",
+    "keep_checkpoints",
+    "max_bad_fraction",
+}
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Pre-train an encoder and leave everything in the run folder: configuration, metrics, checkpoints, `model/`.
+
+    Args:
+        config: see `PretrainConfig`; one process per device, started by torchrun where there are several.
+
+    Raises:
+        ConfigError: options that do not fit each other, or the run that is resumed.
+        DataError: no audio, or too much of it is bad.
+        CheckpointError: `init` does not fit the model.
+    """
+    from aape.pretraining import trainer as training
+
+    device = resolve_device(config.device)
+    out = Path(config.out)
+    checkpoint = _check_out(config, training.newest_checkpoint(out))
+    clips_per_rank = _clips_per_rank(config)
+    clips = read_manifest(config.data)
+    write_run_header(out, config, device=device)
+    front_end = _front_end(config, out)
+
+    torch.manual_seed(config.seed)
+    num_frames = _num_frames(config, front_end)
+    method = _build_method(config, num_frames)
+    draws = _build_draws(config, clips, front_end, num_frames)
+    model = training.WaveformToLoss(method, LogMel(**dataclasses.asdict(front_end)), num_frames)
+    arguments = _trainer_arguments(config, device, clips_per_rank)
+    trainer = training.PretrainTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=draws,
+        data_collator=collate,
+        optim=config.optim,
+        max_bad_fraction=config.max_bad_fraction,
+        callbacks=[training.TeacherUpdate(method, config.optim), training.MetricsFile(), training.Progress()],
+    )
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    if checkpoint is not None and trainer.is_world_process_zero():
+        print(f"resuming from {checkpoint}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.is_world_process_zero():
+        _finish(config, front_end, method, clips, trainer.bad)
+
+
+def _check_out(config: PretrainConfig, checkpoint: Path | None) -> Path | None:
+    """Return the checkpoint to resume from; refuse to mix two runs in one folder."""
+    written = Path(config.out) / "config.yaml"
+    if not config.resume:
+        if int(os.environ.get("RANK", 0)) == 0 and (checkpoint or (Path(config.out) / "model").exists()):
+            raise ConfigError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
+        return None
+    if checkpoint is not None:
+        import yaml
+
+        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(dataclasses.asdict(config)))
+        for key in now:
+            if key not in MAY_CHANGE and before.get(key) != now[key]:
+                raise ConfigError(f"cannot resume {config.out}: {key} was {before.get(key)}, and now is {now[key]}")
+    return checkpoint
+
+
+def _clips_per_rank(config: PretrainConfig) -> int:
+    """Divide the batch, given in clips per step, by ranks and accumulation steps."""
+    parts = int(os.environ.get("WORLD_SIZE", 1)) * config.optim.accumulate
+    if config.steps < 1 or config.clips < 1 or config.clips % parts:
+        raise ConfigError(
+            f"clips ({config.clips}) must be a multiple of ranks times accumulation steps ({parts}), and steps positive"
+        )
+    return config.clips // parts
+
+
+def _front_end(config: PretrainConfig, out: Path) -> FrontEndConfig:
+    """Read the statistics, or measure them once: a resumed run finds them in its folder."""
+    if config.stats is not None:
+        return read_stats(config.stats)
+    path = out / "stats.json"
+    if not path.exists():
+        measured = measure(config.data, FrontEndConfig(), max_bad_fraction=config.max_bad_fraction)
+        plain = {
+            key: value for key, value in dataclasses.asdict(FrontEndConfig()).items() if key not in ("mean", "std")
+        }
+        write_json(path, {**dataclasses.asdict(measured), "front_end": plain})
+    return read_stats(path)
+
+
+def _num_frames(config: PretrainConfig, front_end: FrontEndConfig) -> int:
+    """Return T of a crop: its frames (601 for 6 s), rounded up to whole patches (608)."""
+    samples = round(config.crop_seconds * front_end.sample_rate)
+    if samples < front_end.hop_length:
+        raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
+    patch = EncoderConfig().patch_size
+    return -(-(1 + samples // front_end.hop_length) // patch) * patch
+
+
+def _build_method(config: PretrainConfig, num_frames: int) -> TeacherStudent:
+    """Build student, teacher and predictor; the encoder's position table covers at least the crop."""
+    if not config.masking.num_views >= 1 or not 0 < config.masking.mask_ratio < 1:
+        raise ConfigError("masking needs at least one view and a mask_ratio between 0 and 1")
+    try:
+        shape = encoder_config(config.model, **{"num_frames": num_frames, **config.encoder})
+        encoder = AudioEncoder(shape)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"encoder: {error}") from error
+    if config.init is not None:
+        load_weights(encoder, config.init)
+    grid = (shape.n_mels // shape.patch_size, num_frames // shape.patch_size)
+    return TeacherStudent(encoder, grid, config.predictor, config.loss)
+
+
+def _build_draws(config: PretrainConfig, clips: list[Clip], front_end: FrontEndConfig, num_frames: int) -> ClipDraws:
+    patch = EncoderConfig().patch_size
+    return ClipDraws(
+        clips,
+        num_draws=config.steps * config.clips,
+        seed=config.seed,
+        crop_samples=round(config.crop_seconds * front_end.sample_rate),
+        sample_rate=front_end.sample_rate,
+        grid=(front_end.n_mels // patch, num_frames // patch),
+        masking=config.masking,
+        repeat_short=config.short_clips == "repeat",
+    )
+
+
+def _trainer_arguments(config: PretrainConfig, device: torch.device, clips_per_rank: int) -> Any:
+    from transformers import TrainingArguments
+
+    precision = config.optim.precision
+    is_bf16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    return TrainingArguments(
+        output_dir=config.out,
+        max_steps=config.steps,
+        per_device_train_batch_size=clips_per_rank,
+        gradient_accumulation_steps=config.optim.accumulate,
+        max_grad_norm=config.optim.clip_grad,
+        bf16=is_bf16,
+        use_cpu=device.type == "cpu",
+        seed=config.seed,
+        save_strategy="steps",
+        save_steps=min(config.save_every, config.steps),
+        save_total_limit=max(2, config.keep_checkpoints),  # the one before stays until the new one is complete
+        logging_strategy="steps",
+        logging_steps=config.log_every,
+        logging_nan_inf_filter=False,  # it would read the loss back at every step
+        dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=config.workers > 0,
+        dataloader_pin_memory=device.type == "cuda",
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def _finish(
+    config: PretrainConfig, front_end: FrontEndConfig, method: TeacherStudent, clips: list[Clip], bad: dict[str, str]
+) -> None:
+    """Write `model/` and `result.json`."""
+    out = Path(config.out)
+    encoder = method.student if config.export == "student" else method.teacher
+    training = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in ("data", "out", "stats", "init")
+    }
+    save_model(out / "model", encoder, front_end, training={**training, "num_clips": len(clips)})
+    last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    bad_files = [{"name": name, "reason": reason} for name, reason in bad.items()]
+    write_result(
+        out, {"num_clips": len(clips), "clips_seen": config.steps * config.clips, "last": last, "bad": bad_files}
+    )
+    print(f"{config.steps} steps done -> {out / 'model'}")

@@ -1,0 +1,106 @@
+"""`aape stats`: the mean and standard deviation that a corpus is standardised with, as a file for pre-training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aape.config import FrontEndConfig, StatsConfig
+from aape.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from aape.data.frontend import Statistics
+
+MAX_BAD_SHOWN = 20
+
+
+def stats(config: StatsConfig) -> None:
+    """Measure a corpus and write its statistics.
+
+    The file holds `mean` and `std` (nats), `num_clips`, `num_frames`, `bad` (name and reason of each clip that could
+    not be read) and the `front_end` that the values belong to.
+
+    Raises:
+        ConfigError: the output cannot be written.
+        DataError: there is no audio, or more than `max_bad_fraction` of it is bad.
+    """
+    out = Path(config.out)
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name the JSON file to write, such as {out / 'stats.json'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    front_end = FrontEndConfig()
+    measured = measure(config.data, front_end, max_bad_fraction=config.max_bad_fraction)
+    result = {
+        **dataclasses.asdict(measured),
+        "bad": [{"name": name, "reason": reason} for name, reason in measured.bad],
+        "front_end": _settings(front_end),
+    }
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, out)
+    hours = measured.num_frames * front_end.hop_length / front_end.sample_rate / 3600
+    print(f"mean {measured.mean:.4f}, std {measured.std:.4f} over {measured.num_clips} clips ({hours:.2f} h) -> {out}")
+
+
+def measure(data: str, front_end: FrontEndConfig, *, max_bad_fraction: float) -> Statistics:
+    """Measure the log-mel statistics of a corpus, with progress, listing what cannot be read on standard error.
+
+    Args:
+        data: folder, CSV or tar shard.
+        front_end: its `mean` and `std` play no part.
+        max_bad_fraction: the largest share of clips that may be bad.
+
+    Raises:
+        DataError: there is no audio, or more of it is bad than that.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from aape.data.frontend import measure_statistics
+    from aape.data.manifest import read_manifest
+
+    clips = read_manifest(data)
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("measuring", total=len(clips))
+        measured = measure_statistics(
+            clips, progress=lambda done, _: bar.update(task, completed=done), **_settings(front_end)
+        )
+    for name, reason in measured.bad[:MAX_BAD_SHOWN]:
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    if len(measured.bad) > MAX_BAD_SHOWN:
+        print(f"left out: and {len(measured.bad) - MAX_BAD_SHOWN} more", file=sys.stderr)
+    if len(measured.bad) > max_bad_fraction * len(clips):
+        raise DataError(
+            f"{data}: {len(measured.bad)} of {len(clips)} clips cannot be read, "
+            f"more than max_bad_fraction = {max_bad_fraction:g} allows"
+        )
+    return measured
+
+
+def read_stats(path: str | Path) -> FrontEndConfig:
+    """Read a file of `aape stats` as the front end that it describes, `mean` and `std` included.
+
+    Raises:
+        ConfigError: the file is missing, or is not one of those.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        front_end = FrontEndConfig(**content["front_end"], mean=float(content["mean"]), std=float(content["std"]))
+    except OSError as error:
+        raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is not a file of `aape stats`") from error
+    if not (math.isfinite(front_end.mean) and 0 < front_end.std < math.inf):
+        raise ConfigError(f"{path}: mean {front_end.mean:g} and std {front_end.std:g} are not statistics of audio")
+    return front_end
+
+
+def _settings(front_end: FrontEndConfig) -> dict[str, Any]:
+    """Return a front end without the statistics, as `LogMel` takes it."""
+    return {name: value for name, value in dataclasses.asdict(front_end).items() if name not in ("mean", "std")}

@@ -1,0 +1,28 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from aape.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "mps"; "auto" takes the fastest there is.
+
+    Raises:
+        ConfigError: the device was asked for by name and is not there.
+    """
+    has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
+    if not has.get(name, False):
+        raise ConfigError(f"device {name!r} is not available here; --device auto takes what there is")
+    return torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Say whether matrix products in bfloat16 are in the hardware: recent NVIDIA GPUs, and x86 CPUs with AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()

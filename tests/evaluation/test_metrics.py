@@ -1,0 +1,66 @@
+"""Scores that a table prints: against loops and by hand."""
+
+import numpy as np
+import pytest
+
+from aape.evaluation.metrics import (
+    accuracy,
+    balanced_accuracy,
+    bootstrap_scores,
+    confusion_matrix,
+    percentile_interval,
+    recall_per_class,
+    standard_deviation,
+)
+
+
+def test_scores_equal_loops_and_absent_classes_weigh_nothing():
+    generator = np.random.default_rng(0)
+    labels, predictions = generator.choice([0, 1, 3], 200), generator.integers(0, 4, 200)
+    confusion = confusion_matrix(labels, predictions, 4)
+    for true in range(4):
+        for predicted in range(4):
+            assert confusion[true, predicted] == sum((labels == true) & (predictions == predicted))
+    recalls = [np.mean(predictions[labels == label] == label) for label in (0, 1, 3)]
+    assert accuracy(confusion) == pytest.approx(np.mean(labels == predictions))
+    assert balanced_accuracy(confusion) == pytest.approx(np.mean(recalls))
+    assert np.isnan(recall_per_class(confusion)[2])
+
+
+def test_a_majority_guess_has_the_balanced_accuracy_of_chance():
+    confusion = confusion_matrix([0] * 98 + [1, 1], [0] * 100, 2)
+    assert accuracy(confusion) == 0.98
+    assert balanced_accuracy(confusion) == 0.5
+
+
+def test_standard_deviation_is_that_of_a_sample_and_absent_for_one_value():
+    assert standard_deviation([1.0, 2.0, 3.0]) == pytest.approx(1.0)
+    assert standard_deviation([1.0]) is None
+
+
+def test_the_bootstrap_interval_is_as_wide_as_the_binomial_says():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 3, 400)
+    correct = (generator.random(400) < 0.7).astype(float)
+    resamples = bootstrap_scores([labels], [correct], num_classes=3)
+    low, high = percentile_interval(resamples[:, 0])
+    assert low < correct.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.7 * 0.3 / 400), rel=0.15)
+
+
+def test_clips_of_one_group_are_drawn_together():
+    # Ten instruments of forty notes each, all right or all wrong: there are ten observations here, not four hundred.
+    labels = np.zeros(400, dtype=np.int64)
+    groups = np.repeat(np.arange(10), 40)
+    correct = (groups < 5).astype(float)
+    alone = bootstrap_scores([labels], [correct], num_classes=1)[:, 0]
+    together = bootstrap_scores([labels], [correct], [groups], num_classes=1)[:, 0]
+    assert together.std() > 4 * alone.std()
+    single = bootstrap_scores([labels], [correct], [np.zeros(400, dtype=np.int64)], num_classes=1)[:, 0]
+    assert single.std() == pytest.approx(alone.std())
+
+
+def test_folds_weigh_the_same_however_many_clips_they_have():
+    labels = [np.zeros(10, dtype=np.int64), np.zeros(1000, dtype=np.int64)]
+    resamples = bootstrap_scores(labels, [np.ones(10), np.zeros(1000)], num_classes=1)
+    np.testing.assert_allclose(resamples, 0.5)

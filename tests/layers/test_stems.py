@@ -1,0 +1,123 @@
+"""Both stems: the paper's counts, the plain computation, masking, and which token sees what."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from aape import AaPE, PatchEmbed
+from aape.ops import high_pass, sblu_magnitude
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def small(seed=0, **options):
+    torch.manual_seed(seed)
+    stem = AaPE((128, 96), embed_dim=32, lambda_shape=(32, 1, 1), sblu_dim=24, **options).double()
+    nn.init.normal_(stem.norm.weight, 1.0, 0.3)
+    nn.init.normal_(stem.norm.bias)
+    return stem
+
+
+def plain(stem, x):
+    """The stem as section 5 writes it, with (B, Nf Z, T) formed."""
+    embedded = PatchEmbed.forward(stem, x)
+    num_freq, num_time = stem.grid_size[0], x.shape[-1] // 16
+    rows = torch.arange(num_freq).repeat_interleave(num_time).expand(len(x), 1, -1)
+
+    def channels(values):  # (B, 1, N, H) -> (B, Nf H, Nt)
+        return values.view(len(x), num_freq, num_time, -1).transpose(2, 3).flatten(1, 2)
+
+    decay, frequency = map(channels, stem.kernels(embedded[:, None], rows))
+    m = sblu_magnitude(
+        stem.subbands(high_pass(x[:, 0])), decay, frequency,
+        kernel_size=stem.kernel_size, stride=stem.stride, phase=stem.phase,
+    )  # fmt: skip
+    y = stem.norm(stem.mix(m))
+    z = F.conv1d(y, stem.decimate.weight, stride=16 // stem.stride, groups=y.shape[1])
+    z = z.view(len(x), num_freq, stem.sblu_dim, num_time).transpose(2, 3).flatten(1, 2)
+    return stem.fuse(torch.cat([stem.norm_e(embedded), stem.norm_z(z)], -1))
+
+
+def test_parameter_counts_are_the_papers():
+    """0.43 M, 1.16 M and 1.86 M: what makes the model comparable."""
+    assert [count(PatchEmbed()), count(AaPE(adaptive=False)), count(AaPE())] == [430_848, 1_158_656, 1_855_776]
+
+
+@pytest.mark.parametrize("options", [{}, {"phase": "analytic"}, {"stride": 2}, {"stride": 4, "kernel_size": 31},
+                                     {"adaptive": False, "kernel_size": 127}])  # fmt: skip
+def test_folded_computation_equals_the_plain_one(options):
+    """C, GroupNorm and the depthwise convolution folded into one map change nothing, in values or gradients."""
+    stem, x = small(**options), torch.randn(2, 1, 128, 96, dtype=torch.float64)
+    results = []
+    for forward in (stem, lambda x: plain(stem, x)):
+        stem.zero_grad()
+        tokens = forward(x)
+        tokens.square().sum().backward()
+        results.append([tokens, *(p.grad.clone() for p in stem.parameters() if p.grad is not None)])
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
+
+
+def test_masked_stem_equals_the_full_one_on_fully_visible_rows():
+    """What the student sees of a whole row is what everyone sees."""
+    stem, x = small(adaptive=False), torch.randn(2, 1, 128, 96, dtype=torch.float64)
+    visible = torch.tensor([[0, 1, 2, 3, 4, 5, 9, 40], [0, 1, 2, 3, 4, 5, 20, 30]]).expand(2, 2, 8)
+    torch.testing.assert_close(stem(x, visible)[:, :, :6], stem(x)[:, None, :6].expand(-1, 2, -1, -1))
+    torch.testing.assert_close(stem(x, visible[:, 0]), stem(x, visible)[:, 0])
+
+
+@pytest.mark.parametrize(("mask_context", "leaks"), [(True, False), (False, True)])
+def test_mask_context_decides_whether_hidden_frames_reach_the_student(mask_context, leaks):
+    """The option that closes the leak closes it, and without it there is one."""
+    stem, x = small(mask_context=mask_context), torch.randn(1, 1, 128, 96, dtype=torch.float64)
+    visible = torch.tensor([[[0, 1, 7, 12], [0, 1, 7, 12]]])
+    changed = x.clone()
+    changed[:, :, :16, 32:48] += 1.0  # token 2, hidden
+    assert (stem(x, visible) - stem(changed, visible)).abs().max().gt(1e-9) == leaks
+
+
+def test_a_change_moves_what_it_should():
+    """Token order is f Nt + t, and nothing crosses frequency patches before the Transformer."""
+    x = torch.randn(1, 1, 128, 96, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, :, 3 * 16 : 4 * 16, 2 * 16 : 3 * 16] += 1.0
+    standard, banded = PatchEmbed((128, 96), embed_dim=32).double(), small(adaptive=False)
+    moved = (standard(x) - standard(changed)).abs().amax(-1)[0] > 1e-9
+    assert moved.nonzero().flatten().tolist() == [3 * 6 + 2]
+    moved = (banded(x) - banded(changed)).abs().amax(-1)[0].view(8, 6) > 1e-9
+    assert moved.any(1).nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("frames", [1, 16, 17, 112, 200])
+def test_any_length_from_one_frame_up(frames):
+    """Shorter and longer than the position table, and padded to whole patches as zeros would be."""
+    stem, x = small(), torch.randn(2, 1, 128, frames, dtype=torch.float64)
+    tokens = stem(x)
+    assert tokens.shape == (2, 8 * -(-frames // 16), 32)
+    torch.testing.assert_close(tokens, stem(F.pad(x, (0, -frames % 16))))
+    torch.testing.assert_close(tokens[1:], stem(x[1:]))  # a clip does not depend on its neighbours
+
+
+@pytest.mark.parametrize(("options", "message"), [({"kernel_size": 4}, "odd"), ({"stride": 3}, "stride"),
+                                                  ({"phase": "x"}, "phase"), ({"in_chans": 3}, "one channel"),
+                                                  ({"img_size": (100, 96)}, "divide")])  # fmt: skip
+def test_impossible_stems_are_refused(options, message):
+    """A wrong option is named where the model is built."""
+    with pytest.raises(ValueError, match=message):
+        AaPE(**options)
+
+
+def test_timm_contract():
+    """What timm's VisionTransformer asks of `embed_layer`: its arguments, its attributes, its initialisation."""
+    stem = AaPE(img_size=(128, 96), patch_size=16, in_chans=1, embed_dim=32, bias=True, dynamic_img_pad=False,
+                strict_img_size=False, device="cpu", dtype=torch.float32)  # fmt: skip
+    assert (stem.num_patches, stem.grid_size, stem.feat_ratio(), stem.proj.kernel_size) == (48, (8, 6), 16, (16, 16))
+    with pytest.raises(TypeError, match="colour"):
+        AaPE(colour=3)
+    before = stem.lambda_encoder.head.weight.std()
+    stem.lambda_encoder.head.weight.data.normal_()
+    stem.lambda_encoder.init_weights()
+    assert stem.lambda_encoder.head.weight.std() < 2 * before

@@ -1,0 +1,285 @@
+"""Saved models: what is written comes back, and nothing damaged or foreign is taken for a model."""
+
+import dataclasses
+import json
+import math
+import struct
+
+import pytest
+import safetensors.torch
+import torch
+
+from aape.config import FrontEndConfig, encoder_config
+from aape.errors import AapeError, CheckpointError
+from aape.models import saved as saved_module
+from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
+from aape.models.saved import find_model, load_weights, read_model, save_model
+
+FRONT_END = FrontEndConfig(mean=-6.25, std=4.5)
+
+
+def nano(seed=0, **options):
+    torch.manual_seed(seed)
+    return AudioEncoder(encoder_config("nano", **options))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3})
+    return tmp_path / "model"
+
+
+def edit_config(folder, change):
+    values = json.loads((folder / "config.json").read_text())
+    change(values)
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def edit_weights(folder, change):
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    change(tensors)
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+
+
+def refusal(folder):
+    """Return the one-line message that reading a folder is refused with."""
+    with pytest.raises(CheckpointError) as caught:
+        read_model(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "patch"}, {"adaptive": False, "stride": 4}, {"phase": "analytic"}])
+def test_every_architecture_comes_back(tmp_path, options):
+    """An encoder that is not the same after loading makes every published vector wrong."""
+    encoder = nano(**options)
+    save_model(tmp_path, encoder, FRONT_END, training={"steps": 3, "name": "Bär"})
+    back = read_model(tmp_path)
+    assert back.encoder.config == encoder.config
+    assert back.front_end == FRONT_END
+    assert back.training == {"steps": 3, "name": "Bär"}
+    assert back.labels is None
+    assert back.head is None
+    assert not back.encoder.training
+    spectrogram = torch.randn(2, 1, 128, 32)
+    with torch.no_grad():
+        assert torch.equal(back.encoder(spectrogram), encoder(spectrogram))
+    assert [p.requires_grad for p in back.encoder.parameters()] == [p.requires_grad for p in encoder.parameters()]
+
+
+def test_head_and_labels_come_back(tmp_path):
+    """Classes in another order are wrong answers that look right."""
+    head = ClassificationHead(64, 11)
+    labels = [f"class {index}" for index in range(10)] + ["Ωmega"]
+    save_model(tmp_path, nano(), FRONT_END, head=head, labels=labels)
+    back = read_model(tmp_path)
+    assert back.labels == labels
+    assert back.head is not None
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(back.head.state_dict()[name], tensor)
+    with pytest.raises(ValueError, match="2 labels for a head of 11 classes"):
+        save_model(tmp_path, nano(), FRONT_END, head=head, labels=["a", "b"])
+
+
+def test_equal_weights_give_equal_bytes(tmp_path):
+    """A digest of a release could not be checked by anybody else if the file held a date, a path or a host."""
+    for name in ("one", "two"):
+        save_model(tmp_path / name, nano(), FRONT_END)
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    raw = (tmp_path / "one" / "model.safetensors").read_bytes()
+    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    assert header.pop("__metadata__") == {"format": "pt"}
+    assert all(name.startswith("encoder.") for name in header)
+
+
+def test_half_precision_files_are_read_as_float32(tmp_path):
+    """Shipped weights are half the size, and must not make a CPU compute in float16."""
+    save_model(tmp_path / "half", nano(), FRONT_END, dtype=torch.float16)
+    save_model(tmp_path / "full", nano(), FRONT_END)
+    half, full = (tmp_path / name / "model.safetensors" for name in ("half", "full"))
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    for name, tensor in read_model(tmp_path / "half").encoder.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, nano().state_dict()[name].half().float())
+
+
+def test_saving_replaces_a_model_and_leaves_nothing_else(folder):
+    """A crash or a second save must not leave temporary files, or half of the old model, in the folder."""
+    save_model(folder, nano(seed=1, depth=1), FRONT_END)
+    assert read_model(folder).encoder.config.depth == 1
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A diverged run, or weights too large for float16, must fail when saved and not when used."""
+    encoder = nano()
+    with torch.no_grad():
+        encoder.norm.weight[3] = 1e6
+    save_model(tmp_path, encoder, FRONT_END)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match=r"encoder\.norm\.weight: not finite"):
+        save_model(tmp_path, encoder, FRONT_END, dtype=torch.float16)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_missing_folder_and_files(tmp_path, folder):
+    """The user mistyped a path: the message says which thing is missing, and what could be used instead."""
+    assert "no such folder; shipped models: " in refusal(tmp_path / "nothing")
+    assert "a file, a saved model is a folder" in refusal(folder / "model.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert "there is no config.json in it" in refusal(tmp_path / "empty")
+    (folder / "model.safetensors").unlink()
+    assert "there is no model.safetensors in it" in refusal(folder)
+
+
+def test_names_of_shipped_models_are_listed(tmp_path, folder, monkeypatch):
+    """Somebody who guesses a name should be told the names that exist; those work from any folder."""
+    monkeypatch.setattr(saved_module, "PRETRAINED", tmp_path)
+    monkeypatch.chdir(tmp_path.parent)
+    assert read_model("model").training == {"steps": 3}
+    assert refusal("tinny").endswith("shipped models: model")
+
+
+def test_a_run_folder_stands_for_its_model(tmp_path, folder):
+    """After `aape pretrain --out RUN`, `--model RUN` is what people type."""
+    (tmp_path / "config.yaml").write_text("steps: 3\n")
+    assert find_model(tmp_path) == folder
+    assert find_model(folder) == folder
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe{}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not a model of this package"),
+        (b'{"model_type": "vit"}', "not a model of this package"),
+        (b'{"model_type": "aape"}', "encoder: missing"),
+    ],
+)
+def test_configurations_that_are_none(folder, content, message):
+    """Another library's folder, or half a file, must be named as such."""
+    (folder / "config.json").write_bytes(content)
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("encoder", "kernel_sise", 63, "unknown key 'kernel_sise' in encoder: did you mean 'kernel_size'?"),
+        ("front_end", "hop_len", 160, "unknown key 'hop_len' in front_end: did you mean 'hop_length'?"),
+        ("encoder", "depth", "2", "encoder.depth: expected int, got '2'"),
+        ("encoder", "depth", True, "encoder.depth: expected int, got True"),
+        ("encoder", "adaptive", 1, "encoder.adaptive: expected bool, got 1"),
+        ("encoder", "phase", "linear", "encoder.phase: expected one of bilateral, analytic, got 'linear'"),
+        ("encoder", "embed_dim", 0, "encoder.embed_dim: must be above 0"),
+        ("encoder", "num_heads", 5, "embed_dim 64 is no multiple of num_heads 5"),
+        ("encoder", "kernel_size", 64, "kernel_size must be odd"),
+        ("encoder", "depth", 10**12, "blocks cannot be in"),
+        ("encoder", "embed_dim", 2**62, "config.json"),
+        ("front_end", "std", 0, "front_end: no such statistics"),
+        ("front_end", "mean", math.nan, "front_end.mean: expected float"),
+        ("front_end", "n_mels", 64, "64 mel bins in front_end, 128 in encoder"),
+    ],
+)
+def test_configuration_values_that_make_no_model(folder, section, key, value, message):
+    """A wrong value must be named, not turn up as a crash, a hang or silent rubbish later."""
+    edit_config(folder, lambda values: values[section].__setitem__(key, value))
+    assert message in refusal(folder)
+
+
+def test_misspelt_sections_are_refused_and_foreign_keys_are_not(folder):
+    """A misspelt `training` would be lost in silence; keys of other tools must not lock anybody out."""
+    edit_config(folder, lambda values: values.update(transformers_version="9.9", problem_type=None, comment="x"))
+    read_model(folder)
+    edit_config(folder, lambda values: values.__setitem__("trainning", values.pop("training")))
+    assert "unknown key 'trainning': did you mean 'training'?" in refusal(folder)
+
+
+def test_fields_that_an_older_file_does_not_name_keep_their_defaults(folder):
+    """A model saved before an option existed must still load."""
+    edit_config(folder, lambda values: values["encoder"].pop("mask_context"))
+    assert read_model(folder).encoder.config.mask_context is False
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: b"",
+        lambda raw: raw[:100],
+        lambda raw: raw[:-1000],
+        lambda raw: raw + b"x" * 1000,
+        lambda raw: struct.pack("<Q", 1 << 62) + raw[8:],
+        lambda raw: struct.pack("<Q", 1 << 28) + raw[8:],
+        lambda raw: b"\x80\x04" + raw[2:],
+        lambda raw: b"PK\x03\x04" + b"\0" * 1000,
+    ],
+    ids=["empty", "cut in header", "cut", "longer", "huge header", "header beyond file", "pickle", "zip"],
+)
+def test_damaged_weights(folder, damage):
+    """A download that broke off, or another format, is one line and never gigabytes or code execution."""
+    path = folder / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    assert "model.safetensors: not a safetensors file, or damaged" in refusal(folder)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder):
+    """Weights of one size under the configuration of another must not be cut or stretched."""
+    edit_weights(folder, lambda tensors: tensors.update({"encoder.norm.weight": torch.ones(32)}))
+    assert "encoder.norm.weight: [32] in the file, [64] by config.json" in refusal(folder)
+
+
+def test_missing_and_unexpected_tensors_are_named(folder):
+    """A layer that kept its random start would still give vectors."""
+    edit_weights(folder, lambda tensors: tensors.pop("encoder.norm.weight"))
+    assert "missing tensor encoder.norm.weight" in refusal(folder)
+    edit_weights(
+        folder, lambda tensors: tensors.update({"encoder.norm.weight": torch.ones(64), "extra": torch.ones(1)})
+    )
+    assert "unexpected tensor extra" in refusal(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    """NaN weights give NaN vectors, and integers are no weights."""
+    edit_weights(folder, lambda tensors: tensors["encoder.norm.bias"].__setitem__(5, math.nan))
+    assert "encoder.norm.bias: not finite" in refusal(folder)
+    edit_weights(folder, lambda tensors: tensors.update({"encoder.norm.bias": torch.ones(64, dtype=torch.int64)}))
+    assert "encoder.norm.bias: I64 values are no weights" in refusal(folder)
+
+
+def test_a_damaged_head_is_refused(tmp_path):
+    """A head of other classes than the labels would name every sound wrongly."""
+    save_model(tmp_path, nano(), FRONT_END, head=ClassificationHead(64, 3), labels=["a", "b", "c"])
+    edit_weights(tmp_path, lambda tensors: tensors.update({"head.linear.weight": torch.ones(3)}))
+    assert "head.linear.weight: [3] in the file, [3, 64] by config.json" in refusal(tmp_path)
+    edit_weights(tmp_path, lambda tensors: tensors.pop("head.linear.weight"))
+    assert "head" in refusal(tmp_path)
+    save_model(tmp_path, nano(), FRONT_END, head=ClassificationHead(64, 3), labels=["a", "b", "c"])
+    edit_config(tmp_path, lambda values: values["id2label"].pop("1"))
+    assert "id2label: expected a name for every class from 0 up" in refusal(tmp_path)
+    edit_config(tmp_path, lambda values: values.update(id2label={"0": "a"}))
+    assert "1 labels for a head of 3 classes" in refusal(tmp_path)
+
+
+def test_starting_an_encoder_from_a_saved_one(folder):
+    """`init` from another shape, or another number of heads, must not train on shuffled weights."""
+    encoder = nano(seed=1)
+    saved = load_weights(encoder, folder)
+    assert saved.front_end == FRONT_END
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(tensor, nano().state_dict()[name])
+    load_weights(nano(mask_context=True), folder)
+    with pytest.raises(CheckpointError, match=r"another encoder: depth 2 there, 1 here; num_heads 4 there, 2 here"):
+        load_weights(nano(depth=1, num_heads=2), folder)
+    with pytest.raises(AapeError, match="kernel_size 63 there, 31 here"):
+        load_weights(nano(kernel_size=31), folder)
+
+
+def test_configuration_is_complete(folder):
+    """What a default of a later version changes must not change what a saved model computes."""
+    values = json.loads((folder / "config.json").read_text())
+    assert values["encoder"] == dataclasses.asdict(nano().config)
+    assert values["front_end"] == dataclasses.asdict(FRONT_END)

@@ -1,0 +1,54 @@
+"""The public surface: what `import aape` gives, and what each part of it costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import aape
+
+HEAVY = ("transformers", "accelerate", "matplotlib", "soundfile", "soxr", "rich", "triton", "torchmetrics", "scipy")
+
+
+def test_every_public_name_is_there():
+    """The names in the documentation must exist, and completion must show them."""
+    for name in aape.__all__:
+        assert getattr(aape, name) is not None
+        assert name in dir(aape)
+    assert callable(aape.ops.sblu_magnitude)
+    assert callable(aape.ops.high_pass)
+    assert issubclass(aape.AaPE, aape.PatchEmbed)
+    for error in (aape.AudioError, aape.CheckpointError, aape.ConfigError, aape.DataError):
+        assert issubclass(error, aape.AapeError)
+    assert aape.__version__.count(".") == 2
+
+
+def test_other_names_are_refused():
+    """A typo must be an AttributeError, or `hasattr` and pickling go astray."""
+    with pytest.raises(AttributeError, match="has no attribute 'load_modle'"):
+        _ = aape.load_modle
+    assert not hasattr(aape, "tiny")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "aape.AaPE(img_size=(128, 32), embed_dim=32, lambda_shape=(16, 1, 1))(torch.zeros(1, 1, 128, 32))",
+        "aape.LogMel()(torch.zeros(1, 4000))",
+        "aape.load_model",
+        "aape.ops.high_pass(torch.zeros(1, 100))",
+    ],
+)
+def test_using_the_parts_loads_torch_and_numpy_only(statement):
+    """A program that only wants the stem must not wait for, or need, transformers or audio libraries."""
+    code = f"import sys, torch, aape; {statement}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_the_package_alone_does_not_load_torch():
+    """`aape --help` should not take the seconds that torch takes."""
+    code = "import sys, aape; print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["False"]
