@@ -1,4 +1,4 @@
-"""SBLU against a loop written from the equation, in float64."""
+"""SBLU against a loop written from the equation, in float64, and every form of it against the definition."""
 
 import cmath
 import math
@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aape.ops import sblu, sblu_magnitude
-from aape.ops.sblu_reference import sblu_reference
+from aape.ops import sblu_cpu, sblu_magnitude, sblu_magnitude_at, sblu_torch, use_reference
+from aape.ops.sblu import sblu_op
+from aape.ops.sblu_reference import sblu_reference, sblu_reference_at
 
 PHASES = ("bilateral", "analytic")
+compiled = pytest.param(sblu_cpu, marks=pytest.mark.skipif(sblu_cpu.library() is None, reason="no C compiler"))
+FORMS = [pytest.param(sblu_torch, id="torch"), pytest.param(*compiled.values, marks=compiled.marks, id="compiled")]
 
 
 def brute_force(u, decay, frequency, kernel_size, stride, phase):
@@ -43,10 +46,26 @@ def inputs(batch=1, channels=2, num_patches=3, patch=16, dtype=torch.float32, se
     return tuple(x.to(dtype) for x in (u, decay, frequency))
 
 
+def requests_of(dtype=torch.float64, channels=20, num_requests=23, seed=0):
+    """Requests in no order, some twice, some never: (u, decay, frequency, requests)."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, num_patches, patch = 3, 5, 16
+    shape = (num_requests, channels)
+    u = torch.randn(rows, num_patches * patch, channels, generator=generator, dtype=torch.float64)
+    decay = 0.15 + 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    frequency = 0.2 + 2.9 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    requests = torch.randint(rows * num_patches, (num_requests,), generator=generator)
+    return u.to(dtype), decay.to(dtype), frequency.to(dtype), requests
+
+
+def relative_rms(got, wanted):
+    return ((got.double() - wanted.double()).square().mean() / wanted.double().square().mean()).sqrt().item()
+
+
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (31, 1), (63, 1), (63, 2), (63, 4), (127, 1), (9, 1)])
 def test_equals_the_equation(phase, kernel_size, stride):
-    """The numbers of the method, to 1e-6 relative in float32; the reference form too."""
+    """The numbers of the method, to 1e-6 relative in float32; the definition too."""
     u, a, w = inputs()
     wanted = brute_force(u, a, w, kernel_size, stride, phase)
     for form, double in ((sblu_magnitude, False), (sblu_magnitude, True), (sblu_reference, True)):
@@ -54,6 +73,31 @@ def test_equals_the_equation(phase, kernel_size, stride):
         got = form(*args, kernel_size=kernel_size, stride=stride, phase=phase)
         assert got.dtype == args[0].dtype
         assert (got - wanted).abs().max() / wanted.abs().max() < (1e-12 if double else 1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "channels"), [(63, 1, 16), (31, 2, 5), (127, 4, 20), (1, 1, 3), (9, 16, 16)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_form_gives_the_definition_and_its_gradients(form, phase, kernel_size, stride, channels, dtype):
+    """Which form ran is nobody's business: each equals the definition in float64, at odd sizes, all gradients too."""
+    u, a, w, requests = requests_of(channels=channels)
+    leaves = [x.requires_grad_() for x in (u, a, w)]
+    options = (16, kernel_size, stride, phase)
+    wanted = sblu_reference_at(*leaves, requests, *options)
+    grad = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted.backward(grad)
+    args = [x.detach().to(dtype) for x in leaves]
+    got = form.forward(*args, requests, *options)
+    grads = form.backward(grad.to(dtype), *args, requests, *options)
+    limit = 1e-12 if dtype == torch.float64 else 1e-5
+    assert got.dtype == dtype
+    assert relative_rms(got, wanted.detach()) < limit
+    for mine, leaf in zip(grads, leaves, strict=True):
+        assert mine.dtype == dtype
+        assert relative_rms(mine, leaf.grad) < limit
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -64,31 +108,109 @@ def test_gradients_of_all_three_inputs(phase, stride):
     assert torch.autograd.gradcheck(lambda *x: sblu_magnitude(*x, kernel_size=7, stride=stride, phase=phase), args)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("phase", PHASES)
-def test_lanes_are_independent_of_how_they_are_divided(phase, monkeypatch):
-    """A large batch, computed in several chunks, gives what small ones give, forward and backward."""
-    results = []
-    for size in (1 << 20, 3):
-        monkeypatch.setattr(sblu, "LANES_AT_ONCE", size)
-        args = tuple(x.requires_grad_() for x in inputs(2, 3, 3, 16, torch.float64))
-        m = sblu_magnitude(*args, kernel_size=31, phase=phase)
-        m.square().sum().backward()
-        results.append([m, *(x.grad for x in args)])
-    for left, right in zip(*results, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+def test_results_do_not_depend_on_chunks_or_threads(form, phase, monkeypatch):
+    """The same run on another machine, and a clip in another batch, give the same bits."""
+    args = requests_of(torch.float32)
+    options = (16, 31, 1, phase)
+    grad = torch.ones(len(args[3]), 16, args[0].shape[-1])
+    wanted = [form.forward(*args, *options), *form.backward(grad, *args, *options)]
+    monkeypatch.setattr(sblu_torch, "LANES_AT_ONCE", 96)
+    monkeypatch.setattr(sblu_cpu, "LANES_PER_THREAD", 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    got = [form.forward(*args, *options), *form.backward(grad, *args, *options)]
+    assert all(torch.equal(left, right) for left, right in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_request_gives_what_the_whole_clip_gives(form):
+    """Masked training sees the numbers that inference sees."""
+    u, _, _, requests = requests_of(torch.float64, channels=4)
+    a, w = (0.2 + x for x in torch.rand(2, 3, 4, 5, dtype=torch.float64))
+    dense = sblu_magnitude(u.transpose(1, 2), a, w).unflatten(-1, (5, 16)).permute(0, 2, 3, 1).flatten(0, 1)
+    lanes = [x.transpose(1, 2).flatten(0, 1)[requests] for x in (a, w)]
+    torch.testing.assert_close(form.forward(u, *lanes, requests, 16, 63, 1, "bilateral"), dense[requests])
+
+
+def test_the_definition_can_be_forced():
+    """To find out whether a strange result comes from a fast form; gradients included."""
+    u, a, w, requests = requests_of(torch.float64)
+    dense = inputs(dtype=torch.float64)
+    with use_reference():
+        assert torch.equal(
+            sblu_magnitude_at(u, requests, a, w), sblu_reference_at(u, a, w, requests, 16, 63, 1, "bilateral")
+        )
+        assert torch.equal(sblu_magnitude(*dense), sblu_reference(*dense))
+        assert (
+            "Sblu"
+            not in type(sblu_magnitude(u.mT.requires_grad_(), *(x.new_ones(3, 20, 5) for x in (a, w))).grad_fn).__name__
+        )
+    torch.testing.assert_close(
+        sblu_magnitude_at(u, requests, a, w), sblu_reference_at(u, a, w, requests, 16, 63, 1, "bilateral")
+    )
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_pytorch_knows_all_about_the_operator(phase):
+    """torch.compile, torch.export and AOT autograd trace it: schema, fake tensors, autograd, dynamic shapes."""
+    u, a, w, requests = requests_of(torch.float32, channels=4)
+    leaves = [x.requires_grad_() for x in (u, a, w)]
+    torch.library.opcheck(sblu_op, (*leaves, requests, 16, 31, 2, phase))
+
+
+def test_it_compiles_without_a_break_and_exports():
+    """A stem that breaks the graph would cost a compiled model more than the stem itself."""
+    args = tuple(x.requires_grad_() for x in inputs())
+    compiled_form = torch.compile(sblu_magnitude, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled_form(*args), sblu_magnitude(*args))
+    wanted = torch.autograd.grad(sblu_magnitude(*args).square().sum(), args)
+    got = torch.autograd.grad(compiled_form(*args).square().sum(), args)
+    torch.testing.assert_close(got, wanted)
+
+    class Bank(torch.nn.Module):
+        def forward(self, u, decay, frequency):
+            return sblu_magnitude(u, decay, frequency)
+
+    exported = torch.export.export(Bank(), tuple(x.detach() for x in args))
+    torch.testing.assert_close(exported.module()(*args), sblu_magnitude(*args))
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
 @pytest.mark.parametrize("a", [0.2, 20.0, 80.0])
-def test_magnitude_and_gradients_stay_finite(phase, scale, a):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_magnitude_and_gradients_stay_finite(form, dtype, phase, scale, a):
     """One infinite gradient would end a week of training."""
-    u, decay, w = inputs()
-    args = tuple(x.requires_grad_() for x in (u * scale, torch.full_like(decay, a), w))
-    m = sblu_magnitude(*args, phase=phase)
-    m.sum().backward()
+    u, decay, w, requests = requests_of(torch.float32)
+    args = ((u * scale).to(dtype), torch.full_like(decay, a), w, requests, 16, 63, 1, phase)
+    m = form.forward(*args)
+    assert m.dtype == dtype
     assert m.isfinite().all()
-    assert all(x.grad.isfinite().all() for x in args)
+    assert all(x.isfinite().all() for x in form.backward(torch.ones_like(m), *args))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float16_up_to_its_own_range(form):
+    """At a decay of 20 the gain is 1,101: float16 holds the magnitudes of inputs up to about 50."""
+    u, decay, w, requests = requests_of(torch.float32)
+    args = (u.half(), torch.full_like(decay, 20.0), w, requests, 16, 63, 1, "bilateral")
+    m = form.forward(*args)
+    assert m.dtype == torch.float16
+    assert m.isfinite().all()
+    assert all(x.isfinite().all() for x in form.backward(torch.ones_like(m), *args))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_broken_sample_is_not_hidden(form):
+    """NaN in gives NaN out: the guards of training look for it."""
+    u, decay, w, requests = requests_of(torch.float32)
+    u[:] = torch.nan
+    args = (u, decay, w, requests, 16, 63, 1, "bilateral")
+    m = form.forward(*args)
+    assert m.isnan().all()
+    assert form.backward(torch.ones_like(m), *args)[1].isnan().all()
 
 
 def test_half_precision_keeps_its_dtype():
@@ -121,11 +243,18 @@ def test_never_forms_one_kernel_per_frame(phase):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kernel_size": 62}, "odd"),
-        ({"stride": 3}, "stride"),
-        ({"phase": "both"}, "phase"),
-        ({"decay": torch.ones(1, 2, 5), "frequency": torch.ones(1, 2, 5)}, "patches"),
-        ({"decay": torch.ones(1, 3, 3)}, "expected u"),
+        ({"kernel_size": 62}, "odd and positive, got 62"),
+        ({"kernel_size": -1}, "odd and positive, got -1"),
+        ({"stride": 3}, "stride 3 does not divide the patch of 16"),
+        ({"phase": "both"}, "phase must be one of"),
+        ({"decay": torch.ones(1, 2, 5), "frequency": torch.ones(1, 2, 5)}, "48 frames do not divide into 5 patches"),
+        ({"decay": torch.ones(1, 2, 0), "frequency": torch.ones(1, 2, 0)}, "48 frames do not divide into 0 patches"),
+        ({"decay": torch.ones(1, 3, 3)}, r"expected u \(B, C, T\).*got \(1, 2, 48\), \(1, 3, 3\)"),
+        ({"u": torch.ones(2, 48)}, "expected u"),
+        ({"u": torch.ones(1, 2, 48, dtype=torch.int64)}, "real u.*got torch.int64"),
+        ({"u": torch.ones(1, 2, 48, dtype=torch.float64)}, "all float64 or none"),
+        ({"decay": torch.ones(1, 2, 3, dtype=torch.bfloat16)}, "share a dtype"),
+        ({"u": torch.ones(1, 2, 48, device="meta")}, "are on meta, cpu and cpu"),
     ],
 )
 def test_what_cannot_be_is_refused(change, message):
@@ -134,3 +263,34 @@ def test_what_cannot_be_is_refused(change, message):
     arguments = {"u": u, "decay": decay, "frequency": frequency, **change}
     with pytest.raises(ValueError, match=message):
         sblu_magnitude(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"requests": torch.tensor([15] * 23)}, r"0..14, got 15..15"),
+        ({"requests": torch.tensor([-1] * 23)}, r"0..14, got -1..-1"),
+        ({"requests": torch.zeros(23)}, "integers"),
+        ({"requests": torch.tensor([0])}, "expected u"),
+        ({"patch_size": 17}, "80 frames do not divide into patches of 17"),
+    ],
+)
+def test_requests_that_cannot_be_are_refused(change, message):
+    """One bad index read from another clip's memory would be the worst kind of bug."""
+    u, decay, frequency, requests = requests_of(torch.float32)
+    arguments = {"u": u, "decay": decay, "frequency": frequency, "requests": requests, **change}
+    if sblu_cpu.library() is None and "0..14" in message:
+        pytest.skip("plain PyTorch raises its own IndexError")
+    with pytest.raises(ValueError, match=message):
+        sblu_magnitude_at(**arguments)
+
+
+def test_short_empty_and_strided_inputs():
+    """A clip of one frame, a batch of none, tensors that are views: right answers."""
+    one = torch.tensor([[[2.0]]], dtype=torch.float64)
+    assert torch.equal(sblu_magnitude(one, one, one), sblu_reference(one, one, one))
+    assert sblu_magnitude(torch.ones(0, 2, 32), torch.ones(0, 2, 2), torch.ones(0, 2, 2)).shape == (0, 2, 32)
+    u, a, w = inputs(2, 3, 3, 16, torch.float64)
+    wide = torch.stack([u, u], -1)
+    views = (wide[..., 1], *(torch.stack([x, x], 0)[1].mT.contiguous().mT for x in (a, w)))
+    torch.testing.assert_close(sblu_magnitude(*views), sblu_magnitude(u, a, w))

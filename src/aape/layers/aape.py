@@ -11,7 +11,7 @@ from aape.layers.lambda_encoder import FixedLambda, LambdaEncoder, constrain
 from aape.layers.patch_embed import PatchEmbed, gather_tokens
 from aape.layers.transformer import NORM_EPS
 from aape.ops.high_pass import high_pass
-from aape.ops.sblu import PHASES, sblu_windows
+from aape.ops.sblu import PHASES, sblu_magnitude_at
 
 
 class AaPE(PatchEmbed):
@@ -94,7 +94,7 @@ class AaPE(PatchEmbed):
         frequency_patch = wanted // (spectrogram.shape[-1] // self.patch_size[1])
         embedded = gather_tokens(embedded, wanted)  # (B, M, V, D)
         decay, frequency = self.kernels(embedded, frequency_patch)  # (B, M, V, H)
-        envelopes = self.envelopes(spectrogram, wanted)  # u (B or B M, Nf, H, T)
+        envelopes = self.envelopes(spectrogram, wanted)  # u (B or B M, Nf, T, H)
         z = self.measure(envelopes, decay, frequency, wanted).to(embedded.dtype)  # (B, M, V, Z)
         tokens = self.fuse(torch.cat([self.norm_e(embedded), self.norm_z(z)], -1))
         return tokens if visible is not None and visible.ndim == 3 else tokens.squeeze(1)
@@ -116,7 +116,7 @@ class AaPE(PatchEmbed):
         return constrain(*raw.chunk(2, -1), patch_size=self.patch_size[0], kernel_size=self.kernel_size)
 
     def envelopes(self, spectrogram: Tensor, wanted: Tensor) -> Tensor:
-        """Compute u = B high_pass(X): (B, Nf, H, T), or (B M, Nf, H, T) where every view hides its own patches."""
+        """Compute u = B high_pass(X): (B, Nf, T, H), or (B M, Nf, T, H) where every view hides its own patches."""
         patch, num_freq = self.patch_size[0], self.grid_size[0]
         bands = spectrogram.float() if spectrogram.dtype != torch.float64 else spectrogram
         if self.mask_context:
@@ -127,49 +127,42 @@ class AaPE(PatchEmbed):
             bands = bands.repeat_interleave(wanted.shape[1], 0) * keep
         with torch.autocast(bands.device.type, enabled=False):
             filtered = high_pass(bands, patch_size=patch).view(bands.shape[0], num_freq, patch, -1)
-            return self._per_patch(self.subbands, filtered.dtype) @ filtered
+            return filtered.transpose(2, 3) @ self._per_patch(self.subbands, filtered.dtype).transpose(1, 2)
 
     def measure(self, envelopes: Tensor, decay: Tensor, frequency: Tensor, wanted: Tensor) -> Tensor:
         """Compute z = depthwise(GroupNorm(C SBLU(u))) at the wanted patches (B, M, V) -> (B, M, V, Z), in float32.
 
-        Everything behind the modulus is linear but for the statistics, so C, the affine norm and the depthwise
-        convolution act as one map (P/S x H -> Z) per frequency patch, and the statistics of y = C m come from the
-        moments of m: (B, Nf Z, T) is never formed. Statistics run per clip, view and frequency patch over the wanted
-        patches. Requests are sorted by frequency patch, so that each one's map is one matrix product.
+        Statistics run per clip, view and frequency patch over the wanted patches.
         """
         with torch.autocast(envelopes.device.type, enabled=False):
-            num_freq, num_time = self.grid_size[0], envelopes.shape[-1] // self.patch_size[1]
+            num_freq, num_time = self.grid_size[0], envelopes.shape[2] // self.patch_size[1]
             view = torch.arange(wanted.shape[0] * wanted.shape[1], device=wanted.device)[:, None]  # (B M, 1)
             clip = view if self.mask_context else view // wanted.shape[1]
-            row = wanted.flatten(0, 1) // num_time  # (B M, V), the frequency patch
-            order = row.flatten().argsort(stable=True)
-            counts = row.flatten().bincount(minlength=num_freq).tolist()
-            windows = self._windows(envelopes, (clip * num_freq * num_time + wanted.flatten(0, 1)).flatten()[order])
-            group = (view * num_freq + row).flatten()[order]  # (R,), R = B M V requests
-            m = sblu_windows(
-                windows,
-                decay.flatten(0, 2)[order],
-                frequency.flatten(0, 2)[order],
-                patch_size=self.patch_size[0],
+            patch = wanted.flatten(0, 1)  # (B M, V)
+            m = sblu_magnitude_at(
+                envelopes.flatten(0, 1),
+                (clip * num_freq * num_time + patch).flatten(),
+                decay.flatten(0, 2),
+                frequency.flatten(0, 2),
+                patch_size=self.patch_size[1],
+                kernel_size=self.kernel_size,
                 stride=self.stride,
                 phase=self.phase,
-            )  # (P / S, R, H)
-            z = self._fold(m, group, counts, view.shape[0] * num_freq)
-            return z[order.argsort()].view(*wanted.shape, self.sblu_dim)
+            )  # (R, P / S, H), R = B M V
+            row = (patch // num_time).flatten()
+            z = self._fold(m, row, (view * num_freq).expand_as(patch).flatten() + row, view.shape[0] * num_freq)
+            return z.view(*wanted.shape, self.sblu_dim)
 
-    def _windows(self, envelopes: Tensor, rows: Tensor) -> Tensor:
-        """Cut u (B', Nf, H, T) into windows (W, R, H) of the patches `rows` = (b' Nf + f) Nt + t."""
-        radius, patch = self.kernel_size // 2, self.patch_size[1]
-        padded = nn.functional.pad(envelopes, (radius, radius))
-        windows = padded.unfold(-1, patch + 2 * radius, patch).permute(0, 1, 3, 4, 2).flatten(0, 2)  # (B' N, W, H)
-        # An embedding look-up, because its backward on a CPU is several times that of index_select.
-        return nn.functional.embedding(rows, windows.flatten(1)).unflatten(1, windows.shape[1:]).transpose(0, 1)
+    def _fold(self, m: Tensor, row: Tensor, group: Tensor, num_groups: int) -> Tensor:
+        """Map magnitudes m (R, Q, H) to z (R, Z), given each request's frequency patch and group of statistics (R,).
 
-    def _fold(self, m: Tensor, group: Tensor, counts: list[int], num_groups: int) -> Tensor:
-        """Map magnitudes m (P/S, R, H), sorted by frequency patch, to z (R, Z)."""
-        num_freq, num_out = self.grid_size[0], m.shape[0]
+        Everything behind the modulus is linear but for the statistics, so C, the affine norm and the depthwise
+        convolution act as one map (Q H -> Z) per frequency patch, and the statistics of y = C m come from the moments
+        of m: (B, Nf Z, T) is never formed.
+        """
+        num_freq, num_out = self.grid_size[0], m.shape[1]
         mix = self._per_patch(self.mix, m.dtype)  # C (Nf, Z, H)
-        taps = self._per_patch(self.decimate, m.dtype)  # (Nf, Z, P / S)
+        taps = self._per_patch(self.decimate, m.dtype)  # (Nf, Z, Q)
         scale = self.norm.weight.to(m.dtype).view(num_freq, -1)  # (Nf, Z)
         shift = self.norm.bias.to(m.dtype).view(num_freq, -1)
 
@@ -178,22 +171,26 @@ class AaPE(PatchEmbed):
                 0, group[:, None].expand_as(values), values
             )
 
-        size = per_group(torch.ones_like(m[0, :, :1])).clamp(min=1)  # (groups, 1) patches
-        mean_m = per_group(m.mean(0)) / size  # (groups, H)
-        centred = m - mean_m[group]
+        shrink = _power_of_two_below(m.detach().amax((1, 2)), group, num_groups)  # (groups, 1), so no square overflows
+        m = m * shrink[group, None]
+        size = per_group(torch.ones_like(m[:, 0, :1])).clamp(min=1)  # (groups, 1) patches
+        mean_m = per_group(m.mean(1)) / size  # (groups, H)
         mean_y = torch.einsum("gfh,fzh->gfz", mean_m.view(-1, num_freq, self.hidden_dim), mix)
         offset = (mean_y - mean_y.mean(-1, keepdim=True)).flatten(0, 1)  # of each channel from its group (groups, Z)
-        pieces, squares = [], []
-        for part, c, w, s in zip(centred.split(counts, 1), mix, taps, scale, strict=True):
-            folded = torch.einsum("z,zh,zp->phz", s, c, w).flatten(0, 1)  # (P/S H, Z)
-            pieces.append(part.transpose(0, 1).flatten(1) @ folded)
-            squares.append(((part @ (c.T @ c)) * part).sum((0, 2)))  # |C m|^2 of each request
-        variance = per_group(torch.cat(squares)[:, None]) / (size * num_out * self.sblu_dim)
-        rstd = torch.rsqrt(variance + offset.square().mean(-1, keepdim=True) + self.norm.eps)  # (groups, 1)
+
+        plan = _Blocks(row, num_freq)
+        centred = plan.gather((m - mean_m[group, None]).flatten(1))  # (blocks, rows, Q H)
+        folded = torch.einsum("fz,fzh,fzq->fqhz", scale, mix, taps).flatten(1, 2)  # (Nf, Q H, Z)
+        mapped = plan.scatter(centred @ folded[plan.row])  # (R, Z)
+        frames = centred.unflatten(-1, (num_out, -1)).flatten(1, 2)  # (blocks, rows Q, H)
+        gram = (mix.transpose(1, 2) @ mix)[plan.row]  # (blocks, H, H)
+        square = ((frames @ gram) * frames).view_as(centred).sum(-1, keepdim=True)  # |C m|^2 of each request
+        variance = per_group(plan.scatter(square)) / (size * num_out * self.sblu_dim)
+        variance = variance + offset.square().mean(-1, keepdim=True)  # (groups, 1)
+        rstd = torch.rsqrt(variance + self.norm.eps * shrink.square())
         tap_sum = taps.sum(-1)  # (Nf, Z)
         constant = (offset.view(-1, num_freq, self.sblu_dim) * (scale * tap_sum)).flatten(0, 1)
-        row = group % num_freq
-        return (torch.cat(pieces) + constant[group]) * rstd[group] + (shift * tap_sum)[row]
+        return (mapped + constant[group]) * rstd[group] + (shift * tap_sum)[row]
 
     def _per_patch(self, conv: nn.Conv1d, dtype: torch.dtype) -> Tensor:
         """View a grouped convolution's weight as one matrix per frequency patch (Nf, out, in)."""
@@ -205,3 +202,44 @@ class AaPE(PatchEmbed):
         if visible is None:
             visible = torch.arange(embedded.shape[1], device=embedded.device).expand(embedded.shape[0], -1)
         return visible if visible.ndim == 3 else visible[:, None]
+
+
+class _Blocks:
+    """Requests of the same frequency patch, brought together in blocks of 64: one matrix product per block.
+
+    The number of blocks depends on the number of requests alone, so nothing has to be read back from the device.
+
+    Args:
+        row: the frequency patch of each request (R,).
+        num_rows: Nf.
+    """
+
+    SIZE = 64
+
+    def __init__(self, row: Tensor, num_rows: int) -> None:
+        num_requests, size = row.shape[0], self.SIZE
+        counts = torch.zeros(num_rows, dtype=row.dtype, device=row.device).scatter_add(0, row, torch.ones_like(row))
+        blocks = (counts + size - 1) // size
+        first = (blocks.cumsum(0) - blocks) * size - (counts.cumsum(0) - counts)  # slot of its first, less its rank
+        order = row.argsort(stable=True)
+        slot = torch.arange(num_requests, device=row.device) + first[row[order]]
+        num_blocks = -(-num_requests // size) + num_rows
+        self.source = slot.new_zeros(num_blocks * size).scatter(0, slot, order)  # request of each slot; 0 if empty
+        self.slot = torch.zeros_like(order).scatter(0, order, slot)  # slot of each request
+        each = torch.arange(num_blocks, device=row.device)
+        self.row = torch.searchsorted(blocks.cumsum(0), each, right=True).clamp(max=num_rows - 1)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return (R, X) as (blocks, 64, X)."""
+        # An embedding look-up, because its backward on a CPU is several times that of index_select.
+        return nn.functional.embedding(self.source, values).unflatten(0, (-1, self.SIZE))
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return (blocks, 64, X) as (R, X)."""
+        return nn.functional.embedding(self.slot, values.flatten(0, 1))
+
+
+def _power_of_two_below(largest: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    """Return the power of two (groups, 1), at most 1, that brings the largest of each group's values (R,) below 1."""
+    exponent = torch.frexp(largest.new_zeros(num_groups).scatter_reduce(0, group, largest, "amax")).exponent
+    return torch.ldexp(torch.ones_like(exponent, dtype=largest.dtype), -exponent.clamp(min=0))[:, None]

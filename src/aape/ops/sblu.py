@@ -1,22 +1,25 @@
 """Structured Bilateral Laplace Unit: the magnitude of a bank of damped complex sinusoids (the paper's Eq. 2 to 4).
 
-The kernel of a patch is the same for its P frames, so everything here works on lanes: one lane is one kernel and the
-P + K - 1 frames it reads. Lanes are contiguous (the last axis), taps are generated once per lane, and u[n+k] +- u[n-k]
-halves the multiplications. Letters: W = P + K - 1 window frames, L lanes, R = (K - 1) / 2.
+The public functions, and the operator that PyTorch dispatches: `sblu.c` on a CPU where it could be compiled, Triton on
+a CUDA device, plain PyTorch everywhere else. `sblu_reference.py` is the definition of all of them, README.md derives
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from aape.ops import sblu_cpu, sblu_torch
+from aape.ops.sblu_reference import sblu_reference, sblu_reference_at
 
 PHASES = ("bilateral", "analytic")
-LANES_AT_ONCE = 8192  # keeps the working set of a chunk (5 P lanes of floats) near the size of a level-2 cache
+_reference_only = False
 
 
 def sblu_magnitude(
@@ -36,141 +39,177 @@ def sblu_magnitude(
         Magnitudes (B, C, T // stride) in the dtype of `u`; float16 and bfloat16 are computed in float32.
 
     Raises:
-        ValueError: if the shapes do not fit each other, or an option is out of range.
+        ValueError: if the shapes, dtypes or devices do not fit each other, or an option is out of range.
     """
-    _check(u, decay, frequency, kernel_size, stride, phase)
-    num_patches = decay.shape[-1]
-    patch = u.shape[-1] // num_patches
-    radius = kernel_size // 2
-    windows = F.pad(u, (radius, radius)).unfold(-1, patch + 2 * radius, patch)  # (B, C, Nt, W)
-    m = sblu_windows(windows.permute(3, 0, 1, 2), decay, frequency, patch_size=patch, stride=stride, phase=phase)
-    return m.permute(1, 2, 3, 0).flatten(2)  # (P / S, B, C, Nt) -> (B, C, T / S)
-
-
-def sblu_windows(
-    windows: Tensor, decay: Tensor, frequency: Tensor, *, patch_size: int, stride: int = 1, phase: str = "bilateral"
-) -> Tensor:
-    """Compute the same magnitudes for any set of (kernel, window) pairs, such as those of visible patches only.
-
-    Args:
-        windows: (W, ...), the P frames of a patch with R frames on either side, W = P + 2 R.
-        decay: a of each lane (...).
-        frequency: w of each lane (...).
-        patch_size: P.
-        stride: one output every `stride` frames.
-        phase: see `sblu_magnitude`.
-
-    Returns:
-        Magnitudes (P / S, ...) in the dtype of `windows`.
-    """
-    dtype = windows.dtype
-    work = torch.promote_types(dtype, torch.float32)
-    with torch.autocast(windows.device.type, enabled=False):
-        a, w = decay.to(work), frequency.to(work)
-        lanes = windows.to(work).reshape(windows.shape[0], -1).contiguous()
-        modulus = _Modulus.apply(lanes, a.reshape(-1), w.reshape(-1), patch_size, stride, phase)
-        return (gain(a, w) * modulus.view(-1, *a.shape)).to(dtype)
-
-
-def gain(decay: Tensor, frequency: Tensor) -> Tensor:
-    """Compute g = |2 sinh(lambda / 2) / lambda|, lambda = a + jw (Eq. 4), free of cancellation."""
-    numerator = torch.sinh(decay / 2).square() + torch.sin(frequency / 2).square()
-    return 2 * torch.sqrt(numerator / (decay.square() + frequency.square()))
-
-
-class _Modulus(torch.autograd.Function):
-    """|s| of every lane, and the derivatives of method 3: two more convolutions give all four of them."""
-
-    @staticmethod
-    def forward(ctx: Any, windows: Tensor, a: Tensor, w: Tensor, patch: int, stride: int, phase: str) -> Tensor:
-        ctx.patch, ctx.stride, ctx.phase = patch, stride, phase
-        radius = (windows.shape[0] - patch) // 2
-        real = windows.new_empty(-(-patch // stride), windows.shape[1])  # (P / S, L)
-        imag = torch.empty_like(real)
-        for lanes in _chunks(windows.shape[1]):
-            cosines, sines = _taps(a[lanes], w[lanes], radius)
-            re, im = windows[radius : radius + patch : stride, lanes].clone(), torch.zeros_like(real[:, lanes])
-            for k in range(1, radius + 1):
-                even, odd = _fold(windows[:, lanes], k, radius, patch, stride, phase)
-                re.addcmul_(even, cosines[k - 1])
-                im.addcmul_(odd, sines[k - 1], value=-1)
-            real[:, lanes], imag[:, lanes] = re, im
-        modulus = torch.sqrt(real.square() + imag.square())
-        ctx.save_for_backward(windows, a, w, real, imag, modulus)
-        return modulus
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        windows, a, w, real, imag, modulus = ctx.saved_tensors
-        patch, stride, phase = ctx.patch, ctx.stride, ctx.phase
-        radius = (windows.shape[0] - patch) // 2
-        unit = torch.where(modulus > 0, grad / modulus, 0)  # the subgradient 0 at s = 0
-        grad_windows, grad_a, grad_w = torch.zeros_like(windows), torch.empty_like(a), torch.empty_like(w)
-        for lanes in _chunks(windows.shape[1]):
-            cosines, sines = _taps(a[lanes], w[lanes], radius)
-            grad_re, grad_im = unit[:, lanes] * real[:, lanes], unit[:, lanes] * imag[:, lanes]
-            sums = [torch.zeros_like(grad_re) for _ in range(2 if phase == "bilateral" else 4)]
-            ahead = grad_windows[:, lanes]
-            ahead[radius : radius + patch : stride] += grad_re
-            for k in range(1, radius + 1):
-                cosine, sine = cosines[k - 1], sines[k - 1]
-                even, odd = _fold(windows[:, lanes], k, radius, patch, stride, phase)
-                k_cosine, k_sine = k * cosine, k * sine
-                sums[0].addcmul_(even, k_cosine)
-                sums[1].addcmul_(even, k_sine)
-                if phase == "analytic":
-                    sums[2].addcmul_(odd, k_cosine)
-                    sums[3].addcmul_(odd, k_sine)
-                from_re, from_im = cosine * grad_re, sine * grad_im
-                right = from_re - from_im
-                ahead[radius + k : radius + k + patch : stride] += right
-                ahead[radius - k : radius - k + patch : stride] += (
-                    right if phase == "bilateral" else from_re.add_(from_im)
-                )
-            gc_even, gs_even, gc_odd, gs_odd = sums if phase == "analytic" else sums * 2
-            grad_a[lanes] = (grad_im * gs_odd - grad_re * gc_even).sum(0)
-            grad_w[lanes] = -(grad_re * gs_even + grad_im * gc_odd).sum(0)
-        return grad_windows, grad_a, grad_w, None, None, None
-
-
-def _fold(windows: Tensor, k: int, radius: int, patch: int, stride: int, phase: str) -> tuple[Tensor, Tensor]:
-    """Return what multiplies the cosine and what multiplies the sine of tap k: u[n+k] + u[n-k], and +- for the sine."""
-    right = windows[radius + k : radius + k + patch : stride]
-    left = windows[radius - k : radius - k + patch : stride]
-    even = right + left
-    return even, even if phase == "bilateral" else right - left
-
-
-def _taps(a: Tensor, w: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    """Return exp(-ak) cos(wk) and exp(-ak) sin(wk) for k = 1..R, (R, L) each.
-
-    They are powers of exp(-a + jw), doubled up. In float64, because rounding w k at k = 63 alone would cost 1e-5.
-    """
-    wide = a.dtype if a.device.type == "mps" else torch.float64
-    powers = torch.polar(torch.exp(-a.to(wide)), w.to(wide))[None]
-    while powers.shape[0] < radius:
-        powers = torch.cat([powers, powers * powers[-1]])
-    powers = powers[:radius]
-    return powers.real.to(a.dtype), powers.imag.to(a.dtype)
-
-
-def _chunks(num_lanes: int) -> Iterator[slice]:
-    for start in range(0, num_lanes, LANES_AT_ONCE):
-        yield slice(start, min(start + LANES_AT_ONCE, num_lanes))
-
-
-def _check(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, stride: int, phase: str) -> None:
     if u.ndim != 3 or decay.shape != frequency.shape or decay.ndim != 3 or decay.shape[:2] != u.shape[:2]:
         raise ValueError(
             "expected u (B, C, T) and decay, frequency (B, C, Nt), "
             f"got {tuple(u.shape)}, {tuple(decay.shape)}, {tuple(frequency.shape)}"
         )
-    if decay.shape[-1] == 0 or u.shape[-1] % decay.shape[-1]:
-        raise ValueError(f"{u.shape[-1]} frames do not divide into {decay.shape[-1]} patches")
+    num_clips, num_channels, num_patches = decay.shape
+    if num_patches == 0 or u.shape[-1] % num_patches:
+        raise ValueError(f"{u.shape[-1]} frames do not divide into {num_patches} patches")
+    patch = u.shape[-1] // num_patches
+    _check(u, decay, frequency, patch, kernel_size, stride, phase)
+    if _reference_only:
+        return sblu_reference(u, decay, frequency, kernel_size=kernel_size, stride=stride, phase=phase)
+    requests = torch.arange(num_clips * num_patches, device=u.device)
+    lanes = [parameter.transpose(1, 2).flatten(0, 1) for parameter in (decay, frequency)]  # (B Nt, C)
+    m = sblu_op(u.transpose(1, 2).contiguous(), *lanes, requests, patch, kernel_size, stride, phase)  # (B Nt, P/S, C)
+    return m.view(num_clips, u.shape[-1] // stride, num_channels).transpose(1, 2).contiguous()
+
+
+def sblu_magnitude_at(
+    u: Tensor,
+    requests: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    *,
+    patch_size: int = 16,
+    kernel_size: int = 63,
+    stride: int = 1,
+    phase: str = "bilateral",
+) -> Tensor:
+    """Compute the same magnitudes at chosen patches only; the cost is that of the requests.
+
+    Args:
+        u: subband envelopes (B', T, H), frames before channels; a row per clip and frequency patch, say.
+        requests: b' Nt + t of each wanted patch (R,), in any order, repeated or not.
+        decay: a of each request and channel (R, H).
+        frequency: w of each request and channel (R, H).
+        patch_size: P.
+        kernel_size: see `sblu_magnitude`, as for the next two.
+        stride: frames between outputs.
+        phase: "bilateral" or "analytic".
+
+    Returns:
+        Magnitudes (R, P / stride, H) in the dtype of `u`.
+
+    Raises:
+        ValueError: if the shapes, dtypes or devices do not fit each other, or an option or request is out of range.
+    """
+    wanted = (*requests.shape, *u.shape[2:])
+    if u.ndim != 3 or requests.ndim != 1 or decay.shape != wanted or frequency.shape != wanted:
+        raise ValueError(
+            "expected u (B', T, H), requests (R,) and decay, frequency (R, H), got "
+            f"{tuple(u.shape)}, {tuple(requests.shape)}, {tuple(decay.shape)}, {tuple(frequency.shape)}"
+        )
+    if patch_size < 1 or u.shape[1] % patch_size:
+        raise ValueError(f"{u.shape[1]} frames do not divide into patches of {patch_size}")
+    if requests.is_floating_point() or requests.device != u.device:
+        raise ValueError(f"requests must be integers on {u.device}, got {requests.dtype} on {requests.device}")
+    _check(u, decay, frequency, patch_size, kernel_size, stride, phase)
+    form = sblu_reference_at if _reference_only else sblu_op
+    return form(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
+
+
+@contextmanager
+def use_reference() -> Iterator[None]:
+    """Compute SBLU by its definition, slowly: to see whether a result depends on a fast form, or to export it."""
+    global _reference_only
+    before, _reference_only = _reference_only, True
+    try:
+        yield
+    finally:
+        _reference_only = before
+
+
+def _check(u: Tensor, decay: Tensor, frequency: Tensor, patch: int, kernel_size: int, stride: int, phase: str) -> None:
+    tensors = (u, decay, frequency)
+    if not all(tensor.is_floating_point() for tensor in tensors) or (decay.dtype, u.dtype).count(torch.float64) == 1:
+        raise ValueError(
+            "expected real u, decay and frequency, all float64 or none of them, "
+            f"got {u.dtype}, {decay.dtype}, {frequency.dtype}"
+        )
+    if decay.dtype != frequency.dtype:
+        raise ValueError(f"decay and frequency must share a dtype, got {decay.dtype} and {frequency.dtype}")
+    if len({tensor.device for tensor in tensors}) > 1:
+        raise ValueError(f"u, decay and frequency are on {u.device}, {decay.device} and {frequency.device}")
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
-    if stride < 1 or (u.shape[-1] // decay.shape[-1]) % stride:
-        raise ValueError(f"stride {stride} does not divide the patch of {u.shape[-1] // decay.shape[-1]} frames")
+    if stride < 1 or patch % stride:
+        raise ValueError(f"stride {stride} does not divide the patch of {patch} frames")
     if phase not in PHASES:
         raise ValueError(f"phase must be one of {PHASES}, got {phase!r}")
+
+
+@torch.library.custom_op("aape::sblu", mutates_args=())
+def sblu_op(
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> Tensor:
+    """Compute magnitudes (R, P / S, H) of u (B', T, H) at requests (R,), decay and frequency (R, H)."""
+    return sblu_torch.forward(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
+
+
+@torch.library.custom_op("aape::sblu_backward", mutates_args=())
+def sblu_backward_op(
+    grad: Tensor,
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of u, decay and frequency from that of the magnitudes (R, P / S, H)."""
+    return sblu_torch.backward(grad, u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
+
+
+if sblu_cpu.library() is not None:
+    sblu_op.register_kernel("cpu")(sblu_cpu.forward)
+    sblu_backward_op.register_kernel("cpu")(sblu_cpu.backward)
+
+
+if find_spec("triton") is not None:
+
+    @sblu_op.register_kernel("cuda")
+    def _forward_cuda(*arguments: Any) -> Tensor:
+        from aape.ops import sblu_triton
+
+        return sblu_triton.forward(*arguments)
+
+    @sblu_backward_op.register_kernel("cuda")
+    def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        from aape.ops import sblu_triton
+
+        return sblu_triton.backward(*arguments)
+
+
+@sblu_op.register_fake
+def _fake(
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> Tensor:
+    return u.new_empty(requests.shape[0], patch_size // stride, u.shape[2])
+
+
+@sblu_backward_op.register_fake
+def _fake_backward(grad: Tensor, u: Tensor, decay: Tensor, frequency: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(u), torch.empty_like(decay), torch.empty_like(frequency)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.options = inputs[4:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return (*sblu_backward_op(grad, *ctx.saved_tensors, *ctx.options), *[None] * 5)
+
+
+sblu_op.register_autograd(_backward, setup_context=_setup_context)

@@ -33,3 +33,21 @@ def sblu_reference(
         s = s + torch.polar(torch.exp(-a * abs(k)), -angle) * padded[..., radius + k : radius + k + num_frames]
     gain = torch.sqrt(2 * (torch.cosh(a) - torch.cos(w)) / (a * a + w * w))  # |2 sinh(lambda/2) / lambda|
     return (gain * s.abs())[..., ::stride]
+
+
+def sblu_reference_at(
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> Tensor:
+    """Compute (R, P / S, H) at requests (R,) of u (B', T, H): each window is a clip of one patch."""
+    radius = kernel_size // 2
+    windows = F.pad(u, (0, 0, radius, radius)).unfold(1, patch_size + 2 * radius, patch_size)  # (B', Nt, H, W)
+    windows = windows.flatten(0, 1)[requests]  # (R, H, W)
+    m = sblu_reference(windows, decay[..., None], frequency[..., None], kernel_size=kernel_size, phase=phase)
+    return m[..., radius : radius + patch_size : stride].transpose(1, 2)
