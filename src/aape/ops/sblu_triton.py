@@ -1,0 +1,279 @@
+"""SBLU on a CUDA device: the recursions of README.md, one lane per thread, sums in float32.
+
+Lanes that are neighbours in a block are neighbouring channels of a request, so every load of a frame is contiguous. The
+number of frames per patch is known when a kernel is compiled: what the anti-causal recursion finds waits in registers
+for the causal one. The gradient of u is written per request and then added up in the order of the requests, without
+atomics, so that it is the same in every run.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LANES = 128  # per program, one to a thread
+CHANNELS = 16  # per program where windows are added up
+
+
+@triton.jit
+def _pole(a_ptr, w_ptr, lane, ok, TAPS: tl.constexpr):
+    """Load a lane's decay and frequency; return them, l, l^TAPS, and what the gain and its gradient are made of."""
+    a = tl.load(a_ptr + lane, mask=ok, other=1.0).to(tl.float32)
+    w = tl.load(w_ptr + lane, mask=ok, other=1.0).to(tl.float32)
+    r = tl.exp(-a)
+    series = -a * (1 - a / 2 * (1 - a / 3 * (1 - a / 4 * (1 - a / 5))))
+    e = tl.where(a < 0.1, series, r - 1)  # exp(-a) - 1
+    s, c = tl.sin(w / 2), tl.cos(w / 2)
+    lr, li = r * (1 - 2 * s * s), -2 * r * s * c
+    qr, qi = tl.full(a.shape, 1.0, tl.float32), tl.full(a.shape, 0.0, tl.float32)
+    pr, pi = lr, li
+    for bit in tl.static_range(10):
+        if (TAPS >> bit) & 1:
+            qr, qi = qr * pr - qi * pi, qr * pi + qi * pr
+        pr, pi = pr * pr - pi * pi, 2 * pr * pi
+    n = e * e / (4 * r) + s * s  # sinh^2(a / 2) + sin^2(w / 2)
+    d = a * a + w * w
+    gain = 2 * tl.sqrt(n / d)
+    gain_a = -e * (1 + r) / (8 * r * n) - a / d  # d log g / da
+    gain_w = s * c / (2 * n) - w / d
+    return lr, li, qr, qi, gain, gain_a, gain_w
+
+
+@triton.jit
+def _step(y_re, y_im, lr, li, x_re, x_im):
+    """Return l y + x, complex."""
+    return x_re + lr * y_re - li * y_im, x_im + lr * y_im + li * y_re
+
+
+@triton.jit
+def _frame(u_ptr, n, num_frames, num_channels, ok):
+    """u[n] of every lane, zero outside the clip."""
+    return tl.load(u_ptr + n * num_channels, mask=ok & (n >= 0) & (n < num_frames), other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _forward_kernel(
+    u_ptr, a_ptr, w_ptr, requests_ptr, m_ptr, num_lanes, num_frames, num_channels,
+    P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    ok = lane < num_lanes
+    request = tl.load(requests_ptr + lane // num_channels, mask=ok, other=0)
+    channel = lane % num_channels
+    start = request % (num_frames // P) * P
+    u_ptr += request // (num_frames // P) * num_frames * num_channels + channel
+    lr, li, qr, qi, gain, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
+
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    for i in range(R):
+        re, im = _step(re, im, lr, li, _frame(u_ptr, start + P + R - 1 - i, num_frames, num_channels, ok), 0.0)
+    later_re, later_im = (), ()  # C[P - 1], ..., C[0]
+    for i in tl.static_range(P):
+        x = _frame(u_ptr, start + P - 1 - i, num_frames, num_channels, ok)
+        if i > 0:
+            gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok)
+            re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        else:
+            re, im = _step(re, im, lr, li, x, 0.0)
+        later_re, later_im = later_re + (re,), later_im + (im,)  # noqa: RUF005
+
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    for i in range(R):
+        re, im = _step(re, im, lr, li, _frame(u_ptr, start - R + i, num_frames, num_channels, ok), 0.0)
+    m_ptr += lane // num_channels * (P // S) * num_channels + channel
+    for n in tl.static_range(P):
+        x = _frame(u_ptr, start + n, num_frames, num_channels, ok)
+        if n > 0:
+            gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok)
+            re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        else:
+            re, im = _step(re, im, lr, li, x, 0.0)
+        if n % S == 0:
+            s_re = re + later_re[P - 1 - n] - x
+            s_im = later_im[P - 1 - n] - im if ANALYTIC else later_im[P - 1 - n] + im
+            m = gain * tl.sqrt(s_re * s_re + s_im * s_im)
+            tl.store(m_ptr + n // S * num_channels, m.to(m_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _backward_kernel(
+    grad_ptr, u_ptr, a_ptr, w_ptr, requests_ptr, grad_x_ptr, grad_a_ptr, grad_w_ptr,
+    num_lanes, num_frames, num_channels,
+    P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    ok = lane < num_lanes
+    request = tl.load(requests_ptr + lane // num_channels, mask=ok, other=0)
+    channel = lane % num_channels
+    start = request % (num_frames // P) * P
+    u_ptr += request // (num_frames // P) * num_frames * num_channels + channel
+    lr, li, qr, qi, gain, gain_a, gain_w = _pole(a_ptr, w_ptr, lane, ok, R + 1)
+    sign: tl.constexpr = -1 if ANALYTIC else 1  # A enters s conjugated in the analytic phase
+
+    # C and C' = sum k l^k u[n+k], which is l (C' + C) of the next frame less its last term
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    d_re = tl.zeros([LANES], tl.float32)
+    d_im = tl.zeros([LANES], tl.float32)
+    for i in range(R):
+        d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
+        re, im = _step(re, im, lr, li, _frame(u_ptr, start + P + R - 1 - i, num_frames, num_channels, ok), 0.0)
+    later_re, later_im, later_d_re, later_d_im = (), (), (), ()
+    for i in tl.static_range(P):
+        x = _frame(u_ptr, start + P - 1 - i, num_frames, num_channels, ok)
+        gone = tl.zeros([LANES], tl.float32)
+        if i > 0:
+            gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok)
+        d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
+        re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        later_re, later_im = later_re + (re,), later_im + (im,)  # noqa: RUF005
+        later_d_re, later_d_im = later_d_re + (d_re,), later_d_im + (d_im,)  # noqa: RUF005
+
+    # A, A', and with them s and its gradient G
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    d_re = tl.zeros([LANES], tl.float32)
+    d_im = tl.zeros([LANES], tl.float32)
+    for i in range(R):
+        d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
+        re, im = _step(re, im, lr, li, _frame(u_ptr, start - R + i, num_frames, num_channels, ok), 0.0)
+    grad_ptr += lane // num_channels * (P // S) * num_channels + channel
+    grad_a = tl.zeros([LANES], tl.float32)
+    grad_w = tl.zeros([LANES], tl.float32)
+    g_re, g_im = (), ()
+    for n in tl.static_range(P):
+        x = _frame(u_ptr, start + n, num_frames, num_channels, ok)
+        gone = tl.zeros([LANES], tl.float32)
+        if n > 0:
+            gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok)
+        d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
+        re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        grad_re = tl.zeros([LANES], tl.float32)
+        grad_im = tl.zeros([LANES], tl.float32)
+        if n % S == 0:
+            s_re, s_im = re + later_re[P - 1 - n] - x, sign * im + later_im[P - 1 - n]
+            modulus = tl.sqrt(s_re * s_re + s_im * s_im)
+            grad_m = gain * tl.load(grad_ptr + n // S * num_channels, mask=ok, other=0.0).to(tl.float32)
+            unit = grad_m / tl.where(modulus == 0, 1.0, modulus)  # the subgradient 0 at s = 0
+            grad_re, grad_im = unit * s_re, unit * s_im
+            c_re, c_im = later_d_re[P - 1 - n], later_d_im[P - 1 - n]
+            grad_a += grad_m * modulus * gain_a - grad_re * (d_re + c_re) - grad_im * (sign * d_im + c_im)
+            grad_w += grad_m * modulus * gain_w + grad_re * (d_im + c_im) - grad_im * (sign * d_re + c_re)
+        g_re, g_im = g_re + (grad_re,), g_im + (grad_im,)  # noqa: RUF005
+    tl.store(grad_a_ptr + lane, grad_a.to(grad_a_ptr.dtype.element_ty), mask=ok)
+    tl.store(grad_w_ptr + lane, grad_w.to(grad_w_ptr.dtype.element_ty), mask=ok)
+
+    # The adjoint, du[n] = Re sum_k conj(G[n-k]) E_k: forward in time, then backward
+    grad_x_ptr += lane // num_channels * (P + 2 * R) * num_channels + channel
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    inside = ()
+    for n in tl.static_range(P + R):
+        x_re = tl.zeros([LANES], tl.float32)
+        x_im = tl.zeros([LANES], tl.float32)
+        if n < P:
+            x_re, x_im = g_re[n], -g_im[n]
+        if n > R:
+            x_re -= qr * g_re[n - R - 1] + qi * g_im[n - R - 1]
+            x_im -= qi * g_re[n - R - 1] - qr * g_im[n - R - 1]
+        re, im = _step(re, im, lr, li, x_re, x_im)
+        if n < P:
+            inside = inside + (re - g_re[n],)  # noqa: RUF005
+        else:
+            tl.store(grad_x_ptr + (R + n) * num_channels, re, mask=ok)
+    re = tl.zeros([LANES], tl.float32)
+    im = tl.zeros([LANES], tl.float32)
+    for i in tl.static_range(P + R):
+        x_re = tl.zeros([LANES], tl.float32)
+        x_im = tl.zeros([LANES], tl.float32)
+        if i < P:
+            x_re, x_im = g_re[P - 1 - i], -sign * g_im[P - 1 - i]
+        if i > R:
+            x_re -= qr * g_re[P + R - i] + sign * qi * g_im[P + R - i]
+            x_im -= qi * g_re[P + R - i] - sign * qr * g_im[P + R - i]
+        re, im = _step(re, im, lr, li, x_re, x_im)
+        if i < P:
+            tl.store(grad_x_ptr + (R + P - 1 - i) * num_channels, re + inside[P - 1 - i], mask=ok)
+        else:
+            tl.store(grad_x_ptr + (R + P - 1 - i) * num_channels, re, mask=ok)
+
+
+@triton.jit
+def _add_up_kernel(
+    grad_x_ptr, order_ptr, sorted_ptr, first_ptr, grad_u_ptr, num_patches, num_channels,
+    P: tl.constexpr, P_POWER: tl.constexpr, R: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Sum, for one patch of u, the windows of all requests that reach it, in the order of the requests."""
+    patch = tl.program_id(0).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    frame = tl.arange(0, P_POWER)[:, None]
+    reach: tl.constexpr = (R + P - 1) // P
+    t = patch % num_patches
+    first = tl.load(first_ptr + patch - tl.minimum(reach, t))
+    last = tl.load(first_ptr + patch + 1 + tl.minimum(reach, num_patches - 1 - t))
+    total = tl.zeros([P_POWER, CHANNELS], tl.float32)
+    for j in range(first, last):
+        request = tl.load(order_ptr + j)
+        i = frame + R + (patch - tl.load(sorted_ptr + j)) * P  # of this patch's frames in that request's window
+        ok = (frame < P) & (i >= 0) & (i < P + 2 * R) & (channel < num_channels)
+        total += tl.load(grad_x_ptr + (request * (P + 2 * R) + i) * num_channels + channel, mask=ok, other=0.0)
+    at = grad_u_ptr + (patch * P + frame) * num_channels + channel
+    tl.store(at, total.to(grad_u_ptr.dtype.element_ty), mask=(frame < P) & (channel < num_channels))
+
+
+def forward(
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> Tensor:
+    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu.sblu_op`."""
+    u, decay, frequency, requests = (x.contiguous() for x in (u, decay, frequency, requests))
+    m = u.new_empty(len(requests), patch_size // stride, u.shape[2])
+    if m.numel():
+        _forward_kernel[(triton.cdiv(decay.numel(), LANES),)](
+            u, decay, frequency, requests, m, decay.numel(), u.shape[1], u.shape[2],
+            P=patch_size, R=kernel_size // 2, S=stride, ANALYTIC=phase == "analytic", LANES=LANES,
+        )  # fmt: skip
+    return m
+
+
+def backward(
+    grad: Tensor,
+    u: Tensor,
+    decay: Tensor,
+    frequency: Tensor,
+    requests: Tensor,
+    patch_size: int,
+    kernel_size: int,
+    stride: int,
+    phase: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of u, decay and frequency; `grad` is (R, P / S, H)."""
+    grad, u, decay, frequency, requests = (x.contiguous() for x in (grad, u, decay, frequency, requests))
+    num_rows, num_frames, num_channels = u.shape
+    num_patches, radius = num_frames // patch_size, kernel_size // 2
+    if not decay.numel():
+        return torch.zeros_like(u), torch.zeros_like(decay), torch.zeros_like(frequency)
+    grad_u, grad_a, grad_w = torch.empty_like(u), torch.empty_like(decay), torch.empty_like(frequency)
+    shape = (len(requests), patch_size + 2 * radius, num_channels)
+    grad_x = torch.empty(shape, dtype=torch.float32, device=u.device)
+    _backward_kernel[(triton.cdiv(decay.numel(), LANES),)](
+        grad, u, decay, frequency, requests, grad_x, grad_a, grad_w, decay.numel(), num_frames, num_channels,
+        P=patch_size, R=radius, S=stride, ANALYTIC=phase == "analytic", LANES=LANES,
+    )  # fmt: skip
+    in_order, order = requests.sort(stable=True)
+    first = torch.searchsorted(in_order, torch.arange(num_rows * num_patches + 1, device=u.device))
+    _add_up_kernel[(num_rows * num_patches, triton.cdiv(num_channels, CHANNELS))](
+        grad_x, order, in_order, first, grad_u, num_patches, num_channels,
+        P=patch_size, P_POWER=triton.next_power_of_2(patch_size), R=radius, CHANNELS=CHANNELS,
+    )  # fmt: skip
+    return grad_u, grad_a, grad_w
