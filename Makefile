@@ -17,20 +17,21 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 TIMM := $(shell grep '^timm==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-kernels test-slow lint format clean
 
 help:
-	@echo 'make demo       the whole way on real recordings, into runs/demo'
-	@echo 'make test       lint, types and the tests'
-	@echo 'make test-slow  the tests that take longer'
-	@echo 'make lint       lint and types only'
-	@echo 'make format     let ruff fix and format the code'
-	@echo 'make clean      remove the environment and caches'
+	@echo 'make demo          the whole way on real recordings, into runs/demo'
+	@echo 'make test          lint, types and the tests'
+	@echo 'make test-kernels  the CUDA kernels, in an interpreter on the CPU (installs Triton, 700 MB)'
+	@echo 'make test-slow     the tests that take longer'
+	@echo 'make lint          lint and types only'
+	@echo 'make format        let ruff fix and format the code'
+	@echo 'make clean         remove the environment and caches'
 
 setup: $(STAMP)
 
 # torch comes first and alone: whatever else pulls it in takes the largest build there is.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py src/aape/ops/sblu.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "aape needs Python 3.10 or later (make PYTHON=...), this is " + sys.version)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
@@ -49,6 +50,10 @@ lint: $(STAMP)
 # Two processes of one thread each are faster than threads that compete for the cores.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
+
+test-kernels: $(STAMP)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --quiet triton
+	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/ops/test_sblu_triton.py
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not gpu' $(TESTS)

@@ -100,11 +100,12 @@ def _forward_kernel(
 
 
 @triton.jit
-def _backward_kernel(
-    grad_ptr, u_ptr, a_ptr, w_ptr, requests_ptr, grad_x_ptr, grad_a_ptr, grad_w_ptr,
+def _gradient_kernel(
+    grad_ptr, u_ptr, a_ptr, w_ptr, requests_ptr, g_re_ptr, g_im_ptr, grad_a_ptr, grad_w_ptr,
     num_lanes, num_frames, num_channels,
     P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
+    """Write G = dL/ds at the outputs, and the gradients of decay and frequency."""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     ok = lane < num_lanes
     request = tl.load(requests_ptr + lane // num_channels, mask=ok, other=0)
@@ -141,10 +142,9 @@ def _backward_kernel(
     for i in range(R):
         d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
         re, im = _step(re, im, lr, li, _frame(u_ptr, start - R + i, num_frames, num_channels, ok), 0.0)
-    grad_ptr += lane // num_channels * (P // S) * num_channels + channel
+    outputs = lane // num_channels * (P // S) * num_channels + channel
     grad_a = tl.zeros([LANES], tl.float32)
     grad_w = tl.zeros([LANES], tl.float32)
-    g_re, g_im = (), ()
     for n in tl.static_range(P):
         x = _frame(u_ptr, start + n, num_frames, num_channels, ok)
         gone = tl.zeros([LANES], tl.float32)
@@ -152,54 +152,62 @@ def _backward_kernel(
             gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok)
         d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
         re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
-        grad_re = tl.zeros([LANES], tl.float32)
-        grad_im = tl.zeros([LANES], tl.float32)
         if n % S == 0:
+            at = outputs + n // S * num_channels
             s_re, s_im = re + later_re[P - 1 - n] - x, sign * im + later_im[P - 1 - n]
             modulus = tl.sqrt(s_re * s_re + s_im * s_im)
-            grad_m = gain * tl.load(grad_ptr + n // S * num_channels, mask=ok, other=0.0).to(tl.float32)
+            grad_m = gain * tl.load(grad_ptr + at, mask=ok, other=0.0).to(tl.float32)
             unit = grad_m / tl.where(modulus == 0, 1.0, modulus)  # the subgradient 0 at s = 0
             grad_re, grad_im = unit * s_re, unit * s_im
             c_re, c_im = later_d_re[P - 1 - n], later_d_im[P - 1 - n]
             grad_a += grad_m * modulus * gain_a - grad_re * (d_re + c_re) - grad_im * (sign * d_im + c_im)
             grad_w += grad_m * modulus * gain_w + grad_re * (d_im + c_im) - grad_im * (sign * d_re + c_re)
-        g_re, g_im = g_re + (grad_re,), g_im + (grad_im,)  # noqa: RUF005
+            tl.store(g_re_ptr + at, grad_re, mask=ok)
+            tl.store(g_im_ptr + at, grad_im, mask=ok)
     tl.store(grad_a_ptr + lane, grad_a.to(grad_a_ptr.dtype.element_ty), mask=ok)
     tl.store(grad_w_ptr + lane, grad_w.to(grad_w_ptr.dtype.element_ty), mask=ok)
 
-    # The adjoint, du[n] = Re sum_k conj(G[n-k]) E_k: forward in time, then backward
+
+@triton.jit
+def _adjoint_kernel(
+    g_re_ptr, g_im_ptr, a_ptr, w_ptr, grad_x_ptr, num_lanes, num_channels,
+    P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Write each window's gradient, du[n] = Re sum_k conj(G[n-k]) E_k: forward in time, then backward."""
+    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
+    ok = lane < num_lanes
+    channel = lane % num_channels
+    g_re_ptr += lane // num_channels * (P // S) * num_channels + channel
+    g_im_ptr += lane // num_channels * (P // S) * num_channels + channel
     grad_x_ptr += lane // num_channels * (P + 2 * R) * num_channels + channel
+    lr, li, qr, qi, _, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
+    sign: tl.constexpr = -1 if ANALYTIC else 1
+
     re = tl.zeros([LANES], tl.float32)
     im = tl.zeros([LANES], tl.float32)
-    inside = ()
-    for n in tl.static_range(P + R):
-        x_re = tl.zeros([LANES], tl.float32)
-        x_im = tl.zeros([LANES], tl.float32)
-        if n < P:
-            x_re, x_im = g_re[n], -g_im[n]
-        if n > R:
-            x_re -= qr * g_re[n - R - 1] + qi * g_im[n - R - 1]
-            x_im -= qi * g_re[n - R - 1] - qr * g_im[n - R - 1]
-        re, im = _step(re, im, lr, li, x_re, x_im)
-        if n < P:
-            inside = inside + (re - g_re[n],)  # noqa: RUF005
-        else:
-            tl.store(grad_x_ptr + (R + n) * num_channels, re, mask=ok)
+    for n in range(P + R):
+        x_re, x_im = _output(g_re_ptr, g_im_ptr, n, num_channels, ok, P, S)
+        gone_re, gone_im = _output(g_re_ptr, g_im_ptr, n - R - 1, num_channels, ok, P, S)
+        re, im = _step(re, im, lr, li, x_re - qr * gone_re - qi * gone_im, -x_im - qi * gone_re + qr * gone_im)
+        tl.store(grad_x_ptr + (R + n) * num_channels, re - x_re, mask=ok)  # k = 0 is in both directions
     re = tl.zeros([LANES], tl.float32)
     im = tl.zeros([LANES], tl.float32)
-    for i in tl.static_range(P + R):
-        x_re = tl.zeros([LANES], tl.float32)
-        x_im = tl.zeros([LANES], tl.float32)
-        if i < P:
-            x_re, x_im = g_re[P - 1 - i], -sign * g_im[P - 1 - i]
-        if i > R:
-            x_re -= qr * g_re[P + R - i] + sign * qi * g_im[P + R - i]
-            x_im -= qi * g_re[P + R - i] - sign * qr * g_im[P + R - i]
-        re, im = _step(re, im, lr, li, x_re, x_im)
-        if i < P:
-            tl.store(grad_x_ptr + (R + P - 1 - i) * num_channels, re + inside[P - 1 - i], mask=ok)
-        else:
-            tl.store(grad_x_ptr + (R + P - 1 - i) * num_channels, re, mask=ok)
+    for i in range(P + R):
+        n = P - 1 - i
+        x_re, x_im = _output(g_re_ptr, g_im_ptr, n, num_channels, ok, P, S)
+        gone_re, gone_im = _output(g_re_ptr, g_im_ptr, n + R + 1, num_channels, ok, P, S)
+        x_im, gone_im = sign * x_im, sign * gone_im
+        re, im = _step(re, im, lr, li, x_re - qr * gone_re - qi * gone_im, -x_im - qi * gone_re + qr * gone_im)
+        at = grad_x_ptr + (R + n) * num_channels
+        tl.store(at, re + tl.load(at, mask=ok & (n >= 0), other=0.0), mask=ok)  # what this thread wrote above
+
+
+@triton.jit
+def _output(g_re_ptr, g_im_ptr, n, num_channels, ok, P: tl.constexpr, S: tl.constexpr):
+    """G[n] of every lane, zero where frame n has no output."""
+    ok = ok & (n >= 0) & (n < P) & (n % S == 0)
+    at = n // S * num_channels
+    return tl.load(g_re_ptr + at, mask=ok, other=0.0), tl.load(g_im_ptr + at, mask=ok, other=0.0)
 
 
 @triton.jit
@@ -264,12 +272,16 @@ def backward(
     if not decay.numel():
         return torch.zeros_like(u), torch.zeros_like(decay), torch.zeros_like(frequency)
     grad_u, grad_a, grad_w = torch.empty_like(u), torch.empty_like(decay), torch.empty_like(frequency)
+    g_re, g_im = (torch.empty(grad.shape, dtype=torch.float32, device=u.device) for _ in range(2))
     shape = (len(requests), patch_size + 2 * radius, num_channels)
     grad_x = torch.empty(shape, dtype=torch.float32, device=u.device)
-    _backward_kernel[(triton.cdiv(decay.numel(), LANES),)](
-        grad, u, decay, frequency, requests, grad_x, grad_a, grad_w, decay.numel(), num_frames, num_channels,
-        P=patch_size, R=radius, S=stride, ANALYTIC=phase == "analytic", LANES=LANES,
+    grid = (triton.cdiv(decay.numel(), LANES),)
+    options = {"P": patch_size, "R": radius, "S": stride, "ANALYTIC": phase == "analytic", "LANES": LANES}
+    _gradient_kernel[grid](
+        grad, u, decay, frequency, requests, g_re, g_im, grad_a, grad_w,
+        decay.numel(), num_frames, num_channels, **options,
     )  # fmt: skip
+    _adjoint_kernel[grid](g_re, g_im, decay, frequency, grad_x, decay.numel(), num_channels, **options)
     in_order, order = requests.sort(stable=True)
     first = torch.searchsorted(in_order, torch.arange(num_rows * num_patches + 1, device=u.device))
     _add_up_kernel[(num_rows * num_patches, triton.cdiv(num_channels, CHANNELS))](
