@@ -55,7 +55,8 @@ def sblu_magnitude(
         return sblu_reference(u, decay, frequency, kernel_size=kernel_size, stride=stride, phase=phase)
     requests = torch.arange(num_clips * num_patches, device=u.device)
     lanes = [parameter.transpose(1, 2).flatten(0, 1) for parameter in (decay, frequency)]  # (B Nt, C)
-    m = sblu_op(u.transpose(1, 2).contiguous(), *lanes, requests, patch, kernel_size, stride, phase)  # (B Nt, P/S, C)
+    m = torch.ops.aape.sblu(u.transpose(1, 2).contiguous(), *lanes, requests, patch, kernel_size, stride, phase)
+    # (B Nt, P / S, C)
     return m.view(num_clips, u.shape[-1] // stride, num_channels).transpose(1, 2).contiguous()
 
 
@@ -99,7 +100,7 @@ def sblu_magnitude_at(
     if requests.is_floating_point() or requests.device != u.device:
         raise ValueError(f"requests must be integers on {u.device}, got {requests.dtype} on {requests.device}")
     _check(u, decay, frequency, patch_size, kernel_size, stride, phase)
-    form = sblu_reference_at if _reference_only else sblu_op
+    form = sblu_reference_at if _reference_only else torch.ops.aape.sblu
     return form(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
 
 
@@ -133,83 +134,57 @@ def _check(u: Tensor, decay: Tensor, frequency: Tensor, patch: int, kernel_size:
         raise ValueError(f"phase must be one of {PHASES}, got {phase!r}")
 
 
-@torch.library.custom_op("aape::sblu", mutates_args=())
-def sblu_op(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> Tensor:
-    """Compute magnitudes (R, P / S, H) of u (B', T, H) at requests (R,), decay and frequency (R, H)."""
-    return sblu_torch.forward(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
+# The operators themselves. `torch.library.custom_op` would be shorter, but loads the compiler at the first call.
+_SHAPES = "Tensor u, Tensor decay, Tensor frequency, Tensor requests"  # (B', T, H), (R, H), (R, H), (R,)
+_OPTIONS = "int patch_size, int kernel_size, int stride, str phase"
+_library = torch.library.Library("aape", "DEF")
+_library.define(f"sblu({_SHAPES}, {_OPTIONS}) -> Tensor")  # (R, P / S, H)
+_library.define(f"sblu_backward(Tensor grad, {_SHAPES}, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
 
 
-@torch.library.custom_op("aape::sblu_backward", mutates_args=())
-def sblu_backward_op(
-    grad: Tensor,
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of u, decay and frequency from that of the magnitudes (R, P / S, H)."""
-    return sblu_torch.backward(grad, u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
+def _register(form: Any, dispatch_key: str) -> None:
+    _library.impl("sblu", form.forward, dispatch_key)
+    _library.impl("sblu_backward", form.backward, dispatch_key)
 
 
-if sblu_cpu.library() is not None:
-    sblu_op.register_kernel("cpu")(sblu_cpu.forward)
-    sblu_backward_op.register_kernel("cpu")(sblu_cpu.backward)
+def _fake(u: Tensor, decay: Tensor, frequency: Tensor, requests: Tensor, patch_size: int, *options: Any) -> Tensor:
+    return u.new_empty(requests.shape[0], patch_size // options[1], u.shape[2])
 
 
-if find_spec("triton") is not None:
-
-    @sblu_op.register_kernel("cuda")
-    def _forward_cuda(*arguments: Any) -> Tensor:
-        from aape.ops import sblu_triton
-
-        return sblu_triton.forward(*arguments)
-
-    @sblu_backward_op.register_kernel("cuda")
-    def _backward_cuda(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        from aape.ops import sblu_triton
-
-        return sblu_triton.backward(*arguments)
-
-
-@sblu_op.register_fake
-def _fake(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> Tensor:
-    return u.new_empty(requests.shape[0], patch_size // stride, u.shape[2])
-
-
-@sblu_backward_op.register_fake
-def _fake_backward(grad: Tensor, u: Tensor, decay: Tensor, frequency: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, u: Tensor, decay: Tensor, frequency: Tensor, *_: Any) -> tuple[Tensor, ...]:
     return torch.empty_like(u), torch.empty_like(decay), torch.empty_like(frequency)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:4])
     ctx.options = inputs[4:]
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return (*sblu_backward_op(grad, *ctx.saved_tensors, *ctx.options), *[None] * 5)
+    return (*torch.ops.aape.sblu_backward(grad, *ctx.saved_tensors, *ctx.options), *[None] * 5)
 
 
-sblu_op.register_autograd(_backward, setup_context=_setup_context)
+class _Triton:
+    """The Triton form, imported with the first tensor on a CUDA device."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        from aape.ops import sblu_triton
+
+        return sblu_triton.forward(*arguments)
+
+    @staticmethod
+    def backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        from aape.ops import sblu_triton
+
+        return sblu_triton.backward(*arguments)
+
+
+_register(sblu_torch, "CompositeExplicitAutograd")
+if sblu_cpu.library() is not None:
+    _register(sblu_cpu, "CPU")
+if find_spec("triton") is not None:
+    _register(_Triton, "CUDA")
+torch.library.register_fake("aape::sblu", _fake, lib=_library)
+torch.library.register_fake("aape::sblu_backward", _fake_backward, lib=_library)
+torch.library.register_autograd("aape::sblu", _backward, setup_context=_keep, lib=_library)

@@ -50,7 +50,7 @@ def forward(
     stride: int,
     phase: str,
 ) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu.sblu_op`."""
+    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
     arguments, job = _prepare(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
     m = arguments["u"].new_empty(len(requests), patch_size // stride, u.shape[-1])
     _run(job, {**arguments, "m": m})

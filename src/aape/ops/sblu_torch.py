@@ -30,7 +30,7 @@ def forward(
     stride: int,
     phase: str,
 ) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu.sblu_op`."""
+    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
     x, a, w = _lanes(u, decay, frequency, requests, patch_size, kernel_size)
     m = x.new_empty(patch_size // stride, x.shape[1])
     for lanes in _chunks(x.shape[1]):

@@ -243,7 +243,7 @@ def forward(
     stride: int,
     phase: str,
 ) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu.sblu_op`."""
+    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
     u, decay, frequency, requests = (x.contiguous() for x in (u, decay, frequency, requests))
     m = u.new_empty(len(requests), patch_size // stride, u.shape[2])
     if m.numel():
