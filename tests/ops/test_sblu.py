@@ -93,9 +93,11 @@ def test_every_form_gives_the_definition_and_its_gradients(form, phase, kernel_s
     grads = form.backward(grad.to(dtype), *args, requests, *options)
     limit = 1e-12 if dtype == torch.float64 else 1e-5
     assert got.dtype == dtype
+    assert got.is_contiguous()  # as the operator's fake form promises
     assert relative_rms(got, wanted.detach()) < limit
     for mine, leaf in zip(grads, leaves, strict=True):
         assert mine.dtype == dtype
+        assert mine.is_contiguous()
         assert relative_rms(mine, leaf.grad) < limit
 
 

@@ -36,7 +36,7 @@ def forward(
     for lanes in _chunks(x.shape[1]):
         (s,) = _sums(x[:, lanes], a[lanes], w[lanes], patch_size, phase, order=0)
         m[:, lanes] = gain(a[lanes], w[lanes]) * s[::stride].abs()
-    return m.unflatten(1, decay.shape).movedim(0, 1).to(u.dtype, memory_format=torch.contiguous_format)
+    return m.unflatten(1, decay.shape).movedim(0, 1).to(u.dtype).contiguous()
 
 
 def backward(
@@ -159,7 +159,7 @@ def _paste(windows: Tensor, shape: torch.Size, requests: Tensor, patch: int, rad
     at = requests // num_patches * (num_patches + 2 * reach) + requests % num_patches
     for shift in range(2 * reach + 1):
         grad.view(-1, patch, num_channels).index_add_(0, at + shift, wide[shift])
-    return grad[:, reach : reach + num_patches].reshape(shape)
+    return grad[:, reach : reach + num_patches].reshape(shape).contiguous()
 
 
 def _chunks(num_lanes: int) -> Iterator[slice]:
