@@ -6,11 +6,11 @@ import json
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,36 @@ TURNS = 7
 
 
 def time_in_turns(forms: dict[str, Callable[[], Any]], turns: int = TURNS) -> dict[str, float]:
-    """Return the median seconds of each form; every turn runs all of them once, so that all see the same weather."""
+    """Return the median seconds of each form; every turn runs all of them, so that all see the same weather.
+
+    A form runs twice in its turn and the second run counts: the first pays for what another form did to the caches and
+    to the allocator.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(turns + 1):
+    for _ in range(turns):
         for name, form in forms.items():
+            form()
             _synchronise()
             start = time.perf_counter()
             form()
             _synchronise()
-            if turn:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def peak_megabytes(statement: str, setup: str) -> float:
-    """Return what a statement adds to the peak resident memory of a fresh process, in MB."""
-    code = (
-        f"import resource, gc\n{setup}\ngc.collect()\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"{statement}\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-    )
-    return float(done.stdout.split()[-1])
+def peak_megabytes(form: Callable[[], Any]) -> float:
+    """Return the most memory (MB) that PyTorch's CPU allocator lends beyond what is in use before."""
+    form()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        form()
+    events: list[tuple[int, int]] = []
+    pending = list(profiler.profiler.kineto_results.experimental_event_tree())
+    while pending:
+        event = pending.pop()
+        pending += event.children
+        if event.name == "[memory]":
+            events.append((event.start_time_ns, event.extra_fields.alloc_size))
+    return max(accumulate(size for _, size in sorted(events))) / 1e6
 
 
 def write(name: str, results: dict[str, Any]) -> Path:

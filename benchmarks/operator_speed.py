@@ -109,19 +109,13 @@ def measure(all_forms: dict[str, Any], num_clips: int, kernel_size: int, turns: 
 
 def memory(all_forms: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the extra peak memory (MB) of one clip at K = 63, forward and forward with backward."""
-    peaks: dict[str, dict[str, float]] = {}
-    for name in all_forms:
-        setup = (
-            "import operator_speed as o, torch\ntorch.set_num_threads(1)\n"
-            f"form = o.forms()[{name!r}]\n"
-            "warm = [x[:, :, : (16 if x.shape[-1] == o.T else 1)].detach() for x in o.inputs(1)]\n"
-            "form(*[x.clone().requires_grad_() for x in warm], 63, 'bilateral').sum().backward()\n"
-            "frozen, leaves = o.inputs(1), o.inputs(1, grad=True)"
-        )
-        peaks[name] = {
-            "forward": peak_megabytes("with torch.no_grad(): form(*frozen, 63, 'bilateral')", setup),
-            "forward_and_backward": peak_megabytes("form(*leaves, 63, 'bilateral').sum().backward()", setup),
-        }
+    frozen, leaves = inputs(1), inputs(1, grad=True)
+    peaks = {}
+    for name, form in all_forms.items():
+        with torch.no_grad():
+            forward = peak_megabytes(lambda: form(*frozen, 63, "bilateral"))
+        both = peak_megabytes(lambda: form(*leaves, 63, "bilateral").sum().backward())
+        peaks[name] = {"forward": forward, "forward_and_backward": both}
     return peaks
 
 

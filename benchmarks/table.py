@@ -1,0 +1,110 @@
+"""Write benchmarks/README.md from the results in benchmarks/results.
+
+python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NAMES = {"forward": "forward", "forward_and_backward": "forward and backward"}
+
+
+def main() -> None:
+    """Collect what is there; what is not is "not run"."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
+    lines = [(HERE / "INTRODUCTION.md").read_text(encoding="utf-8").rstrip()]
+    for device in ("cpu", "gpu"):
+        for name, section in (("operator", operator), ("stem", stem)):
+            lines += ["", f"## {'The operator' if name == 'operator' else 'The stem'} on a {device.upper()}", ""]
+            result = found.get(f"{name}_{device}")
+            lines += ["Not run."] if result is None else [where(result), *section(result)]
+    (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def where(result: dict[str, Any]) -> str:
+    """Name the machine."""
+    at = result["where"]
+    machine = at["gpu"] or f"{at['cpu']}, {at['threads']} threads"
+    return (
+        f"{machine}; torch {at['torch']}, Python {at['python']}, {at['date']}, commit {at['commit']}; "
+        f"medians of {result['turns']} turns."
+    )
+
+
+def operator(result: dict[str, Any]) -> list[str]:
+    """Lay out the operator's times, errors and memory."""
+    lines = []
+    for key, title in NAMES.items():
+        columns = [(row["kernel_size"], row["clips"]) for row in result["timings"]]
+        heads = [f"K {kernel}, {clips}" for kernel, clips in columns]
+        lines += ["", f"Milliseconds, {title} (K, clips of 6 s; in brackets, times faster than naive):", ""]
+        lines += [row_of("form", heads), row_of("---", ["---:"] * len(heads))]
+        for name in result["relative_rms_error"]:
+            lines.append(row_of(name, [time_cell(row[key], name) for row in result["timings"]]))
+    memory = result.get("peak_megabytes", {})
+    lines += [
+        "",
+        "Worst relative RMS error (values and gradients, both phases, float32 against float64) and peak memory:",
+        "",
+    ]
+    lines += [row_of("form", ["error", "MB forward", "MB with backward"]), "|---|---:|---:|---:|"]
+    for name, error in result["relative_rms_error"].items():
+        peaks = [f"{memory[name][key]:.2f}" if name in memory else "not run" for key in NAMES]
+        lines.append(row_of(name, [f"{error:.1e}", *peaks]))
+    lines += ["", "The sparse form, 60 visible patches of 304 in every view, milliseconds:", ""]
+    heads = list(result["views"][0]["seconds"])
+    lines += [row_of("clips x views", ["floor", *heads]), row_of("---", ["---:"] * (len(heads) + 1))]
+    for row in result["views"]:
+        floor = f"{1e3 * row['floor_seconds']:.3f}" if "floor_seconds" in row else "not run"
+        times = [f"{1e3 * row['seconds'][head]:.2f}" for head in heads]
+        lines.append(row_of(f"{row['clips']} x {row['views']}, {row['dtype']}", [floor, *times]))
+    return lines
+
+
+def stem(result: dict[str, Any]) -> list[str]:
+    """Lay out what the stem costs."""
+    lines = ["", "Milliseconds with either stem, and AaPE's over the standard stem's:", ""]
+    heads = ["standard", "AaPE", "ratio of times", "ratio of operations"]
+    lines += [row_of("what", heads), row_of("---", ["---:"] * len(heads))]
+    titled = [(f"{row['size']}, forward, {row['clips']} clips", row) for row in result["encoders"]]
+    titled += [(f"{row['size']}, step, {row['clips']} x {row['views']} views", row) for row in result["steps"]]
+    for title, row in titled:
+        seconds, counted = row["seconds"], row["operations"]
+        times = [f"{1e3 * seconds[name]:.1f}" for name in ("patch", "aape")]
+        ratios = [f"{values['aape'] / values['patch']:.3f}" for values in (seconds, counted)]
+        lines.append(row_of(title, [*times, *ratios]))
+    for row in result["steps"]:
+        if "clips_per_second" in row:
+            share = row["share_of_peak"] or {}
+            lines += ["", f"{row['size']}, AaPE: {row['clips_per_second']['aape']:.0f} clips a second, "
+                      f"{100 * share.get('aape', float('nan')):.0f} % of peak, {row['peak_gigabytes']:.1f} GB."]  # fmt: skip
+    lines += ["", "The fold (C, GroupNorm and the depthwise convolution as one map), ViT-B stem, milliseconds:", ""]
+    lines += [
+        row_of("clips", ["folded", "plain", "folded, with backward", "plain, with backward", "largest difference"])
+    ]
+    lines += [row_of("---", ["---:"] * 5)]
+    for row in result["fold"]:
+        times = [f"{1e3 * row[key][name]:.1f}" for key in NAMES for name in ("folded", "plain")]
+        lines.append(row_of(str(row["clips"]), [*times, f"{row['largest_difference']:.1e}"]))
+    return lines
+
+
+def time_cell(times: dict[str, float], name: str) -> str:
+    """Return milliseconds, and how many times faster than naive where both ran."""
+    if name not in times:
+        return "not run"
+    ratio = f" ({times['naive'] / times[name]:.0f})" if "naive" in times and name != "naive" else ""
+    return f"{1e3 * times[name]:.2f}{ratio}"
+
+
+def row_of(first: str, cells: list[str]) -> str:
+    """Return one line of a table."""
+    return f"| {first} | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
