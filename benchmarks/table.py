@@ -79,13 +79,12 @@ def stem(result: dict[str, Any]) -> list[str]:
         lines.append(row_of(title, [*times, *ratios]))
     for row in result["steps"]:
         if "clips_per_second" in row:
-            share = row["share_of_peak"] or {}
-            lines += ["", f"{row['size']}, AaPE: {row['clips_per_second']['aape']:.0f} clips a second, "
-                      f"{100 * share.get('aape', float('nan')):.0f} % of peak, {row['peak_gigabytes']:.1f} GB."]  # fmt: skip
-    lines += ["", "The fold (C, GroupNorm and the depthwise convolution as one map), ViT-B stem, milliseconds:", ""]
-    lines += [
-        row_of("clips", ["folded", "plain", "folded, with backward", "plain, with backward", "largest difference"])
-    ]
+            share = (row["share_of_peak"] or {}).get("aape")
+            shown = "share of peak unknown" if share is None else f"{100 * share:.0f} % of peak"
+            rate, memory = row["clips_per_second"]["aape"], row["peak_gigabytes"]
+            lines += ["", f"{row['size']}, AaPE: {rate:.0f} clips a second, {shown}, {memory:.1f} GB."]
+    lines += ["", "The fold (C, GroupNorm, depthwise convolution as one map), ViT-B stem, milliseconds:", ""]
+    lines += [row_of("clips", ["folded", "plain", "folded + backward", "plain + backward", "largest difference"])]
     lines += [row_of("---", ["---:"] * 5)]
     for row in result["fold"]:
         times = [f"{1e3 * row[key][name]:.1f}" for key in NAMES for name in ("folded", "plain")]
