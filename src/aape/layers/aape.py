@@ -95,7 +95,8 @@ class AaPE(PatchEmbed):
         embedded = gather_tokens(embedded, wanted)  # (B, M, V, D)
         decay, frequency = self.kernels(embedded, frequency_patch)  # (B, M, V, H)
         envelopes = self.envelopes(spectrogram, wanted)  # u (B or B M, Nf, T, H)
-        z = self.measure(envelopes, decay, frequency, wanted).to(embedded.dtype)  # (B, M, V, Z)
+        z = self.measure(envelopes, decay, frequency, wanted, is_grid=visible is None)  # (B, M, V, Z)
+        z = z.to(embedded.dtype)
         tokens = self.fuse(torch.cat([self.norm_e(embedded), self.norm_z(z)], -1))
         return tokens if visible is not None and visible.ndim == 3 else tokens.squeeze(1)
 
@@ -129,10 +130,13 @@ class AaPE(PatchEmbed):
             filtered = high_pass(bands, patch_size=patch).view(bands.shape[0], num_freq, patch, -1)
             return filtered.transpose(2, 3) @ self._per_patch(self.subbands, filtered.dtype).transpose(1, 2)
 
-    def measure(self, envelopes: Tensor, decay: Tensor, frequency: Tensor, wanted: Tensor) -> Tensor:
+    def measure(
+        self, envelopes: Tensor, decay: Tensor, frequency: Tensor, wanted: Tensor, *, is_grid: bool = False
+    ) -> Tensor:
         """Compute z = depthwise(GroupNorm(C SBLU(u))) at the wanted patches (B, M, V) -> (B, M, V, Z), in float32.
 
-        Statistics run per clip, view and frequency patch over the wanted patches.
+        Statistics run per clip, view and frequency patch over the wanted patches. `is_grid` says that they are all of
+        the clip's, in order, which is quicker.
         """
         with torch.autocast(envelopes.device.type, enabled=False):
             num_freq, num_time = self.grid_size[0], envelopes.shape[2] // self.patch_size[1]
@@ -150,10 +154,11 @@ class AaPE(PatchEmbed):
                 phase=self.phase,
             )  # (R, P / S, H), R = B M V
             row = (patch // num_time).flatten()
-            z = self._fold(m, row, (view * num_freq).expand_as(patch).flatten() + row, view.shape[0] * num_freq)
+            plan = _Grid(num_freq, num_time) if is_grid else _Blocks(row, num_freq)
+            z = self._fold(m, plan, row, (view * num_freq).expand_as(patch).flatten() + row, view.shape[0] * num_freq)
             return z.view(*wanted.shape, self.sblu_dim)
 
-    def _fold(self, m: Tensor, row: Tensor, group: Tensor, num_groups: int) -> Tensor:
+    def _fold(self, m: Tensor, plan: _Grid | _Blocks, row: Tensor, group: Tensor, num_groups: int) -> Tensor:
         """Map magnitudes m (R, Q, H) to z (R, Z), given each request's frequency patch and group of statistics (R,).
 
         Everything behind the modulus is linear but for the statistics, so C, the affine norm and the depthwise
@@ -178,10 +183,10 @@ class AaPE(PatchEmbed):
         mean_y = torch.einsum("gfh,fzh->gfz", mean_m.view(-1, num_freq, self.hidden_dim), mix)
         offset = (mean_y - mean_y.mean(-1, keepdim=True)).flatten(0, 1)  # of each channel from its group (groups, Z)
 
-        plan = _Blocks(row, num_freq)
         centred = plan.gather((m - mean_m[group, None]).flatten(1))  # (blocks, rows, Q H)
-        folded = torch.einsum("fz,fzh,fzq->fqhz", scale, mix, taps).flatten(1, 2)  # (Nf, Q H, Z)
-        mapped = plan.scatter(centred @ folded[plan.row])  # (R, Z)
+        # A product with broadcasting: einsum makes one matrix product per (f, z) of it
+        folded = (taps.transpose(1, 2)[:, :, None] * (scale[..., None] * mix).transpose(1, 2)[:, None]).flatten(1, 2)
+        mapped = plan.scatter(centred @ folded[plan.row])  # by (Nf, Q H, Z): (R, Z)
         frames = centred.unflatten(-1, (num_out, -1)).flatten(1, 2)  # (blocks, rows Q, H)
         gram = (mix.transpose(1, 2) @ mix)[plan.row]  # (blocks, H, H)
         square = ((frames @ gram) * frames).view_as(centred).sum(-1, keepdim=True)  # |C m|^2 of each request
@@ -202,6 +207,26 @@ class AaPE(PatchEmbed):
         if visible is None:
             visible = torch.arange(embedded.shape[1], device=embedded.device).expand(embedded.shape[0], -1)
         return visible if visible.ndim == 3 else visible[:, None]
+
+
+class _Grid:
+    """Every patch of every clip, in order: bringing together those of a frequency patch is a transposition.
+
+    Args:
+        num_rows: Nf.
+        num_time: Nt.
+    """
+
+    def __init__(self, num_rows: int, num_time: int) -> None:
+        self.shape, self.row = (num_rows, num_time), slice(None)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return (R, X) as (Nf, R / Nf, X)."""
+        return values.unflatten(0, (-1, *self.shape)).transpose(0, 1).flatten(1, 2)
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return (Nf, R / Nf, X) as (R, X)."""
+        return values.unflatten(1, (-1, self.shape[1])).transpose(0, 1).flatten(0, 2)
 
 
 class _Blocks:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BLOCK = 128  # frames per matrix product
+BLOCK = 64  # frames per matrix product
 
 
 def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
@@ -33,9 +33,13 @@ def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
         rows = work.reshape(-1, num_frames)
         left = 2 * rows[..., :1] - rows[..., 1 : pad + 1].flip(-1)  # odd extension, as filtfilt does
         right = 2 * rows[..., -1:] - rows[..., num_frames - 1 - pad : -1].flip(-1)
-        extended = F.pad(torch.cat([left, rows, right], -1), (taps - 1, 0), mode="replicate")
-        forward = F.pad(_correlate(extended, kernel), (0, taps - 1), mode="replicate")
-        both = _correlate(forward, kernel)[..., pad : pad + num_frames]
+        extended = torch.cat([left, rows, right], -1)
+        if pad == taps - 1:  # long enough that neither pass sees a frame beyond the extension: both are one filter
+            twice = F.conv1d(kernel[None, None], kernel.flip(0)[None, None], padding=taps - 1).flatten()
+            both = _correlate(extended, twice)
+        else:
+            forward = _correlate(F.pad(extended, (taps - 1, 0), mode="replicate"), kernel.flip(0))
+            both = _correlate(F.pad(forward, (0, taps - 1), mode="replicate"), kernel)[..., pad : pad + num_frames]
     return both.reshape(x.shape).to(dtype)
 
 
