@@ -49,16 +49,47 @@ def test_parameter_counts_are_the_papers():
 @pytest.mark.parametrize("options", [{}, {"phase": "analytic"}, {"stride": 2}, {"stride": 4, "kernel_size": 31},
                                      {"adaptive": False, "kernel_size": 127}])  # fmt: skip
 def test_folded_computation_equals_the_plain_one(options):
-    """C, GroupNorm and the depthwise convolution folded into one map change nothing, in values or gradients."""
+    """C, GroupNorm and the depthwise convolution folded into one map change nothing, in values or gradients.
+
+    Nor does asking for every patch by its index.
+    """
     stem, x = small(**options), torch.randn(2, 1, 128, 96, dtype=torch.float64)
+    every = torch.arange(48).expand(2, -1)
     results = []
-    for forward in (stem, lambda x: plain(stem, x)):
+    for forward in (lambda x: plain(stem, x), stem, lambda x: stem(x, every)):
         stem.zero_grad()
         tokens = forward(x)
         tokens.square().sum().backward()
         results.append([tokens, *(p.grad.clone() for p in stem.parameters() if p.grad is not None)])
-    for left, right in zip(*results, strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-8, atol=1e-8)
+    for wanted, *others in zip(*results, strict=True):
+        for got in others:
+            torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("level", [1e-12, 1.0, 1e15, 1e18])
+def test_folded_statistics_survive_any_level(level):
+    """In float32, magnitudes beyond 1e19 have infinite squares, and very small ones a variance below eps."""
+    stem = small(adaptive=False).float()
+    x = torch.randn(2, 1, 128, 96)
+    envelopes = stem.envelopes(x, torch.arange(48).expand(2, 1, -1))
+    wanted = torch.arange(48).expand(2, 1, -1)
+    decay, frequency = stem.kernels(torch.zeros(2, 1, 48, 32), wanted // 6)
+    got = stem.measure(level * envelopes, decay, frequency, wanted)
+    exact = small(adaptive=False).measure(level * envelopes.double(), decay.double(), frequency.double(), wanted)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_the_whole_stem_compiles_and_runs_in_half_precision():
+    """torch.compile finds no break in it; bfloat16 under autocast leaves SBLU and the statistics in float32."""
+    stem, x = small().float(), torch.randn(2, 1, 128, 96)
+    visible = torch.tensor([[[0, 1, 7, 12], [0, 1, 7, 13]]]).expand(2, -1, -1)
+    compiled = torch.compile(stem, fullgraph=True, backend="aot_eager")
+    for arguments in ((x,), (x, visible)):
+        wanted = stem(*arguments)
+        torch.testing.assert_close(compiled(*arguments), wanted, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = stem(*arguments)
+        assert (half.float() - wanted).square().mean().sqrt() < 0.03 * wanted.square().mean().sqrt()
 
 
 def test_masked_stem_equals_the_full_one_on_fully_visible_rows():

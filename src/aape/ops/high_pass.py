@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 
 import torch
 from torch import Tensor
@@ -54,12 +54,15 @@ def _correlate(rows: Tensor, kernel: Tensor) -> Tensor:
     return (windows @ band).flatten(-2)[..., :num_out]
 
 
-@lru_cache
-def _impulse_response(patch_size: int, taps: int) -> tuple[float, ...]:
+def _impulse_response(patch_size: int, taps: int) -> list[float]:
     """Return `scipy.signal.firwin(taps, 1 / patch_size, pass_zero=False)`: windowed sinc, gain 1 at the Nyquist."""
     if taps % 2 == 0 or taps < 3:
         raise ValueError(f"taps must be odd and at least 3, got {taps}")
-    n = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
-    ideal = torch.sinc(n) - torch.sinc(n / patch_size) / patch_size
-    h = ideal * torch.hamming_window(taps, periodic=False, dtype=torch.float64)
-    return tuple((h / (h * torch.cos(torch.pi * n)).sum()).tolist())
+    h = []
+    for k in range(taps):
+        n = k - (taps - 1) / 2
+        low = math.sin(math.pi * n / patch_size) / (math.pi * n) if n else 1 / patch_size
+        hamming = 0.54 - 0.46 * math.cos(2 * math.pi * k / (taps - 1))
+        h.append(((n == 0) - low) * hamming)
+    gain = sum(value * (-1) ** (k - taps // 2) for k, value in enumerate(h))
+    return [value / gain for value in h]
