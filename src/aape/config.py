@@ -195,6 +195,7 @@ class OptimConfig:
         momentum_end: the teacher's momentum at the last step.
         accumulate: forward passes that one optimiser step is made of.
         precision: arithmetic; auto is bfloat16 where the device has it.
+        compile: compile teacher, student and losses with torch.compile.
     """
 
     learning_rate: float = 5e-4
@@ -206,6 +207,7 @@ class OptimConfig:
     momentum_end: float = 1.0
     accumulate: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "clip_grad", "accumulate")
@@ -225,7 +227,9 @@ class PretrainConfig:
         workers: processes that read audio.
         save_every: steps between checkpoints.
         keep_checkpoints: how many checkpoints stay on disk.
+        keep_every: checkpoints of every so many steps stay too; 0 for none.
         log_every: steps between lines of metrics.jsonl.
+        tensorboard: log for TensorBoard as well, which has to be installed.
         stats: JSON file of `aape stats`; measured at the start where none is given.
         init: model to start from, a name or a saved folder.
         resume: go on from the last checkpoint in the run folder.
@@ -250,7 +254,9 @@ class PretrainConfig:
     workers: int = 2
     save_every: int = 5000
     keep_checkpoints: int = 2
+    keep_every: int = 0
     log_every: int = 50
+    tensorboard: bool = False
     stats: str | None = None
     init: str | None = None
     resume: bool = False
