@@ -109,7 +109,8 @@ def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]
         callbacks=[step],
     )
     step.trainer = trainer
-    for callback in (MetricsFile(trainer.bad, trainer.skipped), trainer.alarm, Progress()):
+    metrics = MetricsFile(trainer.bad, trainer.skipped, len(clips) / config.clips)
+    for callback in (metrics, trainer.alarm, Progress()):
         trainer.add_callback(callback)
     trainer.remove_callback(PrinterCallback)
     return trainer, checkpoint

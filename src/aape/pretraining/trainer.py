@@ -194,7 +194,7 @@ class PretrainTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's own loss by the averages of all that was measured since the last log."""
-        if self.measured.counts:
+        if "learning_rate" in logs:  # not the summary at the end
             self.settle()
             self.bad.gather(self.state.global_step, self.accelerator)
             logs.pop("grad_norm", None)

@@ -105,10 +105,16 @@ class BadFiles:
 
 
 class MetricsFile(TrainerCallback):
-    """Appends every log to metrics.jsonl; a resumed run first drops what came after its checkpoint."""
+    """Appends every log to metrics.jsonl; a resumed run first drops what came after its checkpoint.
 
-    def __init__(self, bad: BadFiles, skipped: Records) -> None:
-        self.bad, self.skipped = bad, skipped
+    Args:
+        bad: cut back to the checkpoint likewise.
+        skipped: likewise.
+        steps_per_epoch: steps in which every clip is drawn once.
+    """
+
+    def __init__(self, bad: BadFiles, skipped: Records, steps_per_epoch: float) -> None:
+        self.bad, self.skipped, self.steps_per_epoch = bad, skipped, steps_per_epoch
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Keep the lines up to the step that training starts from."""
@@ -127,7 +133,7 @@ class MetricsFile(TrainerCallback):
     ) -> None:
         """Write one line."""
         if state.is_world_process_zero and logs and "loss_mask" in logs:
-            self.records.append(state.global_step, **logs)
+            self.records.append(state.global_step, **{**logs, "epoch": state.global_step / self.steps_per_epoch})
 
 
 class CollapseAlarm(TrainerCallback):
