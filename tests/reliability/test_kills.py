@@ -1,10 +1,12 @@
 """A week of training survives kills, SIGTERM, a full disk and a damaged disk, with every bit it had."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 
+import damage
 import kills
 import pytest
 
@@ -42,3 +44,20 @@ def test_sigterm_saves_exits_143_and_goes_on(tmp_path):
     assert len(list_checkpoints(stopped)) == 1
     subprocess.run([*run, "--resume"], check=True, capture_output=True)
     assert kills.difference(whole, stopped) == []
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
+    """Full after any of 50 numbers of bytes: the one before loads, and the message says how much room to make."""
+    if shutil.which("cc") is None:
+        pytest.skip("the full disk is made by a C library")
+    result = damage.fill_disk(tmp_path, kills.prepare(tmp_path), offsets=50, seed=0)
+    assert result["last_good_one_kept"] == 50
+    assert "make room and go on with --resume" in result["message"]
+
+
+def test_no_damaged_checkpoint_is_ever_loaded(tmp_path):
+    """500 flipped bits and cut files: each time the checkpoint before is taken, and the damage is named."""
+    run = damage.make_run(tmp_path, kills.prepare(tmp_path))
+    counts = damage.damage(run, damages=500, seed=0)
+    assert counts["silent"] == 0
+    assert counts["took_the_one_before"] == 500
