@@ -16,6 +16,7 @@ LAYERS = (
     {"ops", "data", "config", "recipe"},
     {"layers"},
     {"models", "training", "evaluation", "analysis", "stats"},
+    {"corpus"},
     {"pretraining", "finetuning", "probing", "inference", "demo", "huggingface", "hear", "xares"},
     {"cli", "__init__"},
     {"__main__"},

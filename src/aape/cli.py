@@ -1,7 +1,8 @@
 """`aape VERB [options]`: every verb is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
-To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`.
+To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`. A verb may be two
+words, as in `aape data pack`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
+    "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
+    "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
@@ -117,9 +120,15 @@ def _run(arguments: list[str]) -> int:
         print(f"aape {__version__}")
         return 0
     name, *rest = arguments
+    second = [verb for verb in VERBS if verb.startswith(f"{name} ")]
+    if second and (name not in VERBS or f"{name} {' '.join(rest[:1])}" in VERBS):
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_overview(second))
+            return 0
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name not in VERBS:
         kind = "option" if name.startswith("-") else "verb"
-        valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
+        valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
@@ -132,9 +141,10 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+def _overview(names: Iterable[str] = ()) -> str:
+    shown = {name: VERBS[name] for name in names or VERBS}
+    width = max(map(len, shown))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in shown.items())
     return (
         "usage: aape VERB [options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"
