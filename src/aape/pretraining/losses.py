@@ -90,8 +90,8 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     is_own = torch.arange(others.shape[0], device=z.device) == own[:, None]  # (B, B of all ranks)
     negatives = similarity.masked_fill(is_own[:, None, :, None], float("-inf")).flatten(2).logsumexp(-1)  # (B, M)
     losses = torch.logaddexp(positives, negatives[..., None]) - positives  # (B, M, M)
-    is_other_view = ~torch.eye(num_views, dtype=torch.bool, device=z.device)
-    return losses[:, is_other_view].mean()
+    is_itself = torch.eye(num_views, dtype=torch.bool, device=z.device)
+    return losses.masked_fill(is_itself, 0).sum() / (num_clips * num_views * (num_views - 1))
 
 
 class _Gather(torch.autograd.Function):
