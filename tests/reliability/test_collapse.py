@@ -28,4 +28,4 @@ def test_a_forced_collapse_is_told_within_200_steps(corpus, tmp_path, capsys):
 def test_a_healthy_run_raises_none(corpus, tmp_path):
     """An alarm that cries wolf is switched off."""
     data, stats = corpus
-    assert collapse.train(data, tmp_path / "run", 100, 0, stats=stats)["alarms"] == {}
+    assert collapse.train(data, tmp_path / "run", 100, 0, stats=stats, **collapse.HEALTHY)["alarms"] == {}
