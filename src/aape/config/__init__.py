@@ -15,6 +15,7 @@ from aape.config.commands import (
     PretrainConfig,
     ProbeConfig,
     StatsConfig,
+    WatchConfig,
 )
 from aape.config.model import (
     MODEL_SIZES,
@@ -38,5 +39,6 @@ __all__ = [
     "PretrainConfig",
     "ProbeConfig",
     "StatsConfig",
+    "WatchConfig",
     "encoder_config",
 ]

@@ -110,6 +110,33 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """A linear probe of the encoder while it trains, on a small labelled set.
+
+    Args:
+        every: steps between probes; 0 for none.
+        data: CSV of the labelled set.
+        label: column of the labels.
+        split: column that says train, valid or test.
+        fold: column of the fold.
+        where: COLUMN=VALUE, to use those rows only.
+        steps: optimiser steps of the probe.
+    """
+
+    every: int = 0
+    data: str | None = None
+    label: str = "label"
+    split: str | None = None
+    fold: str | None = None
+    where: str | None = None
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.every and (self.data is None or (self.split is None) == (self.fold is None)):
+            raise ConfigError("watch.every needs watch.data, and either watch.split or watch.fold")
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """`aape pretrain`: masked teacher-student pre-training on unlabelled audio.
 
@@ -139,6 +166,7 @@ class PretrainConfig:
         predictor: what the student predicts with.
         loss: what is minimised.
         optim: optimiser and schedules.
+        watch: a probe on the way.
     """
 
     data: str
@@ -166,6 +194,7 @@ class PretrainConfig:
     predictor: PredictorConfig = PredictorConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    watch: WatchConfig = WatchConfig()
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")

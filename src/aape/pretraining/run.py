@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -41,6 +42,8 @@ MAY_CHANGE = {
     "log_every",
     "keep_checkpoints",
     "keep_every",
+    "watch",
+    "tensorboard",
     "max_bad_fraction",
 }
 
@@ -112,6 +115,10 @@ def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]
     metrics = MetricsFile(trainer.bad, trainer.skipped, len(clips) / config.clips)
     for callback in (metrics, trainer.alarm, Progress()):
         trainer.add_callback(callback)
+    if config.watch.every:
+        from aape.pretraining.probe import ProbeOnTheWay
+
+        trainer.add_callback(ProbeOnTheWay(method.student, front_end, config.watch))
     trainer.remove_callback(PrinterCallback)
     return trainer, checkpoint
 
@@ -208,6 +215,8 @@ def _trainer_arguments(config: PretrainConfig, device: torch.device, clips_per_r
     precision = config.optim.precision
     is_bf16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs TensorBoard: pip install 'aape[train]'")
     return TrainingArguments(
         output_dir=config.out,
         max_steps=config.steps,
