@@ -1,4 +1,4 @@
-"""`aape VERB [options]`: every verb is a configuration and the function it is given to.
+"""`aape VERB [options]`: every verb, of one word or two, is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
 To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`.
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape import config
+from aape import config, plot_config
 from aape.errors import AapeError, ConfigError
 from aape.recipe import Option, build_config, load_recipe, option_table
 from aape.version import __version__
@@ -52,7 +52,11 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
+    "export": Verb(config.ExportConfig, "aape.export:export"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
+    "plot windows": Verb(plot_config.PlotWindowsConfig, "aape.plot:plot_windows"),
+    "plot clip": Verb(plot_config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot aliasing": Verb(plot_config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
 
@@ -116,11 +120,10 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"aape {__version__}")
         return 0
-    name, *rest = arguments
-    if name not in VERBS:
-        kind = "option" if name.startswith("-") else "verb"
-        valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
-        raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
+    name, rest = _find_verb(arguments)
+    if name not in VERBS:  # the first of two words, and a cry for help
+        print(_overview(f"{name} "))
+        return 0
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
         _build_parser(name, verb.config_class, option_table(verb.config_class)).print_help()
@@ -132,11 +135,29 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+def _find_verb(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Split arguments into a verb of one word or two and the rest; a first word alone stands for a request for help."""
+    for length in (2, 1):
+        if (name := " ".join(arguments[:length])) in VERBS:
+            return name, arguments[length:]
+    word, *rest = arguments
+    second_words = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{word} ")]
+    if second_words and rest and rest[0] in ("-h", "--help"):
+        return word, rest
+    if second_words:
+        given = f"unknown {word} {rest[0]!r}" if rest else f"{word} what"
+        raise ConfigError(f"{given}: choose one of {', '.join(second_words)}")
+    kind = "option" if word.startswith("-") else "verb"
+    valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
+    raise ConfigError(f"unknown {kind} {word!r}: choose one of {valid}")
+
+
+def _overview(beginning: str = "") -> str:
+    shown = {name: verb for name, verb in VERBS.items() if name.startswith(beginning)}
+    width = max(map(len, shown))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in shown.items())
     return (
-        "usage: aape VERB [options]\n\n"
+        f"usage: aape {f'{beginning}WHAT ' if beginning else 'VERB '}[options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"
         f"verbs:\n{verbs}\n\n"
         "options:\n"
@@ -184,7 +205,10 @@ def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
         else:
             given[key] = pending.pop(0)
     if positional_key is not None and positionals:
-        given[positional_key] = positionals
+        takes_one = table[positional_key].type is str
+        if takes_one and len(positionals) > 1:
+            raise ConfigError(f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time")
+        given[positional_key] = positionals[0] if takes_one else positionals
     return given
 
 
@@ -210,7 +234,8 @@ def _build_parser(verb: str, config_class: type, table: Mapping[str, Option]) ->
         # Nothing is `required` here: a recipe may give it, so `build_config` is what asks for it.
         settings: dict[str, Any] = {"help": _help(option), "default": argparse.SUPPRESS}
         if option.positional:
-            groups[option.group].add_argument(option.key, type=str, nargs="*", metavar=_metavar(option), **settings)
+            count = "?" if option.type is str else "*"
+            groups[option.group].add_argument(option.key, type=str, nargs=count, metavar=_metavar(option), **settings)
         elif option.type is bool:
             settings["default"] = option.default
             groups[option.group].add_argument(_flag(option.key), action=ActionYesNo(no_prefix="no-"), **settings)
@@ -228,7 +253,9 @@ def _check(parser: ArgumentParser, option: Option, value: Any, where: str, *, fr
             raise refusal
         return truth
     if option.positional:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if option.type is str and isinstance(value, str):
+            return value
+        if option.type is str or not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise refusal
         return value
     try:
@@ -260,7 +287,7 @@ def _flag(key: str) -> str:
 
 def _metavar(option: Option) -> str:
     if option.positional:
-        return f"{option.key.upper().rstrip('S')} ..."
+        return option.key.upper() if option.type is str else f"{option.key.upper().rstrip('S')} ..."
     if typing.get_origin(option.type) is Literal:
         return "{" + ",".join(map(str, typing.get_args(option.type))) + "}"
     return {int: "N", float: "X"}.get(option.type, option.key.rpartition(".")[2].upper())

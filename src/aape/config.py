@@ -342,6 +342,21 @@ class EmbedConfig:
 
 
 @dataclass(frozen=True)
+class ExportConfig:
+    """`aape export`: a model as one file that needs only samples, for ONNX Runtime or torch.export.
+
+    Args:
+        model: a name (tiny is part of the package) or a saved folder.
+        out: file to write, model.onnx or model.pt2, say.
+        format: onnx or pt2; by default what the name of the file says.
+    """
+
+    model: str = field(metadata={"positional": True})
+    out: str
+    format: Literal["auto", "onnx", "pt2"] = "auto"
+
+
+@dataclass(frozen=True)
 class StatsConfig:
     """`aape stats`: mean and standard deviation of the log-mel values of a corpus.
 
