@@ -76,9 +76,8 @@ def test_a_verb_of_two_words_explains_itself(capsys):
     shown = capsys.readouterr().out
     assert "plot windows" in shown
     assert "pretrain" not in shown
-    for arguments in (["plot"], ["plot", "widnows"], ["plot", "--out", "x"]):
-        assert cli.main(arguments) == 2
-        assert "windows, clip" in capsys.readouterr().err
+    assert cli.main(["plot", "widnows"]) == 2
+    assert "plot windows, plot clip" in capsys.readouterr().err
 
 
 def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path):

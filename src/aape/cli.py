@@ -1,7 +1,8 @@
-"""`aape VERB [options]`: every verb, of one word or two, is a configuration and the function it is given to.
+"""`aape VERB [options]`: every verb is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
-To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`.
+To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`. A verb may be two
+words, as in `aape data pack`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape import config, plot_config
+from aape import config
 from aape.errors import AapeError, ConfigError
 from aape.recipe import Option, build_config, load_recipe, option_table
 from aape.version import __version__
@@ -53,10 +54,12 @@ VERBS: dict[str, Verb] = {
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
     "export": Verb(config.ExportConfig, "aape.export:export"),
+    "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
+    "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
-    "plot windows": Verb(plot_config.PlotWindowsConfig, "aape.plot:plot_windows"),
-    "plot clip": Verb(plot_config.PlotClipConfig, "aape.plot:plot_clip"),
-    "plot aliasing": Verb(plot_config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
+    "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
+    "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
 
@@ -120,10 +123,17 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"aape {__version__}")
         return 0
-    name, rest = _find_verb(arguments)
-    if name not in VERBS:  # the first of two words, and a cry for help
-        print(_overview(f"{name} "))
-        return 0
+    name, *rest = arguments
+    second = [verb for verb in VERBS if verb.startswith(f"{name} ")]
+    if second and (name not in VERBS or f"{name} {' '.join(rest[:1])}" in VERBS):
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_overview(second))
+            return 0
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
+    if name not in VERBS:
+        kind = "option" if name.startswith("-") else "verb"
+        valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
+        raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
         _build_parser(name, verb.config_class, option_table(verb.config_class)).print_help()
@@ -135,29 +145,12 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _find_verb(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Split arguments into a verb of one word or two and the rest; a first word alone stands for a request for help."""
-    for length in (2, 1):
-        if (name := " ".join(arguments[:length])) in VERBS:
-            return name, arguments[length:]
-    word, *rest = arguments
-    second_words = [name.partition(" ")[2] for name in VERBS if name.startswith(f"{word} ")]
-    if second_words and rest and rest[0] in ("-h", "--help"):
-        return word, rest
-    if second_words:
-        given = f"unknown {word} {rest[0]!r}" if rest else f"{word} what"
-        raise ConfigError(f"{given}: choose one of {', '.join(second_words)}")
-    kind = "option" if word.startswith("-") else "verb"
-    valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
-    raise ConfigError(f"unknown {kind} {word!r}: choose one of {valid}")
-
-
-def _overview(beginning: str = "") -> str:
-    shown = {name: verb for name, verb in VERBS.items() if name.startswith(beginning)}
+def _overview(names: Iterable[str] = ()) -> str:
+    shown = {name: VERBS[name] for name in names or VERBS}
     width = max(map(len, shown))
     verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in shown.items())
     return (
-        f"usage: aape {f'{beginning}WHAT ' if beginning else 'VERB '}[options]\n\n"
+        "usage: aape VERB [options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"
         f"verbs:\n{verbs}\n\n"
         "options:\n"
@@ -207,7 +200,9 @@ def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
     if positional_key is not None and positionals:
         takes_one = table[positional_key].type is str
         if takes_one and len(positionals) > 1:
-            raise ConfigError(f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time")
+            raise ConfigError(
+                f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time"
+            )
         given[positional_key] = positionals[0] if takes_one else positionals
     return given
 

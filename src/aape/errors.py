@@ -45,3 +45,7 @@ class CheckpointError(AapeError):
 
 class DataError(AapeError):
     """A data set that cannot be used: an empty folder, a missing column, too many bad files."""
+
+
+class TrainingError(AapeError):
+    """A run that cannot go on: loss or gradient stay NaN or infinite."""

@@ -15,11 +15,11 @@ from aape.analysis import windows
 from aape.analysis.numbers import FRAMES_PER_SECOND, chosen_kernels
 from aape.analysis.plots import figure_path, plot_kernels, require_matplotlib, save_figure
 from aape.analysis.plots import plot_windows as draw_windows
+from aape.config import PlotClipConfig, PlotWindowsConfig
 from aape.data.audio import read_audio
 from aape.errors import AudioError, ConfigError
 from aape.inference import load_model
 from aape.layers.aape import AaPE
-from aape.plot_config import PlotClipConfig, PlotWindowsConfig
 from aape.training.results import describe_environment, write_json
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def plot_clip(config: PlotClipConfig) -> None:
     require_matplotlib()
     model = load_model(config.model, config.device)
     if not isinstance(model.encoder.stem, AaPE):
-        raise ConfigError(f"model: {config.model} has the standard stem, which chooses no kernels to show")
+        raise ConfigError(f"model: {config.model} has the standard stem, which has no kernels to show")
     rate = model.front_end.sample_rate
     wave = read_audio(config.file, sample_rate=rate)
     first = round(config.start * rate)
@@ -125,3 +125,7 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def plot_aliasing(config: object) -> None:
+    """Draw later."""

@@ -93,7 +93,7 @@ def plot_kernels(
     _draw_shares(panels[2], times, kernels.decays, np.geomspace(low, max(high, 10 * low) * (1 + 1e-6), 41))
     panels[2].set(title="Decays of their windows", ylabel="decay (nepers per second)", xlabel="time (s)")
     panels[2].set_xlim(start, max(times[-1], extent[1]))
-    panels[2].set_yscale("log")
+    panels[2].set(yscale="log", ylim=(0.7 * low, None))
     panels[2].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panels[2].yaxis.set_major_formatter("{x:g}")
     panels[2].yaxis.set_minor_formatter("")
@@ -128,7 +128,12 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
         magnitude.plot(windows.detuning, 20 * np.log10(np.maximum(windows.magnitudes[row], tiny)), **style)
         slope.plot(windows.detuning, np.maximum(np.abs(windows.slopes[row]), tiny), **style)
     shape.set(title=f"Windows of 63 taps, {WINDOW_EDGES[0]:g} at the edge", xlabel="time (ms)", ylabel="weight")
-    magnitude.set(title="Magnitude on a tone of 25 Hz", xlabel="kernel frequency - tone (Hz)", ylabel="magnitude (dB)", ylim=(-80, 3))
+    magnitude.set(
+        title="Magnitude on a tone of 25 Hz",
+        xlabel="kernel frequency - tone (Hz)",
+        ylabel="magnitude (dB)",
+        ylim=(-80, 3),
+    )
     slope.set(title="Gradient of the magnitude", xlabel="kernel frequency - tone (Hz)", ylabel="|gradient| (per Hz)")
     slope.set(yscale="log", ylim=(1e-6, 1))
     distances = np.abs(recovery.starts - recovery.tones)
@@ -143,11 +148,11 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
         axes.set(title=f"Tones found by distance, edge {edge:g}", xlabel="from start to tone (Hz)", ylabel="found (%)")
         axes.set(ylim=(-3, 103))
     for offset, (name, label) in enumerate(KERNELS.items()):
-        rates = []
+        shares = []
         for edge in WINDOW_EDGES:
             hits, best = recovery.found(name, edge)
-            rates.append(100 * hits[best].mean())
-        drawn = bars.bar(np.arange(2) + 0.2 * (offset - 1.5), rates, 0.19, color=COLOURS[name], label=label)
+            shares.append(100 * hits[best].mean())
+        drawn = bars.bar(np.arange(2) + 0.2 * (offset - 1.5), shares, 0.19, color=COLOURS[name], label=label)
         bars.bar_label(drawn, fmt="%.0f", fontsize="small")
     bars.set_xticks(range(2), [f"{edge:g}" for edge in WINDOW_EDGES])
     bars.set(title="Tones found, all starts", xlabel="window edge", ylabel="found (%)", ylim=(0, 110))

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-
 KERNEL_SIZE, PATCH_SIZE = 63, 16  # the paper's
 RADIANS_TO_HERTZ = 100 / (2 * math.pi)  # 100 frames a second
 LOWEST = math.pi / PATCH_SIZE  # radians per frame: what the patches themselves can represent ends here
@@ -169,7 +168,7 @@ def success_by_distance(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return success rate and its 95 % interval for starts at distances between `edges`; NaN where there are none."""
     rates, lows, highs = [], [], []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = found[(distance >= low) & (distance < high)]
         bounds = wilson_interval(int(inside.sum()), len(inside)) if len(inside) else (math.nan, math.nan)
         rates.append(_mean(inside))

@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -33,6 +34,44 @@ _NO_LENGTH = (1 << 63) - 1  # libsndfile's count of frames for a FLAC stream tha
 _MP3_SEEK_SECONDS = 30.0  # up to here decoding from the start costs less than 20 ms
 _MP3_PREROLL = 32 * 1152  # frames; the bit reservoir reaches back 511 bytes, over 20 of the smallest MP3 frames
 _FILTER_REACH = 320  # samples at the lower of two rates after which soxr's HQ filter has died out
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a sound file holds, found by decoding all of it.
+
+    Args:
+        seconds: its length.
+        sample_rate: in Hz.
+        channels: how many.
+        format: such as "WAV PCM_16".
+        peak: the largest absolute sample of the mono mix.
+    """
+
+    seconds: float
+    sample_rate: int
+    channels: int
+    format: str
+    peak: float
+
+
+def check_audio(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> AudioInfo:
+    """Decode a whole sound file, block by block, and describe it.
+
+    Raises:
+        AudioError: as `read_audio`.
+    """
+    with _open_sound(source, name) as (sound, file, size, label):
+        num_frames, rate = sound.frames, sound.samplerate
+        is_guess = num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_mpeg_index(file))
+        _count_frames(sound, file, size, label)
+        last_frame = None if num_frames == _NO_LENGTH else num_frames
+        length, peak = 0, 0.0
+        for block in _decode(sound, label, 0, 0, last_frame, math.ceil(MAX_SECONDS * rate), is_guess):
+            length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+        if length == 0:
+            raise AudioError(label, "no audio in it")
+        return AudioInfo(length / rate, rate, sound.channels, f"{sound.format} {sound.subtype}", peak)
 
 
 def read_audio(

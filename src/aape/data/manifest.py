@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aape.data.audio import AUDIO_EXTENSIONS, audio_seconds, read_audio
+from aape.data.audio import AUDIO_EXTENSIONS, AudioInfo, audio_seconds, check_audio, read_audio
 from aape.errors import AudioError, DataError
 
 
@@ -44,7 +44,8 @@ def read_manifest(
     Args:
         path: a folder (searched with its subfolders, in sorted order, tar shards included, hidden files left out), a
             tar shard, or a CSV with a column `file` or `filename` (paths relative to the CSV), or columns `shard`
-            (likewise) and `name` (tar member). A column `seconds` is used if there is one.
+            (likewise) and `name` (tar member). Columns `seconds`, and `offset` and `size` of a member in bytes, are
+            used where they are: with them no shard is scanned.
         label: the CSV's column of labels, which every row must fill.
         split: likewise of the splits.
         fold: likewise of the folds.
@@ -99,6 +100,15 @@ def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, durat
         AudioError: it cannot be used.
     """
     return read_audio(_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
+
+
+def check_clip(clip: Clip) -> AudioInfo:
+    """Decode a whole clip, and describe it as `check_audio` does.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    return check_audio(_source(clip), name=clip.name)
 
 
 def clip_seconds(clip: Clip) -> float:
@@ -227,7 +237,8 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
     for key, column in columns.items():
         if column not in header:
             raise DataError(f"{path}: no {key} column {column!r}; it has {', '.join(header)}")
-    shards: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {}
+    has_places = {"offset", "size"} <= set(header)
+    shards: dict[str, tuple[str, int, dict[str, tuple[int, int]]]] = {}
     clips: list[Clip] = []
     lines: dict[str, int] = {}  # of each name
     missing: list[str] = []
@@ -248,10 +259,11 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
         else:
             shard, member = _cell(path, line, row, "shard"), posixpath.normpath(_cell(path, line, row, "name"))
             if shard not in shards:
-                shards[shard] = _open_shard(path, shard)
-            location, index = shards[shard]
-            name, place = f"{posixpath.normpath(shard)}/{member}", index.get(member, (None, None))
-            is_there = member in index
+                shards[shard] = _open_shard(path, shard, scan=not has_places)
+            location, length, index = shards[shard]
+            name = f"{posixpath.normpath(shard)}/{member}"
+            place = _place(path, line, row, length) if has_places else index.get(member, (None, None))
+            is_there = has_places or member in index
         if name in lines:
             raise DataError(f"{path}, line {line}: {name!r} was already listed in line {lines[name]}")
         lines[name] = line
@@ -263,11 +275,26 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
     return clips
 
 
-def _open_shard(path: Path, shard: str) -> tuple[str, dict[str, tuple[int, int]]]:
+def _open_shard(path: Path, shard: str, *, scan: bool) -> tuple[str, int, dict[str, tuple[int, int]]]:
+    """Return where a shard is, its length, and the places of its members where they have to be looked for."""
     location = path.parent / shard
     if not location.is_file():
         raise DataError(f"{path}: shard {shard!r} is missing")
-    return str(location), _index_tar(location)
+    return str(location), location.stat().st_size, _index_tar(location) if scan else {}
+
+
+def _place(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int, int]:
+    """Read a member's offset and size, which must lie within its shard."""
+    texts = [_cell(path, line, row, column) for column in ("offset", "size")]
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        raise DataError(f"{path}, line {line}: offset {texts[0]!r} and size {texts[1]!r} are not numbers of bytes")
+    offset, size = map(int, texts)
+    if size == 0 or offset + size > length:
+        shard = row["shard"].strip()
+        raise DataError(
+            f"{path}, line {line}: {shard!r} has {length} bytes, the member is said to end at {offset + size}"
+        )
+    return offset, size
 
 
 def _cell(path: Path, line: int, row: dict[str, str], column: str) -> str:

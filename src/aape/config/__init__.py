@@ -1,0 +1,47 @@
+"""Every option of the package as frozen dataclasses, with the paper's value as the default where it is known.
+
+`method` in the docstrings is the definition in docs/method.md; [ours] marks a default the paper does not state.
+"""
+
+from aape.config.commands import (
+    DataCheckConfig,
+    DataPackConfig,
+    DemoConfig,
+    EmbedConfig,
+    LossConfig,
+    MaskingConfig,
+    OptimConfig,
+    PredictorConfig,
+    PretrainConfig,
+    ProbeConfig,
+    StatsConfig,
+)
+from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotWindowsConfig
+from aape.config.model import (
+    MODEL_SIZES,
+    EncoderConfig,
+    FrontEndConfig,
+    encoder_config,
+)
+
+__all__ = [
+    "MODEL_SIZES",
+    "DataCheckConfig",
+    "DataPackConfig",
+    "DemoConfig",
+    "EmbedConfig",
+    "EncoderConfig",
+    "ExportConfig",
+    "FrontEndConfig",
+    "LossConfig",
+    "MaskingConfig",
+    "OptimConfig",
+    "PlotAliasingConfig",
+    "PlotClipConfig",
+    "PlotWindowsConfig",
+    "PredictorConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "StatsConfig",
+    "encoder_config",
+]
