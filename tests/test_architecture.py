@@ -17,7 +17,7 @@ LAYERS = (
     {"layers"},
     {"models", "training", "evaluation", "analysis", "stats"},
     {"corpus"},
-    {"pretraining", "finetuning", "probing", "inference", "demo", "huggingface", "hear", "xares"},
+    {"pretraining", "finetuning", "probing", "inference", "demo", "huggingface", "hear", "xares", "plot", "export"},
     {"cli", "__init__"},
     {"__main__"},
 )
@@ -31,7 +31,8 @@ ONLY = {
     "recipe": {"errors"},
     "layers": {"ops", "errors"},
 }
-HEAVY = ("transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton", "torchmetrics")
+HEAVY = ("transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton", "torchmetrics",
+         "onnx", "onnxruntime")  # fmt: skip
 
 
 def part_of(path: Path) -> str:

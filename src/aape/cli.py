@@ -53,9 +53,13 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
+    "export": Verb(config.ExportConfig, "aape.export:export"),
     "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
     "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
+    "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
+    "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
 
@@ -194,7 +198,12 @@ def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
         else:
             given[key] = pending.pop(0)
     if positional_key is not None and positionals:
-        given[positional_key] = positionals
+        takes_one = table[positional_key].type is str
+        if takes_one and len(positionals) > 1:
+            raise ConfigError(
+                f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time"
+            )
+        given[positional_key] = positionals[0] if takes_one else positionals
     return given
 
 
@@ -220,7 +229,8 @@ def _build_parser(verb: str, config_class: type, table: Mapping[str, Option]) ->
         # Nothing is `required` here: a recipe may give it, so `build_config` is what asks for it.
         settings: dict[str, Any] = {"help": _help(option), "default": argparse.SUPPRESS}
         if option.positional:
-            groups[option.group].add_argument(option.key, type=str, nargs="*", metavar=_metavar(option), **settings)
+            count = "?" if option.type is str else "*"
+            groups[option.group].add_argument(option.key, type=str, nargs=count, metavar=_metavar(option), **settings)
         elif option.type is bool:
             settings["default"] = option.default
             groups[option.group].add_argument(_flag(option.key), action=ActionYesNo(no_prefix="no-"), **settings)
@@ -238,7 +248,9 @@ def _check(parser: ArgumentParser, option: Option, value: Any, where: str, *, fr
             raise refusal
         return truth
     if option.positional:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if option.type is str and isinstance(value, str):
+            return value
+        if option.type is str or not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise refusal
         return value
     try:
@@ -270,7 +282,7 @@ def _flag(key: str) -> str:
 
 def _metavar(option: Option) -> str:
     if option.positional:
-        return f"{option.key.upper().rstrip('S')} ..."
+        return option.key.upper() if option.type is str else f"{option.key.upper().rstrip('S')} ..."
     if typing.get_origin(option.type) is Literal:
         return "{" + ",".join(map(str, typing.get_args(option.type))) + "}"
     return {int: "N", float: "X"}.get(option.type, option.key.rpartition(".")[2].upper())

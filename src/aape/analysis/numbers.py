@@ -53,6 +53,18 @@ def chosen_kernels(encoder: AudioEncoder, spectrogram: torch.Tensor) -> ChosenKe
     return ChosenKernels(hertz, decay.view(shape).float().cpu().numpy() * FRAMES_PER_SECOND)
 
 
+def mel_position(hertz: float, band: tuple[float, float], n_mels: int) -> float:
+    """Return where a frequency lies on an axis of mel bins, bin i from i to i + 1 (HTK mel scale).
+
+    Args:
+        hertz: the frequency.
+        band: lower edge of the first bin and upper edge of the last, in Hz.
+        n_mels: number of bins.
+    """
+    mel, low, high = (math.log10(1 + value / 700) for value in (hertz, *band))
+    return (n_mels + 1) * (mel - low) / (high - low) - 0.5
+
+
 def nearest_neighbours(vectors: NDArray[np.floating], queries: list[int], count: int) -> list[list[tuple[int, float]]]:
     """Find each query's nearest rows by the cosine of standardised vectors.
 

@@ -17,6 +17,7 @@ from aape.config.commands import (
     StatsConfig,
     WatchConfig,
 )
+from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotWindowsConfig
 from aape.config.model import (
     MODEL_SIZES,
     EncoderConfig,
@@ -31,10 +32,14 @@ __all__ = [
     "DemoConfig",
     "EmbedConfig",
     "EncoderConfig",
+    "ExportConfig",
     "FrontEndConfig",
     "LossConfig",
     "MaskingConfig",
     "OptimConfig",
+    "PlotAliasingConfig",
+    "PlotClipConfig",
+    "PlotWindowsConfig",
     "PredictorConfig",
     "PretrainConfig",
     "ProbeConfig",
