@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from aape import cli
+from aape.analysis.runs import PANELS
 from aape.config import encoder_config
 from aape.config.model import FrontEndConfig
 from aape.models.encoder import AudioEncoder
@@ -60,3 +61,19 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, sound, capsys):
         assert words in error
         assert error.count("\n") == 1
     assert not list(tmp_path.glob("x*"))
+
+
+def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
+    """Comparing runs is how one finds what works; a line that is being written must not spoil it."""
+    fields = [field for panel in PANELS for field in panel[3]]
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        lines = [json.dumps({"step": step, **{name: 1.0 / step for name in fields}}) for step in (10, 20, 30)]
+        (tmp_path / run / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40, "lo')
+    assert (
+        cli.main(["plot", "run", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "curves.png")]) == 0
+    )
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "curves.svg").exists()
+    assert cli.main(["plot", "run", str(tmp_path)]) == 2
+    assert "no metrics.jsonl" in capsys.readouterr().err

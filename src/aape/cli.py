@@ -58,6 +58,7 @@ VERBS: dict[str, Verb] = {
     "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
+    "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
     "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
     "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),

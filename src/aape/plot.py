@@ -6,18 +6,20 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from aape.analysis import windows
-from aape.analysis.numbers import FRAMES_PER_SECOND, chosen_kernels
+from aape.analysis.numbers import FRAMES_PER_SECOND, chosen_kernels, read_metrics
 from aape.analysis.plots import figure_path, plot_kernels, require_matplotlib, save_figure
 from aape.analysis.plots import plot_windows as draw_windows
-from aape.config import PlotClipConfig, PlotWindowsConfig
+from aape.analysis.runs import plot_runs
+from aape.config import PlotClipConfig, PlotRunConfig, PlotWindowsConfig
 from aape.data.audio import read_audio
-from aape.errors import AudioError, ConfigError
+from aape.errors import AudioError, ConfigError, DataError
 from aape.inference import load_model
 from aape.layers.aape import AaPE
 from aape.training.results import describe_environment, write_json
@@ -99,6 +101,23 @@ def plot_clip(config: PlotClipConfig) -> None:
         "decays_nepers_per_second": kernels.decays,
     }
     _write(config, figure, numbers)
+
+
+def plot_run(config: PlotRunConfig) -> None:
+    """Draw the curves of pre-training runs, side by side.
+
+    Raises:
+        AapeError: matplotlib is missing.
+        DataError: a folder without metrics.jsonl, or without a line in it.
+    """
+    require_matplotlib()
+    metrics = {}
+    for run in config.runs:
+        found = read_metrics(Path(run) / "metrics.jsonl")
+        if "loss_mask" not in found:
+            raise DataError(f"{run}: no metrics.jsonl of a pre-training run in it, or no line yet")
+        metrics[run] = found
+    print("-> " + ", ".join(str(file) for file in save_figure(plot_runs(metrics), config.out)))
 
 
 def _write(config: Any, figure: Figure, numbers: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ def plot_pretraining(metrics: Mapping[str, NDArray[np.floating]]) -> Figure:
     Args:
         metrics: one array per field, as `aape.analysis.numbers.read_metrics` gives.
     """
-    figure = _figure(10, 4)
+    figure = make_figure(10, 4)
     panels = figure.subplots(1, 2)
     for axes, names, title in zip(
         panels, (LOSSES, VARIANCES), ("Losses", "Variances: near 0 is collapse"), strict=True
@@ -69,7 +69,7 @@ def plot_kernels(
         band: what the mel bins span, in Hz.
         start: time of the first frame, in seconds.
     """
-    figure = _figure(9, 9)
+    figure = make_figure(9, 9)
     from matplotlib.ticker import LogLocator
 
     panels = figure.subplots(3, 1, sharex=True)
@@ -117,7 +117,7 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
         windows: of `aape.analysis.windows.spectra`.
         recovery: of `aape.analysis.windows.recover_tones`.
     """
-    figure = _figure(11, 8.5)
+    figure = make_figure(11, 8.5)
     panels = figure.subplots(2, 3)
     (shape, magnitude, slope), (near, sharp, bars) = panels
     tiny = 1e-12  # a gradient below this is not drawn: the figure would be all floor
@@ -197,7 +197,8 @@ def require_matplotlib() -> None:
         raise AapeError("figures need matplotlib: pip install 'aape[plots]'") from error
 
 
-def _figure(width: float, height: float) -> Figure:
+def make_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of so many inches."""
     require_matplotlib()
     from matplotlib import rcParams
     from matplotlib.figure import Figure

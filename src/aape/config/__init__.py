@@ -17,7 +17,7 @@ from aape.config.commands import (
     StatsConfig,
     WatchConfig,
 )
-from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotWindowsConfig
+from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
 from aape.config.model import (
     MODEL_SIZES,
     EncoderConfig,
@@ -39,6 +39,7 @@ __all__ = [
     "OptimConfig",
     "PlotAliasingConfig",
     "PlotClipConfig",
+    "PlotRunConfig",
     "PlotWindowsConfig",
     "PredictorConfig",
     "PretrainConfig",

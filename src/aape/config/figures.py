@@ -92,3 +92,16 @@ class PlotAliasingConfig:
         _require_positive(self, "seeds", "phases")
         if self.carriers < 4:
             raise ConfigError(f"carriers: at least 4, so that there are some to test on, got {self.carriers}")
+
+
+@dataclass(frozen=True)
+class PlotRunConfig:
+    """`aape plot run`: losses, variances, learning rate and throughput of pre-training runs.
+
+    Args:
+        runs: run folders, of finished runs or of such as are under way.
+        out: figure to write, as .png and .svg.
+    """
+
+    runs: list[str] = field(metadata={"positional": True})
+    out: str = "run"
