@@ -26,10 +26,12 @@ MAX_SECONDS = 4 * 3600.0
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_VALUES = 1 << 31  # samples times channels decoded for one array: 4 h of 44.1 kHz stereo and some more
+MAX_EXPANSION = 4096  # values per byte of the file: silence in FLAC's streamable subset stays below
 MAX_LEVEL = 2.0**32  # float files scaled as 32-bit integers pass; beyond, a float32 power spectrum is near overflow
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
 _BLOCK_VALUES = 1 << 18
+_FREE_VALUES = 1 << 24  # decoded from any file, however small: 17 minutes at 16 kHz
 _NO_LENGTH = (1 << 63) - 1  # libsndfile's count of frames for a FLAC stream that states none
 _MP3_SEEK_SECONDS = 30.0  # up to here decoding from the start costs less than 20 ms
 _MP3_DELAY = 2 * 1152  # frames that a decoder may keep for itself
@@ -91,7 +93,7 @@ def read_audio(
             counted = _count_frames(sound, file, size, label)
             promised = promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
         seek_to = frame and _find_seek(sound, file, size, frame)
-        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames)
+        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, size)
         wave = _resample(blocks, rate, sample_rate)
         wave = wave[first - frame * sample_rate // rate :]
         if stop is not None:
@@ -131,7 +133,7 @@ def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
         raise AudioError(label, "damaged: more MP3 frames than its index counts: convert it to WAV or FLAC first")
     if has_index(file):
         return num_frames
-    if counted.num_samples > num_frames + _MP3_DELAY:  # libsndfile would stop where its guess ends
+    if counted.num_samples > num_frames + 2 * counted.samples_per_frame:  # libsndfile would stop where its guess ends
         reason = "an MP3 of variable bit rate without an index, so of unknown length: convert it to WAV or FLAC first"
         raise AudioError(label, reason)
     return min(counted.num_samples, num_frames) or num_frames
@@ -254,12 +256,19 @@ def _check_format(sound: Any, label: str) -> None:
 
 
 def _decode(
-    sound: Any, label: str, seek_to: int, frame: int, last_frame: int | None, promised: int, most_frames: int
+    sound: Any,
+    label: str,
+    seek_to: int,
+    frame: int,
+    last_frame: int | None,
+    promised: int,
+    most_frames: int,
+    size: int,
 ) -> Iterator[np.ndarray]:
     """Yield mono float32 blocks (T,) of the frames frame..last_frame, None for the end.
 
     Decoding starts at `seek_to`; what lies before `frame` is dropped.
-    Decoding that ends before `promised` is an error.
+    Decoding that ends before `promised` is an error, and so is more than a file of `size` bytes can honestly hold.
     """
     position = seek_to
     if seek_to:
@@ -273,6 +282,8 @@ def _decode(
         position, num_decoded = position + len(values), num_decoded + values.size
         if len(values) == 0:
             break
+        if num_decoded > max(_FREE_VALUES, MAX_EXPANSION * size):
+            raise AudioError(label, f"a decompression bomb: over {num_decoded // size} samples out of every byte")
         if num_decoded > MAX_VALUES or position - frame > most_frames:
             most = min(most_frames, MAX_VALUES / channels) / rate / 3600
             raise AudioError(label, f"over {most:.2f} h of audio, the most at {channels} x {rate} Hz: cut it first")

@@ -25,12 +25,14 @@ class FrameCount:
 
     Args:
         num_samples: per channel, the frame with the index left out.
+        samples_per_frame: of the last one.
         num_foreign: bytes between frames that are neither frames nor tags.
         is_cut: the last frame is not whole.
         is_index_short: the index counts fewer frames than there are.
     """
 
     num_samples: int
+    samples_per_frame: int
     num_foreign: int
     is_cut: bool
     is_index_short: bool
@@ -50,7 +52,8 @@ def find_index_fault(file: IO[bytes], size: int) -> str | None:
 
 def has_index(file: IO[bytes]) -> bool:
     """Tell whether an MP3 file states its length; libsndfile guesses it from the first frame otherwise."""
-    return bool(_find_index(file)[1])
+    index = _find_index(file)[1]
+    return len(index) >= 12 and bool(int.from_bytes(index[4:8], "big") & 1)
 
 
 def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
@@ -67,7 +70,7 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
         return None
     start, index = _find_index(file)
     data = read_at(file, start, size - start)
-    position, num_samples, num_frames, num_foreign, searched = 0, 0, 0, 0, 0
+    position, num_samples, num_frames, samples_per_frame, num_foreign, searched = 0, 0, 0, 0, 0, 0
     while position + 4 <= len(data):
         length, samples = _frame(data, position)
         length = length or _tag(data, position)
@@ -81,13 +84,12 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
             continue
         position += length
         num_samples, num_frames = num_samples + samples, num_frames + (samples > 0)
+        samples_per_frame = samples or samples_per_frame
     is_index_short = False
-    if index:
-        first = num_samples // max(num_frames, 1)
-        num_samples, num_frames = max(0, num_samples - first), num_frames - 1
-        if int.from_bytes(index[4:8], "big") & 1:
-            is_index_short = int.from_bytes(index[8:12], "big") < num_frames
-    return FrameCount(num_samples, num_foreign, position > len(data), is_index_short)
+    if index and num_frames:
+        num_samples, num_frames = max(0, num_samples - samples_per_frame), num_frames - 1
+        is_index_short = bool(index[7] & 1) and int.from_bytes(index[8:12], "big") < num_frames
+    return FrameCount(num_samples, samples_per_frame, num_foreign, position > len(data), is_index_short)
 
 
 def read_at(file: IO[bytes], position: int, count: int) -> bytes:
@@ -110,7 +112,7 @@ def _find_index(file: IO[bytes]) -> tuple[int, bytes]:
     start = _id3_size(head) if head[:3] == b"ID3" and len(head) == 10 else 0
     frame = read_at(file, start, 64)
     found = max(frame.find(b"Xing"), frame.find(b"Info"))
-    return start, frame[found:] if found > 0 else b""
+    return start, frame[found:] if 0 < found <= len(frame) - 8 else b""
 
 
 def _tag(data: bytes, position: int) -> int:
