@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 import aape
+from aape.data import read_audio
 
 NUM_SECONDS = 0.25  # short, so that many fit into a minute
 RATE = 16000
@@ -55,16 +56,9 @@ def encode(wave: np.ndarray, rate: int, kind: str, subtype: str | None, **option
 
 
 def recording() -> np.ndarray:
-    """Return the loudest part of a recorded note, (T,) at 16 kHz."""
+    """Return a quarter of a second of a recorded note, (T,) at 16 kHz."""
     path = Path(aape.__file__).parent / "demo" / "audio" / "bass-program033-pitch031-velocity090.opus"
-    wave = aape.read_audio(path) if hasattr(aape, "read_audio") else _read(path)
-    return wave[1600 : 1600 + round(NUM_SECONDS * RATE)]
-
-
-def _read(path: Path) -> np.ndarray:
-    from aape.data import read_audio
-
-    return read_audio(path, sample_rate=RATE)
+    return read_audio(path, sample_rate=RATE, start=0.1, duration=NUM_SECONDS)
 
 
 def make_seeds() -> dict[str, bytes]:

@@ -87,7 +87,7 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
 
 
 def _find_format_fault(chunk: bytes, order: str) -> str | None:
-    """WAV: the same number is written in several ways; where they differ, one of them is wrong, and which is a guess."""
+    """WAV: the same number is written in several ways; where they differ, one is wrong, and which is a guess."""
     if len(chunk) < 16:
         return None
     tag, channels, rate, byte_rate, block, bits = struct.unpack(f"{order}HHIIHH", chunk)
