@@ -172,7 +172,10 @@ def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) 
     if content[:4] in (b"RIFF", b"RF64", b"FORM"):
         name, layout = (b"SSND", ">I") if content[:4] == b"FORM" else (b"data", "<I")
         position = content.find(name)
-        end = position + 8 + struct.unpack_from(layout, content, position + 4)[0]
+        length = struct.unpack_from(layout, content, position + 4)[0]
+        if (length == 0 or length >= 0x7FFFF000) and len(content) < len(original):
+            return "all of a cut file that states no length"
+        end = position + 8 + length
         following = content[end : end + 4] if end - position > 8 else b""
         return "all of a shorter file" if len(content) - end < 8 or following.isalpha() else None
     if content[:4] == b"OggS":

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from aape.data.containers import find_fault, num_vorbis_frames_to_avoid
+from aape.data.containers import count_ogg_frames, find_fault, num_vorbis_frames_to_avoid
 from aape.data.mpeg import count_frames, has_index
 from aape.errors import AudioError
 
@@ -120,8 +120,13 @@ def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = 
 
 
 def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
-    """Return how many frames a sound holds: libsndfile's word, which is compared with the frames of an MP3."""
+    """Return how many frames a sound holds: libsndfile's word, which is compared with that of the container."""
     num_frames = int(sound.frames)
+    if sound.subtype in ("VORBIS", "OPUS"):
+        promised = count_ogg_frames(file, size, sound.samplerate)
+        if promised > num_frames:  # libsndfile adds up what its packets would give
+            reason = f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}"
+            raise AudioError(label, reason)
     counted = count_frames(file, size) if sound.format == "MP3" else None
     if counted is None:
         return num_frames

@@ -15,6 +15,7 @@ from aape.data.mpeg import find_index_fault, read_at
 
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 _MAX_VORBIS_BLOCK = 8192  # frames
+_MOST_CHUNKS = 1000  # before the samples; a forged file can hold millions of empty ones
 _MOST_SPARE = 8  # bytes that a length may be off, less than a chunk takes
 _UNKNOWN_LENGTH = 0x7FFFF000  # from here on a 32-bit length is what a program writes that cannot know (sox, ffmpeg)
 
@@ -58,10 +59,10 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
     """WAV and AIFF: the samples must lie inside the file, fill what their header says, and end where a chunk begins."""
     order = "<" if kind in (b"RIFF", b"RF64") else ">"
     position, long_length, common = 12, 0, b""
-    for _ in range(1000):  # a forged file can hold millions of empty chunks
+    for _ in range(_MOST_CHUNKS):
         header = read_at(file, position, 8)
         if len(header) < 8:
-            break
+            return "damaged or empty: its chunks lead to no samples"
         name, length = struct.unpack(f"{order}4sI", header)
         if name == b"ds64":
             long_length = int.from_bytes(read_at(file, position + 16, 8), "little")
@@ -82,8 +83,15 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
             if name == b"SSND" and _counts_other_frames(common, length, read_at(file, position + 8, 4)):
                 return f"damaged header: its frames do not fill its {length} bytes of samples"
             return _find_tail_fault(file, size, end, 8 + int.from_bytes(read_at(file, 4, 4), _BYTE_ORDERS[order]))
-        position += 8 + length + length % 2
-    return None
+        position += 8 + length
+        # A chunk of odd length is padded, but not by every program.
+        if length % 2 and not (_is_name(read_at(file, position, 4)) and not _is_name(read_at(file, position + 1, 4))):
+            position += 1
+    return f"over {_MOST_CHUNKS} chunks before the samples"
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)
 
 
 def _find_format_fault(chunk: bytes, order: str) -> str | None:
@@ -113,12 +121,10 @@ def _counts_other_frames(common: bytes, length: int, offset: bytes) -> bool:
 
 def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int) -> str | None:
     """WAV and AIFF: what follows the samples, as far as the file counts it as its own, must be a chunk."""
-    left = min(whole, size) - end
-    if left < _MOST_SPARE:  # negative where the length of the whole is a lie too, such as that of a broken recording
+    left = (whole if end <= whole <= size else size) - end
+    if left < _MOST_SPARE:
         return None
-    # A chunk of odd length is padded, but not by every program.
-    names = (read_at(file, end, 4), read_at(file, end + 1, 4))
-    if any(len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name) for name in names):
+    if _is_name(read_at(file, end, 4)) or _is_name(read_at(file, end + 1, 4)):
         return None
     return f"damaged header: what its length leaves over of the samples, {left} bytes, is nothing else"
 
@@ -152,6 +158,22 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
     if any(granule > pages[-1][2] for _, _, granule, _ in pages):
         return "damaged: the Ogg stream ends before its own sound"
     return None
+
+
+def count_ogg_frames(file: IO[bytes], size: int, rate: int) -> int:
+    """Return how many frames an Ogg Vorbis or Opus file holds by the position that its last page states.
+
+    Args:
+        file: the open file.
+        size: its length in bytes.
+        rate: of the decoded sound, in Hz.
+    """
+    head = read_at(file, 28, 12)  # behind the first page's own header
+    tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
+    position = max((granule for _, _, granule, _ in _ogg_pages(tail)), default=0)
+    if head[:8] == b"OpusHead":  # counts at 48 kHz, what the decoder has to skip included
+        return max(0, position - int.from_bytes(head[10:12], "little")) * rate // 48000
+    return max(0, position)
 
 
 def num_vorbis_frames_to_avoid(file: IO[bytes], size: int) -> int | None:

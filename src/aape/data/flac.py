@@ -6,7 +6,6 @@ The layout is that of RFC 9639.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,6 +18,7 @@ _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 480
 
 @dataclass(frozen=True)
 class _Frame:
+    block_size: int
     end: int  # position in the stream behind its last sample
     rate: int  # 0 for that of the stream
 
@@ -33,17 +33,17 @@ def find_flac_fault(file: IO[bytes], size: int) -> str | None:
     head = read_at(file, 0, 26)
     if len(head) < 26 or head[4] & 0x7F:  # the first block is the stream's description, or the file is no FLAC
         return None
-    smallest, largest = struct.unpack(">HH", head[8:12])
     fields = int.from_bytes(head[18:26], "big")
     rate, total = fields >> 44, fields & ((1 << 36) - 1)
     first = max(42, size - _TAIL)
     tail = read_at(file, first, size - first)
     if tail[-128:-125] == b"TAG":
         tail = tail[:-128]
+    fixed_size = _first_block_size(file)
     frames = []
     position = tail.find(b"\xff")
     while position >= 0:
-        frame = _read_frame(tail[position : position + 16], largest if smallest == largest else 0)
+        frame = _read_frame(tail[position : position + 16], fixed_size)
         if frame is not None:
             frames.append((position, frame))
         position = tail.find(b"\xff", position + 1)
@@ -61,6 +61,18 @@ def find_flac_fault(file: IO[bytes], size: int) -> str | None:
             break
         stop = position
     return None
+
+
+def _first_block_size(file: IO[bytes]) -> int:
+    """Return the number of samples of the first frame, by its own header; 0 where it cannot be found."""
+    position = 4
+    for _ in range(1000):  # blocks of tags, pictures and padding
+        head = read_at(file, position, 4)
+        position += 4 + int.from_bytes(head[1:], "big")
+        if len(head) < 4 or head[0] & 0x80:  # the last
+            break
+    frame = _read_frame(read_at(file, position, 16), 1)
+    return 0 if frame is None else frame.block_size
 
 
 def _read_frame(head: bytes, fixed_size: int) -> _Frame | None:
@@ -88,7 +100,7 @@ def _read_frame(head: bytes, fixed_size: int) -> _Frame | None:
     else:
         block = 192 if size_code == 1 else 576 << (size_code - 2) if size_code < 6 else 256 << (size_code - 8)
     rate = _RATES[rate_code] if rate_code < 12 else rate_field * {12: 1000, 13: 1, 14: 10}[rate_code]
-    return _Frame((number if is_variable else number * fixed_size) + block, rate)
+    return _Frame(block, (number if is_variable else number * fixed_size) + block, rate)
 
 
 # Bytes of a number and the first byte from which it takes more; 0x80 to 0xBF start none
