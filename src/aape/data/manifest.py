@@ -11,7 +11,6 @@ import csv
 import math
 import os
 import posixpath
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from aape.data.audio import AUDIO_EXTENSIONS, AudioInfo, audio_seconds, check_audio, read_audio
+from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
+
+MAX_MEMBER_BYTES = 1 << 30  # a member is read into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ def read_manifest(
     columns = {"label": label, "split": split, "fold": fold}
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
+    if not (source.is_file() or source.is_dir()):  # a named pipe would never end
+        raise DataError(f"{source}: a device or pipe, not a file")
     if source.suffix.lower() == ".csv":
         return _read_csv(source, {key: column for key, column in columns.items() if column is not None})
     for key, column in columns.items():
@@ -123,6 +127,9 @@ def clip_seconds(clip: Clip) -> float:
 def _source(clip: Clip) -> str | bytes:
     if clip.offset is None or clip.size is None:
         return clip.path
+    if clip.size > MAX_MEMBER_BYTES:
+        reason = f"{clip.size} bytes in a shard, the most is {MAX_MEMBER_BYTES}: put it beside the shard as a file"
+        raise AudioError(clip.name, reason)
     try:
         with open(clip.path, "rb", buffering=0) as shard:
             shard.seek(clip.offset)
@@ -180,34 +187,7 @@ def _shard_clips(path: Path, name: str) -> list[Clip]:
 
 
 def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size in bytes of every sound file in a shard, by member name, in the shard's order."""
-    places: dict[str, tuple[int, int]] = {}
-    try:
-        length = path.stat().st_size
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                if not _has_extension(posixpath.basename(member.name), AUDIO_EXTENSIONS) or member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path}: member {member.name!r} is not a plain file")
-                if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise DataError(f"{path}: member {member.name!r} points outside the shard")
-                name = posixpath.normpath(member.name)
-                if name in places:
-                    raise DataError(f"{path}: two members are called {name!r}")
-                if member.offset_data + member.size > length:
-                    raise DataError(f"{path}: truncated inside member {name!r}")
-                places[name] = (member.offset_data, member.size)
-            # tarfile ends without a word at a damaged header; an intact archive ends with zeros.
-            with open(path, "rb") as file:
-                file.seek(shard.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise DataError(f"{path}: damaged or truncated after member {next(reversed(places), None)!r}")
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not an uncompressed tar, or a truncated one ({error})".splitlines()[0]) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return places
+    return index_tar(path, lambda name: _has_extension(name, AUDIO_EXTENSIONS))
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:

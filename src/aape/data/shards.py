@@ -1,101 +1,76 @@
-"""Clips into tar shards: mono, resampled once, FLAC or Opus, with an index that spares scanning the shards."""
+"""Where the sound files in a tar shard are: nothing is extracted, and no number in it is trusted."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
+import posixpath
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+from aape.errors import DataError
 
-from aape.data.manifest import Clip, load_clip
-from aape.errors import AudioError
-
-FORMATS = {"flac": ("FLAC", "PCM_16", ".flac"), "opus": ("OGG", "OPUS", ".opus")}
-INDEX_NAME = "clips.csv"
-COLUMNS = ("shard", "name", "offset", "size", "seconds", "label", "split", "fold")
+_MOST_EXTENSION_BYTES = 1 << 15  # of a long name or of other attributes; tarfile's patterns are quadratic in it
+_LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
-@dataclass(frozen=True)
-class Packed:
-    """One finished shard.
+class _Entry(tarfile.TarInfo):
+    """A member's header, whose numbers are looked at before tarfile believes them.
+
+    A negative size makes older tarfiles read the same header for ever, a large one makes them ask for as much memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+        """Read a header of 512 bytes."""
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.size < 0 or (entry.type in (*_LARGE_HEADERS, b"X") and entry.size > _MOST_EXTENSION_BYTES):
+            raise DataError(f"a header that promises {entry.size} bytes")
+        return entry
+
+
+def index_tar(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
+    """Return offset and size in bytes of the wanted files of a shard, by member name, in the shard's order.
 
     Args:
-        rows: of the index, values in the order of `COLUMNS`.
-        bad: (name, reason) of the clips left out.
+        path: the shard.
+        is_wanted: tells by a member's base name.
+
+    Raises:
+        DataError: no plain tar, damaged, or a wanted member that is no plain file, lies elsewhere or is there twice.
     """
-
-    rows: list[tuple[str, ...]]
-    bad: list[tuple[str, str]]
-
-
-def encode(wave: np.ndarray, sample_rate: int, kind: str) -> bytes:
-    """Encode samples (T,) as "flac" (16 bits) or "opus"; louder than full scale, they are scaled down to it.
-
-    Returns:
-        The content of a file.
-    """
-    import soundfile
-
-    container, subtype, _ = FORMATS[kind]
-    peak = float(np.abs(wave).max(initial=0.0))
-    content = io.BytesIO()
-    soundfile.write(content, wave / peak if peak > 1 else wave, sample_rate, format=container, subtype=subtype)
-    return content.getvalue()
-
-
-def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: str, sample_rate: int) -> Packed:
-    """Write one shard; it appears under its name when it is whole.
-
-    Args:
-        clips: what goes into it.
-        names: the member of each.
-        path: the shard, `*.tar`.
-        kind: "flac" or "opus".
-        sample_rate: in Hz.
-    """
-    rows: list[tuple[str, ...]] = []
-    bad: list[tuple[str, str]] = []
-    partial = path.with_name(f".{path.name}.partial")
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT if max(map(len, names)) < 100 else None) as shard:
-        for clip, name in zip(clips, names, strict=True):
-            try:
-                wave = load_clip(clip, sample_rate=sample_rate)
-            except AudioError as error:
-                bad.append((error.name, error.reason))
-                continue
-            content = encode(wave, sample_rate, kind)
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o644
-            shard.addfile(member, io.BytesIO(content))
-            offset = shard.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            seconds = f"{len(wave) / sample_rate:.3f}"
-            labels = (clip.label or "", clip.split or "", clip.fold or "")
-            rows.append((path.name, name, str(offset), str(len(content)), seconds, *labels))
-    os.replace(partial, path)
-    return Packed(rows, bad)
-
-
-def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
-    """Name the member of each clip: its own name with the new ending; where two would be called alike, added to it."""
-    ending = FORMATS[kind][2]
-    plain = [str(PurePosixPath(clip.name).with_suffix(ending)) for clip in clips]
-    counts: dict[str, int] = {}
-    for name in plain:
-        counts[name] = counts.get(name, 0) + 1
-    return [name if counts[name] == 1 else clip.name + ending for name, clip in zip(plain, clips, strict=True)]
-
-
-def write_index(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
-    """Write the CSV that `read_manifest` takes; columns that no clip fills are left out."""
-    used = [i for i, name in enumerate(COLUMNS) if i < 5 or any(row[i] for row in rows)]
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([COLUMNS[i] for i in used])
-        writer.writerows([[row[i] for i in used] for row in rows])
-    os.replace(partial, path)
+    places: dict[str, tuple[int, int]] = {}
+    if path.exists() and not path.is_file():  # a named pipe would never end
+        raise DataError(f"{path}: not a file")
+    try:
+        length = path.stat().st_size
+        with tarfile.open(path, "r:", tarinfo=_Entry) as shard:
+            for member in shard:
+                if member.size < 0 or member.offset_data < 0:
+                    raise DataError(f"member {member.name!r} has {member.size} bytes")
+                if not is_wanted(posixpath.basename(member.name)) or member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise DataError(f"member {member.name!r} is not a plain file")
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise DataError(f"member {member.name!r} points outside the shard")
+                name = posixpath.normpath(member.name)
+                if name in places:
+                    raise DataError(f"two members are called {name!r}")
+                if member.offset_data + member.size > length:
+                    raise DataError(f"truncated inside member {name!r}")
+                places[name] = (member.offset_data, member.size)
+            # tarfile ends without a word at a damaged header; an intact archive ends with zeros.
+            with open(path, "rb") as file:
+                file.seek(shard.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise DataError(f"damaged or truncated after member {next(reversed(places), None)!r}")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not an uncompressed tar, or a truncated one ({error})".splitlines()[0]) from error
+    except (MemoryError, OverflowError, RecursionError, ValueError) as error:  # forged numbers, headers without end
+        raise DataError(f"{path}: damaged, or not a tar ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return places
