@@ -51,7 +51,8 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
-    "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
+    "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
+    "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }

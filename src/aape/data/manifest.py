@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aape.data.audio import AUDIO_EXTENSIONS, audio_seconds, read_audio
+from aape.data.audio import AUDIO_EXTENSIONS, audio_seconds, read_audio, stream_audio
 from aape.errors import AudioError, DataError
 
 
@@ -99,6 +99,18 @@ def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, durat
         AudioError: it cannot be used.
     """
     return read_audio(_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
+
+
+def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]:
+    """Read a clip of any length block by block, as `stream_audio` does.
+
+    Yields:
+        mono float32 samples (T,).
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    yield from stream_audio(_source(clip), sample_rate=sample_rate, name=clip.name)
 
 
 def clip_seconds(clip: Clip) -> float:
