@@ -23,7 +23,7 @@ def classify_command(config: ClassifyConfig) -> None:
     What cannot be read is listed on standard error with the reason, and the rest is done.
 
     Raises:
-        ConfigError: no input, a threshold that is no probability, or an output that is neither JSON nor CSV.
+        ConfigError: no input, a threshold or `top` that makes no sense, or an output that is neither JSON nor CSV.
         CheckpointError: the model cannot be loaded, or has no classifier.
         DataError: nothing could be read.
     """
@@ -32,6 +32,8 @@ def classify_command(config: ClassifyConfig) -> None:
     out = None if config.out is None else Path(config.out)
     if out is not None and (out.suffix.lower() not in (".json", ".csv") or out.is_dir()):
         raise ConfigError(f"{out}: name a file that ends in .json or .csv")
+    if config.top < 1:
+        raise ConfigError(f"top must be 1 or more, got {config.top}")
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ConfigError(f"threshold must be within 0 and 1, got {config.threshold}")
     model = load_model(config.model, config.device)

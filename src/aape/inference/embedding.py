@@ -76,21 +76,29 @@ def _embed_in_chunks(
         chunk = clips[first : first + size]
         key = json.dumps([*settings, [_identity(clip.path) for clip in chunk]])
         path = partial / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
-        if path.exists():
-            with np.load(path, allow_pickle=False) as arrays:
-                vectors = arrays["embedding"]
-                refusals = [(str(name), str(reason)) for name, reason in arrays["bad"]]
-        else:
+        finished = _read_chunk(path)
+        if finished is None:
 
             def shift(done: int, _: int, first: int = first) -> None:
                 progress(first + done, len(clips))
 
-            vectors, refusals = model.embed_clips(chunk, batch_size=batch_size, progress=shift)
-            write_atomically(path, _npz(embedding=vectors, bad=np.asarray(refusals, np.str_).reshape(-1, 2)))
+            finished = model.embed_clips(chunk, batch_size=batch_size, progress=shift)
+            arrays = {"embedding": finished[0], "bad": np.asarray(finished[1], np.str_).reshape(-1, 2)}
+            write_atomically(path, _npz(**arrays))
+        vectors, refusals = finished
         parts.append(vectors)
         bad += refusals
         progress(first + len(chunk), len(clips))
     return np.concatenate(parts), bad
+
+
+def _read_chunk(path: Path) -> tuple[FloatArray, BadClips] | None:
+    """Read a finished chunk; None if there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["embedding"], [(str(name), str(reason)) for name, reason in arrays["bad"]]
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
 
 
 def _identity(path: str) -> list[Any]:
