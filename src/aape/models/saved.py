@@ -35,6 +35,7 @@ _KEYS = (
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _MOST_CONFIG_BYTES = 1 << 24
+_TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
@@ -333,11 +334,15 @@ def _open_weights(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error).splitlines()[0]})") from error
 
 
+def _names(file: Any) -> list[str]:
+    return [name for name in list(file.keys()) if not name.startswith(_TRAINING_PARTS)]
+
+
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shape of every tensor from the file's header."""
     with _open_weights(path) as file:
         shapes = {}
-        for name in file.keys():  # noqa: SIM118, the file is no mapping
+        for name in _names(file):
             part = file.get_slice(name)
             if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
                 raise CheckpointError(f"{path}: {name}: {part.get_dtype()} values are no weights")
@@ -348,8 +353,7 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     with _open_weights(path) as file:
         # Copies, because a view of the file would change or crash with it.
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in names}
+        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in _names(file)}
     _check_finite(tensors, os.fspath(path))
     return tensors
 
