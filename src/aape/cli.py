@@ -52,14 +52,15 @@ class Verb:
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
-    "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
+    "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
+    "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),
     "export": Verb(config.ExportConfig, "aape.export:export"),
     "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
     "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
-    "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
     "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
     "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aape.config import DataCheckConfig, DataPackConfig
-from aape.data.audio import AudioInfo
-from aape.data.manifest import Clip, check_clip, read_manifest
+from aape.data.manifest import Clip, read_manifest
 from aape.data.packing import INDEX_NAME, Packed, member_names, pack_shard, write_index
+from aape.data.survey import AudioInfo, check_clip
 from aape.errors import ConfigError, DataError
 from aape.training.results import write_json
 

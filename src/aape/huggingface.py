@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+)
 
 from aape.models.hub import AaPEConfig, AaPEFeatureExtractor, AaPEForAudioClassification, AaPEModel
+from aape.pretraining.hub import AaPEForPreTraining
 
-__all__ = ["AaPEConfig", "AaPEFeatureExtractor", "AaPEForAudioClassification", "AaPEModel"]
+__all__ = ["AaPEConfig", "AaPEFeatureExtractor", "AaPEForAudioClassification", "AaPEForPreTraining", "AaPEModel"]
 
 AutoConfig.register(AaPEConfig.model_type, AaPEConfig, exist_ok=True)
 AutoModel.register(AaPEConfig, AaPEModel, exist_ok=True)
+AutoModelForPreTraining.register(AaPEConfig, AaPEForPreTraining, exist_ok=True)
 AutoModelForAudioClassification.register(AaPEConfig, AaPEForAudioClassification, exist_ok=True)
 AutoFeatureExtractor.register(AaPEConfig, AaPEFeatureExtractor, exist_ok=True)

@@ -4,6 +4,7 @@
 """
 
 from aape.config.commands import (
+    ClassifyConfig,
     DataCheckConfig,
     DataPackConfig,
     DemoConfig,
@@ -27,6 +28,7 @@ from aape.config.model import (
 
 __all__ = [
     "MODEL_SIZES",
+    "ClassifyConfig",
     "DataCheckConfig",
     "DataPackConfig",
     "DemoConfig",

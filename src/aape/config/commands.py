@@ -257,7 +257,7 @@ class EmbedConfig:
     Args:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
-        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,).
+        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); a run that was killed goes on where it was.
         batch: clips per forward pass.
         device: where to run.
     """
@@ -270,6 +270,29 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "batch")
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """`aape classify`: sound files in, names of what is heard in them out.
+
+    Args:
+        inputs: sound files, and folders of them.
+        model: the folder of a model with a classifier, or of the run that trained it.
+        top: labels per file, at most.
+        threshold: leave out labels with a lower score (0 to 1).
+        out: file to write, .json (with times, window by window) or .csv.
+        batch: clips per forward pass.
+        device: where to run.
+    """
+
+    inputs: list[str] = field(metadata={"positional": True})
+    model: str
+    top: int = 5
+    threshold: float | None = None
+    out: str | None = None
+    batch: int = 16
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,12 @@ _MOST_CHANNELS = 8  # an array no wider than this, and higher than wide, is (sam
 
 
 def read_array(
-    wav: Any, sample_rate: float | None, *, to_rate: int = 16000, dtype: type[np.floating] = np.float32
+    wav: Any,
+    sample_rate: float | None,
+    *,
+    to_rate: int = 16000,
+    dtype: type[np.floating] = np.float32,
+    name: str = NAME,
 ) -> NDArray[np.floating]:
     """Vet an array of mono samples and resample it.
 
@@ -24,6 +29,7 @@ def read_array(
         sample_rate: of the samples, in Hz.
         to_rate: of the result, in Hz (soxr, HQ).
         dtype: of the result.
+        name: what to call it in errors.
 
     Returns:
         One row per clip, (B, samples); B = 1 for a single clip.
@@ -35,31 +41,31 @@ def read_array(
     try:
         array = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
     except (TypeError, ValueError) as error:
-        raise AudioError(NAME, f"not an array of samples ({error})") from error
+        raise AudioError(name, f"not an array of samples ({error})") from error
     if array.dtype.kind != "f":
-        raise AudioError(NAME, f"{array.dtype} values: samples must be floating point, in -1..1")
+        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1")
     if array.ndim not in (1, 2):
-        raise AudioError(NAME, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
+        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
     if array.size == 0:
-        raise AudioError(NAME, f"of shape {array.shape}: no samples in it")
+        raise AudioError(name, f"of shape {array.shape}: no samples in it")
     if array.ndim == 2 and array.shape[1] <= _MOST_CHANNELS and array.shape[0] > array.shape[1]:
         hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
-        raise AudioError(NAME, f"of shape {array.shape}: {hint}")
+        raise AudioError(name, f"of shape {array.shape}: {hint}")
     if sample_rate is None:
-        raise AudioError(NAME, "an array does not know its sample rate: pass it")
+        raise AudioError(name, "an array does not know its sample rate: pass it")
     if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
-        raise AudioError(NAME, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
+        raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
     rows = np.atleast_2d(array)
     for index, row in enumerate(rows):
         level = float(np.abs(row).max())
         if not level <= MAX_LEVEL:  # also true of NaN
             reason = f"samples as large as {level:g}" if np.isfinite(level) else "NaN or infinite samples"
-            raise AudioError(NAME if array.ndim == 1 else f"{NAME}, clip {index}", reason)
+            raise AudioError(name if array.ndim == 1 else f"{name}, clip {index}", reason)
     rows = rows.astype(dtype, copy=False)
     if sample_rate != to_rate:
         import soxr
 
         rows = np.stack([soxr.resample(row, sample_rate, to_rate, quality="HQ") for row in rows])
         if rows.shape[1] == 0:
-            raise AudioError(NAME, f"{array.shape[-1]} samples at {sample_rate:g} Hz are too short to resample")
+            raise AudioError(name, f"{array.shape[-1]} samples at {sample_rate:g} Hz are too short to resample")
     return np.ascontiguousarray(rows)

@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from aape.data.mpeg import count_frames, has_index
 from aape.errors import AudioError
 
 AUDIO_EXTENSIONS = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wave")
-MAX_SECONDS = 4 * 3600.0
+MAX_SECONDS = 4 * 3600.0  # of one array
+MAX_STREAM_SECONDS = 48 * 3600.0  # of what is read block by block and never held as a whole
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_VALUES = 1 << 31  # samples times channels decoded for one array: 4 h of 44.1 kHz stereo and some more
@@ -38,46 +38,6 @@ _MP3_SEEK_SECONDS = 30.0  # up to here decoding from the start costs less than 2
 _MP3_DELAY = 2 * 1152  # frames that a decoder may keep for itself
 _MP3_PREROLL = 32 * 1152  # frames; the bit reservoir reaches back 511 bytes, over 20 of the smallest MP3 frames
 _FILTER_REACH = 320  # samples at the lower of two rates after which soxr's HQ filter has died out
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a sound file holds, found by decoding all of it.
-
-    Args:
-        seconds: its length.
-        sample_rate: in Hz.
-        channels: how many.
-        format: such as "WAV PCM_16".
-        peak: the largest absolute sample of the mono mix.
-    """
-
-    seconds: float
-    sample_rate: int
-    channels: int
-    format: str
-    peak: float
-
-
-def check_audio(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> AudioInfo:
-    """Decode a whole sound file, block by block, and describe it.
-
-    Raises:
-        AudioError: as `read_audio`.
-    """
-    with _open_sound(source, name) as (sound, file, size, label):
-        num_frames, rate = sound.frames, sound.samplerate
-        counted = _count_frames(sound, file, size, label)
-        is_guess = num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file))
-        promised = num_frames if not is_guess else 0 if counted == _NO_LENGTH else counted - _MP3_DELAY
-        last_frame = None if num_frames == _NO_LENGTH else num_frames
-        most_frames = math.ceil(MAX_SECONDS * rate)
-        length, peak = 0, 0.0
-        for block in _decode(sound, label, 0, 0, last_frame, promised, most_frames, size):
-            length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
-        if length == 0:
-            raise AudioError(label, "no audio in it")
-        return AudioInfo(length / rate, rate, sound.channels, f"{sound.format} {sound.subtype}", peak)
 
 
 def read_audio(
@@ -134,8 +94,8 @@ def read_audio(
             counted = _count_frames(sound, file, size, label)
             promised = promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
         seek_to = frame and _find_seek(sound, file, size, frame)
-        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, size)
-        wave = _resample(blocks, rate, sample_rate)
+        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, MAX_VALUES, size)
+        wave = _join(list(_resample(blocks, rate, sample_rate)))
         wave = wave[first - frame * sample_rate // rate :]
         if stop is not None:
             wave = wave[: stop - first]
@@ -143,6 +103,62 @@ def read_audio(
             reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
             raise AudioError(label, reason)
         return wave
+
+
+def stream_audio(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    sample_rate: int = 16000,
+    max_seconds: float = MAX_STREAM_SECONDS,
+    name: str | None = None,
+) -> Iterator[np.ndarray]:
+    """Read a sound file of any length block by block, in memory that does not grow with it.
+
+    Args:
+        source: a path, or the content of a file.
+        sample_rate: of the result, in Hz.
+        max_seconds: the longest file that is decoded.
+        name: what to call the file in errors; the path if not given.
+
+    Yields:
+        Blocks of float32 samples (T,), of about 16 s at most; joined, they are what `read_audio` returns.
+
+    Raises:
+        AudioError: as `read_audio`; of a file that turns out to be bad at its end, after the blocks before it.
+    """
+    with _open_sound(source, name) as (sound, file, size, label):
+        rate, num_frames = sound.samplerate, sound.frames
+        most_frames, last_frame = math.ceil(max_seconds * rate), None
+        if num_frames == 0:
+            raise AudioError(label, "no audio in it")
+        if num_frames != _NO_LENGTH:
+            last_frame = num_frames
+            if num_frames > most_frames:
+                hours = f"{num_frames / rate / 3600:.2f} h of audio, the most is {max_seconds / 3600:g} h"
+                raise AudioError(label, f"{hours}: cut it first")
+        counted = _count_frames(sound, file, size, label)
+        promised = last_frame or 0
+        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
+            promised = 0 if counted == _NO_LENGTH else counted - _MP3_DELAY
+        most_values = most_frames * sound.channels
+        is_empty = True
+        blocks = _decode(sound, label, 0, 0, last_frame, promised, most_frames, most_values, size)
+        for block in _resample(blocks, rate, sample_rate):
+            if block.size:
+                is_empty = False
+                yield block
+        if is_empty:
+            raise AudioError(label, "too short to resample")
+
+
+def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
+    """Return the sample rate in Hz, the number of channels, and the format, such as "WAV PCM_16".
+
+    Raises:
+        AudioError: not a sound file that `read_audio` takes; nothing is decoded.
+    """
+    with _open_sound(source, name) as (sound, _, _, _):
+        return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
 
 
 def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> float:
@@ -309,6 +325,7 @@ def _decode(
     last_frame: int | None,
     promised: int,
     most_frames: int,
+    most_values: int,
     size: int,
 ) -> Iterator[np.ndarray]:
     """Yield mono float32 blocks (T,) of the frames frame..last_frame, None for the end.
@@ -330,8 +347,8 @@ def _decode(
             break
         if num_decoded > max(_FREE_VALUES, MAX_EXPANSION * size):
             raise AudioError(label, f"a decompression bomb: over {num_decoded // size} samples out of every byte")
-        if num_decoded > MAX_VALUES or position - frame > most_frames:
-            most = min(most_frames, MAX_VALUES / channels) / rate / 3600
+        if num_decoded > most_values or position - frame > most_frames:
+            most = min(most_frames, most_values / channels) / rate / 3600
             raise AudioError(label, f"over {most:.2f} h of audio, the most at {channels} x {rate} Hz: cut it first")
         values = values[skipped:]
         level = float(np.abs(values).max(initial=0.0))
@@ -343,16 +360,20 @@ def _decode(
         raise AudioError(label, f"truncated: it stops at {position / rate:.2f} s, {sound.frames / rate:.2f} s promised")
 
 
-def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> np.ndarray:
-    """Join blocks (T,) into one float32 array at `sample_rate`, resampled on the way so that memory follows it."""
+def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Bring blocks (T,) to `sample_rate` on the way, so that memory follows the result."""
     if rate == sample_rate:
-        pieces = list(blocks)
-    else:
-        import soxr
+        yield from blocks
+        return
+    import soxr
 
-        stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-        pieces = [stream.resample_chunk(block) for block in blocks]
-        pieces.append(stream.resample_chunk(np.zeros(0, np.float32), last=True))
-    if len(pieces) == 1:
-        return np.ascontiguousarray(pieces[0])
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _join(blocks: list[np.ndarray]) -> np.ndarray:
+    if len(blocks) == 1:
+        return np.ascontiguousarray(blocks[0])
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

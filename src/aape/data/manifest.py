@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aape.data.audio import AUDIO_EXTENSIONS, AudioInfo, audio_seconds, check_audio, read_audio
+from aape.data.audio import AUDIO_EXTENSIONS, audio_seconds, read_audio, stream_audio
 from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
 
@@ -103,16 +103,19 @@ def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, durat
     Raises:
         AudioError: it cannot be used.
     """
-    return read_audio(_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
+    return read_audio(clip_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
 
 
-def check_clip(clip: Clip) -> AudioInfo:
-    """Decode a whole clip, and describe it as `check_audio` does.
+def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]:
+    """Read a clip of any length block by block, as `stream_audio` does.
+
+    Yields:
+        mono float32 samples (T,).
 
     Raises:
         AudioError: it cannot be used.
     """
-    return check_audio(_source(clip), name=clip.name)
+    yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
 
 
 def clip_seconds(clip: Clip) -> float:
@@ -121,10 +124,11 @@ def clip_seconds(clip: Clip) -> float:
     Raises:
         AudioError: it cannot be used.
     """
-    return audio_seconds(_source(clip), name=clip.name) if clip.seconds is None else clip.seconds
+    return audio_seconds(clip_source(clip), name=clip.name) if clip.seconds is None else clip.seconds
 
 
-def _source(clip: Clip) -> str | bytes:
+def clip_source(clip: Clip) -> str | bytes:
+    """Return what a clip is read from: the path of a file, or the content of a tar member."""
     if clip.offset is None or clip.size is None:
         return clip.path
     if clip.size > MAX_MEMBER_BYTES:

@@ -1,13 +1,15 @@
 """The models as Hugging Face classes: configuration, encoder, classifier and feature extractor.
 
-They read and write the same folders as `aape.models.saved` and hold the same modules; they add an interface and nothing
-else.
+`AaPEForPreTraining` is in `aape.pretraining.hub`. All read and write the folders of `aape.models.saved` and hold the
+same modules; they add an interface and nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,11 @@ from aape.config import EncoderConfig, FrontEndConfig
 from aape.data.arrays import read_array
 from aape.data.frontend import LogMel
 from aape.errors import AudioError, CheckpointError
+from aape.models.card import model_card
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
+
+_PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
 
 class AaPEConfig(PretrainedConfig):
@@ -31,6 +36,7 @@ class AaPEConfig(PretrainedConfig):
         encoder: fields of `aape.config.EncoderConfig`; the others keep their defaults.
         front_end: fields of `aape.config.FrontEndConfig`, likewise.
         training: how the model was trained.
+        card: what the model card says beside that, see `aape.models.saved.save_model`.
         kwargs: of `transformers.PretrainedConfig`.
     """
 
@@ -41,24 +47,25 @@ class AaPEConfig(PretrainedConfig):
         encoder: dict[str, Any] | None = None,
         front_end: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
+        card: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = dataclasses.asdict(EncoderConfig(**(encoder or {})))
         self.front_end = dataclasses.asdict(FrontEndConfig(**(front_end or {})))
-        self.training = training or {}
+        self.training, self.card = training or {}, card or {}
         super().__init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return what is written: both sections in full, also where they equal the defaults of this version."""
-        sections = {"encoder": self.encoder, "front_end": self.front_end, "training": self.training}
+        sections = {"encoder": self.encoder, "front_end": self.front_end, "training": self.training, "card": self.card}
         return {**super().to_diff_dict(), **sections}
 
 
 class AaPEPreTrainedModel(PreTrainedModel):
-    """What both models share: the encoder, which initialises itself."""
+    """What all models share: the encoder, which initialises itself, and how a folder is written."""
 
     config_class = AaPEConfig
-    base_model_prefix = "aape"  # no module has that name: both models keep the encoder as `encoder`
+    base_model_prefix = "aape"  # no module has that name: all models keep the encoder as `encoder`
     main_input_name = "input_values"
     _no_split_modules = ("Block",)
 
@@ -71,6 +78,115 @@ class AaPEPreTrainedModel(PreTrainedModel):
         """Finish the construction."""
         super().post_init()
         self._is_built = True
+        self._fixed = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as transformers does; what is not trained, such as fixed positions, stays untrained."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        for name in model._fixed:
+            model.get_parameter(name).requires_grad_(False)
+        return loaded
+
+    def encode(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode spectrograms, each in one pass; padding has no influence on anything.
+
+        Args:
+            input_values: standardised log-mel (B, T, F), as `AaPEFeatureExtractor` makes it, or (B, 1, F, T).
+            attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
+
+        Returns:
+            Tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for those of padding;
+            and class token and mean patch token (B, 2D).
+
+        Raises:
+            ValueError: another shape, or a clip without frames.
+        """
+        if input_values.ndim not in (3, 4):
+            raise ValueError(f"input_values must be (B, T, F) or (B, 1, F, T), not {tuple(input_values.shape)}")
+        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+        if attention_mask is None or bool(attention_mask.all()):
+            tokens = self.encoder(x)
+            return tokens, pool(tokens)
+        x = x * attention_mask[:, None, None].to(x.dtype)
+        patch = self.encoder.patch_size
+        counts = -(-attention_mask.sum(1) // patch)  # time patches of each clip (B,)
+        num_freq, num_time = -(-x.shape[2] // patch), -(-x.shape[3] // patch)
+        groups, all_tokens, all_pooled = [], [], []
+        for count in counts.unique().tolist():  # clips of one length at a time, so that none sees another's padding
+            if count == 0:
+                raise ValueError("attention_mask: a clip without frames")
+            rows = (counts == count).nonzero()[:, 0]
+            tokens = self.encoder(x[rows, ..., : count * patch])
+            grid = tokens[:, 1:].unflatten(1, (num_freq, count))  # (b, Nf, Nt, D)
+            padded = nn.functional.pad(grid, (0, 0, 0, num_time - count)).flatten(1, 2)
+            groups.append(rows)
+            all_tokens.append(torch.cat([tokens[:, :1], padded], 1))
+            all_pooled.append(pool(tokens))
+        order = torch.cat(groups).argsort()
+        return torch.cat(all_tokens)[order], torch.cat(all_pooled)[order]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write a folder that loads by itself: model, feature extractor and, where there is none yet, a model card."""
+        if kwargs.pop("push_to_hub", False):
+            name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})
+        super().save_pretrained(save_directory, *args, **kwargs)
+        extractor = AaPEFeatureExtractor(self.config.front_end, self.config.encoder["patch_size"])
+        extractor.save_pretrained(save_directory)
+        readme = Path(save_directory) / "README.md"
+        if not readme.exists():
+            readme.write_text(model_card(self.config, self.num_parameters()), encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **save_options: Any,
+    ) -> str:
+        """Upload model, feature extractor and model card; a card that is already there stays.
+
+        Args:
+            repo_id: name of the repository, which is made if needed.
+            commit_message: of the upload.
+            commit_description: of the upload.
+            private: make a new repository private.
+            token: of the Hugging Face account; by default the one that is logged in.
+            revision: branch to upload to.
+            create_pr: open a pull request instead of committing.
+            save_options: of `save_pretrained`.
+
+        Returns:
+            Where the upload can be seen.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        has_card = api.file_exists(repo_id, "README.md", revision=revision)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **save_options)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=["README.md"] if has_card else None,
+            )
+        return str(commit)
+
+    def _fresh_part(self, name: str) -> nn.Module | None:
+        """Return what a part starts from that a checkpoint does not hold; None for what it must hold."""
+        return None
 
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise what a checkpoint did not hold: a new head, and never a part of the encoder.
@@ -80,60 +196,80 @@ class AaPEPreTrainedModel(PreTrainedModel):
         """
         if not self._is_built:
             return  # our modules have initialised themselves
-        missing = [
-            name
-            for name, parameter in module.named_parameters(recurse=False)
-            if not getattr(parameter, "_is_hf_initialized", False)
-        ]
+        missing = list(_uninitialised(module, recurse=False))
+        if not missing:
+            return
         path = next(name for name, part in self.named_modules() if part is module)
-        if missing and path.partition(".")[0] != "head":
+        name = path.partition(".")[0]
+        source = self._fresh_part(name)
+        if source is None:
             raise CheckpointError(f"the checkpoint is incomplete: missing tensor {path}.{missing[0]}")
-        if missing:
-            self.head.init_weights()  # transformers keeps it from touching what was loaded
+        values = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+        for key, tensor in _uninitialised(getattr(self, name)).items():
+            tensor.data.copy_(values[key])
+            tensor._is_hf_initialized = True
+
+
+def _uninitialised(module: nn.Module, recurse: bool = True) -> dict[str, Any]:
+    """Return the parameters and buffers that no checkpoint has filled, by name."""
+    tensors = [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]
+    return {name: tensor for name, tensor in tensors if not getattr(tensor, "_is_hf_initialized", False)}
 
 
 class AaPEModel(AaPEPreTrainedModel):
     """The encoder."""
 
-    _keys_to_ignore_on_load_unexpected = (r"^head\.",)
+    _keys_to_ignore_on_load_unexpected = (r"^(head|teacher|predictor|projection)\.",)
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
         self.post_init()
 
-    def forward(self, input_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Encode spectrograms in one pass.
+    def forward(
+        self, input_values: Tensor, attention_mask: Tensor | None = None, **_: Any
+    ) -> BaseModelOutputWithPooling:
+        """Encode spectrograms.
 
         Args:
-            input_values: standardised log-mel (B, 1, F, T), as `AaPEFeatureExtractor` makes it.
+            input_values: see `encode`.
+            attention_mask: see `encode`.
 
         Returns:
             `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency; `pooler_output`
             (B, 2D), class token and mean patch token.
         """
-        tokens = self.encoder(input_values)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pool(tokens))
+        tokens, pooled = self.encode(input_values, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
 
 class AaPEForAudioClassification(AaPEPreTrainedModel):
     """The encoder, and LayerNorm and a linear layer on its class token (method 8)."""
+
+    _keys_to_ignore_on_load_unexpected = (r"^(teacher|predictor|projection)\.",)
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
         self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
         self.post_init()
 
-    def forward(self, input_values: Tensor, labels: Tensor | None = None, **_: Any) -> SequenceClassifierOutput:
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
         """Classify spectrograms.
 
         Args:
-            input_values: see `AaPEModel.forward`.
+            input_values: see `encode`.
+            attention_mask: see `encode`.
             labels: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary cross-entropy.
 
         Returns:
             `logits` (B, C), and `loss` where labels are given.
         """
-        logits = self.head(self.encoder(input_values))
+        logits = self.head(self.encode(input_values, attention_mask)[0])
         loss = None
         if labels is not None:
             is_multi_label = labels.ndim == 2
@@ -142,6 +278,11 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
             )
             loss = criterion(logits, labels.to(logits.dtype) if is_multi_label else labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _fresh_part(self, name: str) -> nn.Module | None:
+        if name != "head":
+            return None
+        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels)
 
 
 class AaPEFeatureExtractor(SequenceFeatureExtractor):
@@ -155,12 +296,12 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         kwargs: of `transformers.SequenceFeatureExtractor`.
     """
 
-    model_input_names = ("input_values",)
+    model_input_names = ("input_values", "attention_mask")
 
     def __init__(self, front_end: dict[str, Any] | None = None, patch_size: int = 16, **kwargs: Any) -> None:
         settings = FrontEndConfig(**(front_end or {}))
         derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
-        super().__init__(**{**kwargs, **derived, "return_attention_mask": False})
+        super().__init__(**{**kwargs, **derived, "return_attention_mask": True})
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
 
     @classmethod
@@ -178,17 +319,16 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
     def __call__(
         self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **_: Any
     ) -> BatchFeature:
-        """Make `input_values` (B, 1, F, T), T zero-padded to whole patches.
+        """Make `input_values` (B, T, F) and `attention_mask` (B, T), zero-padded to whole patches of the longest clip.
 
         Args:
-            raw_speech: mono samples (samples,), several of them (B, samples), or a list of (samples,). All must have
-                the same number of patches: padding a clip to the length of another would change what it means.
+            raw_speech: mono samples (samples,), several of them (B, samples), or a list of (samples,) of any lengths.
             sampling_rate: of the samples, in Hz; it must be the model's.
             return_tensors: as elsewhere in transformers, such as "pt" or "np".
 
         Raises:
             AudioError: samples that cannot be used.
-            ValueError: another sampling rate, or clips of different lengths.
+            ValueError: another sampling rate.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -202,9 +342,12 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
             if is_list and np.ndim(clip) != 1:
                 raise AudioError("array", f"of shape {np.shape(clip)}: a list is made of clips (samples,)")
             with torch.inference_mode():
-                frames = log_mel(torch.from_numpy(waves))  # (B, 1, F, T)
-                spectrograms.append(nn.functional.pad(frames, (0, -frames.shape[-1] % self.patch_size)))
-        lengths = {spectrogram.shape[-1] for spectrogram in spectrograms}
-        if len(lengths) > 1:
-            raise ValueError(f"clips of {sorted(lengths)} frames cannot share a batch: pass one length at a time")
-        return BatchFeature({"input_values": torch.cat(spectrograms).numpy()}, tensor_type=return_tensors)
+                frames = log_mel(torch.from_numpy(waves))[:, 0]  # (B, F, T)
+            spectrograms += list(frames.transpose(1, 2).numpy())
+        longest = max(map(len, spectrograms))
+        shape = (len(spectrograms), longest + -longest % self.patch_size)
+        values, mask = np.zeros((*shape, log_mel.n_mels), np.float32), np.zeros(shape, np.int64)
+        for row, spectrogram in enumerate(spectrograms):
+            values[row, : len(spectrogram)] = spectrogram
+            mask[row, : len(spectrogram)] = 1
+        return BatchFeature({"input_values": values, "attention_mask": mask}, tensor_type=return_tensors)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from aape.config import MaskingConfig
 from aape.data.manifest import Clip, clip_seconds, load_clip
 from aape.errors import AudioError, DataError
-from aape.pretraining.masking import inverse_block_mask, sample_queries
+from aape.pretraining.masking import count_tokens, draw_views
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
 
@@ -53,8 +53,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
         self.crop_samples, self.sample_rate, self.repeat_short = crop_samples, sample_rate, repeat_short
         self.grid, self.masking = grid, masking
         num_tokens = grid[0] * grid[1]
-        self.num_visible = max(1, int((1 - masking.mask_ratio) * num_tokens + 1e-9))
-        self.num_queries = max(1, round(masking.query_ratio * (num_tokens - self.num_visible)))
+        self.num_visible, self.num_queries = count_tokens(num_tokens, masking.mask_ratio, masking.query_ratio)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
@@ -81,16 +80,13 @@ class ClipDraws(Dataset[dict[str, Any]]):
             except AudioError as error:
                 bad.append((error.name, error.reason))
                 continue
-            visible = torch.stack(
-                [
-                    inverse_block_mask(
-                        self.grid, self.num_visible, block_sizes=self.masking.block_sizes, generator=generator
-                    )
-                    for _ in range(self.masking.num_views)
-                ]
-            )
-            queries = torch.stack(
-                [sample_queries(v, self.grid[0] * self.grid[1], self.num_queries, generator) for v in visible]
+            visible, queries = draw_views(
+                self.grid,
+                self.masking.num_views,
+                self.num_visible,
+                self.num_queries,
+                block_sizes=self.masking.block_sizes,
+                generator=generator,
             )
             full = np.zeros(self.crop_samples, np.float32)
             full[: len(wave)] = wave

@@ -57,7 +57,32 @@ def inverse_block_mask(
     return flat.nonzero().flatten()
 
 
-def sample_queries(visible: Tensor, num_tokens: int, num_queries: int, generator: torch.Generator) -> Tensor:
+def count_tokens(num_tokens: int, mask_ratio: float, query_ratio: float) -> tuple[int, int]:
+    """Return how many of N tokens stay visible in a view, and how many of the hidden ones are predicted."""
+    num_visible = max(1, int((1 - mask_ratio) * num_tokens + 1e-9))
+    return num_visible, max(1, round(query_ratio * (num_tokens - num_visible)))
+
+
+def draw_views(
+    grid: tuple[int, int],
+    num_views: int,
+    num_visible: int,
+    num_queries: int,
+    *,
+    block_sizes: Sequence[tuple[int, int]] = BLOCK_SIZES,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw the views of one clip: indices of the visible tokens (M, V), and of those to predict (M, Q)."""
+    views = [
+        inverse_block_mask(grid, num_visible, block_sizes=block_sizes, generator=generator) for _ in range(num_views)
+    ]
+    queries = [sample_queries(visible, grid[0] * grid[1], num_queries, generator) for visible in views]
+    return torch.stack(views), torch.stack(queries)
+
+
+def sample_queries(
+    visible: Tensor, num_tokens: int, num_queries: int, generator: torch.Generator | None = None
+) -> Tensor:
     """Choose which hidden tokens are predicted: sorted indices (Q,), none of them in `visible` (V,)."""
     hidden = torch.ones(num_tokens, dtype=torch.bool)
     hidden[visible] = False

@@ -1,0 +1,365 @@
+"""A saved model in use: vectors, frames and labels of arrays, files and data sets.
+
+A sound's results never depend on its neighbours: only spectrograms of equally many patches share a batch, so nothing is
+ever padded for company. Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aape.config import FrontEndConfig
+from aape.data.frontend import LogMel
+from aape.data.manifest import Clip, stream_clip
+from aape.errors import AudioError, CheckpointError
+from aape.inference.predictions import Classification, Threshold, summarise
+from aape.inference.sounds import Blocks, Paths, Sound, file_clips, open_sounds, readable_names
+from aape.inference.windows import FloatArray, Window, batches, cut
+from aape.models.encoder import AudioEncoder, pool
+from aape.models.heads import ClassificationHead
+from aape.models.saved import read_model
+from aape.training.devices import resolve_device
+
+BATCH_SIZE = 16
+
+Progress: TypeAlias = Callable[[int, int], None]
+BadClips: TypeAlias = list[tuple[str, str]]  # name and reason
+
+
+class AudioModel:
+    """A frozen encoder with the front end that it was trained with, and a classifier if it has one.
+
+    Args:
+        encoder: is put into evaluation mode.
+        front_end: log-mel and statistics.
+        head: the classifier; is put into evaluation mode.
+        labels: names of its classes.
+        multi_label: a sound may have several of the classes, or none.
+        training: how it was trained.
+    """
+
+    def __init__(
+        self,
+        encoder: AudioEncoder,
+        front_end: FrontEndConfig,
+        *,
+        head: ClassificationHead | None = None,
+        labels: list[str] | None = None,
+        multi_label: bool = False,
+        training: dict[str, Any] | None = None,
+    ) -> None:
+        self.encoder = encoder.eval()
+        self.front_end = front_end
+        self.log_mel = LogMel(**dataclasses.asdict(front_end))
+        self.head = None if head is None else head.eval()
+        self.labels = labels
+        if head is not None and labels is None:
+            self.labels = [f"LABEL_{index}" for index in range(head.linear.out_features)]  # as transformers does
+        self.multi_label = multi_label
+        self.training = training or {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.encoder.cls_token.device
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of a vector, 2D."""
+        return 2 * self.encoder.embed_dim
+
+    @property
+    def _dtype(self) -> type[np.floating]:
+        return np.float64 if self.encoder.cls_token.dtype == torch.float64 else np.float32
+
+    def to(self, device: str | torch.device) -> AudioModel:
+        """Move to a device, in place."""
+        self.encoder.to(device)
+        if self.head is not None:
+            self.head.to(device)
+        return self
+
+    def double(self) -> AudioModel:
+        """Compute everything in float64 from now on, the front end and the vectors included."""
+        self.encoder.double()
+        if self.head is not None:
+            self.head.double()
+        return self
+
+    def embed(
+        self, wav: Sound, sample_rate: float | None = None, *, lengths: Sequence[int] | None = None
+    ) -> FloatArray:
+        """Embed one sound, or several.
+
+        Args:
+            wav: floating point samples (samples,) or (B, samples), mono; the path of a sound file of any length; or a
+                list of such arrays (samples,) and paths.
+            sample_rate: of the samples, in Hz; a file knows its own.
+            lengths: how many samples of each row of (B, samples) are its own; what lies behind them is padding, and
+                has no influence.
+
+        Returns:
+            Class token and mean patch token, (2D,) or (B, 2D), float32. Sound longer than 10.24 s is embedded in
+            windows of 6.08 s, and its vector is their mean, weighted by their length.
+
+        Raises:
+            AudioError: a sound cannot be used.
+        """
+        sounds, is_batch = self._open(wav, sample_rate, lengths)
+        rows = self._means(self._windows(sounds), BATCH_SIZE)
+        vectors = np.stack([rows[row] for row in range(len(rows))])
+        return vectors if is_batch else vectors[0]
+
+    def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
+        """Embed every time patch of one sound.
+
+        Args:
+            wav: floating point samples (samples,), mono; or the path of a sound file.
+            sample_rate: of the samples, in Hz; a file knows its own.
+
+        Returns:
+            The tokens of each time patch, low frequencies first, (Nt, Nf * D), float32; and the patches' centres (Nt,)
+            in ms.
+
+        Raises:
+            AudioError: the sound cannot be used, or is a batch.
+        """
+        sounds, is_batch = self._open(wav, sample_rate)
+        if is_batch:
+            what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
+            raise AudioError("array", f"{what}: embed_frames takes one clip at a time")
+        parts: dict[int, Tensor] = {}
+        for (_, index), _, tokens in self._encode(self._windows(sounds), BATCH_SIZE):
+            grid = tokens[1:].unflatten(0, (self.log_mel.n_mels // self.encoder.patch_size, -1))  # (Nf, Nt, D)
+            parts[index] = grid.transpose(0, 1).flatten(1).cpu()
+        frames = torch.cat([parts[index] for index in sorted(parts)]).numpy()
+        patch_ms = 1000 * self.encoder.patch_size * self.log_mel.hop_length / self.log_mel.sample_rate
+        centres: NDArray[np.float64] = (np.arange(len(frames), dtype=np.float64) + 0.5) * patch_ms
+        return frames, centres
+
+    def embed_clips(
+        self, clips: Sequence[Clip], *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
+    ) -> tuple[FloatArray, BadClips]:
+        """Embed a data set.
+
+        Args:
+            clips: what to read.
+            batch_size: spectrograms per forward pass, at most.
+            progress: called with (done, total) after every clip.
+
+        Returns:
+            One vector per readable clip, in order, (n, 2D) float32; and name and reason of the others.
+        """
+        bad: dict[int, str] = {}
+        rows = self._means(self._clip_windows(clips, bad, progress), batch_size)
+        vectors = [rows[row] for row in range(len(clips)) if row not in bad]
+        stacked = np.stack(vectors) if vectors else np.empty((0, self.embed_dim), self._dtype)
+        return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
+
+    def embed_files(self, inputs: Paths, *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[str], BadClips]:
+        """Embed sound files and folders of them.
+
+        Args:
+            inputs: paths, or one of them; a folder stands for the sound files in it, sorted.
+            batch_size: spectrograms per forward pass, at most.
+
+        Returns:
+            One vector per readable file, (n, 2D) float32; the files (n); and name and reason of the others.
+        """
+        clips = file_clips(inputs)
+        vectors, bad = self.embed_clips(clips, batch_size=batch_size)
+        return vectors, readable_names(clips, bad), bad
+
+    def classify(
+        self,
+        wav: Sound,
+        sample_rate: float | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+        top: int = 5,
+        threshold: Threshold = None,
+    ) -> Classification | list[Classification]:
+        """Name what is heard in one sound, or in several.
+
+        Args:
+            wav: as for `embed`.
+            sample_rate: as for `embed`.
+            lengths: as for `embed`.
+            top: how many labels to return, at most.
+            threshold: leave out labels with a lower score; one for all, or by label (others 0).
+
+        Returns:
+            Labels and scores, of the whole and of its windows; a list of such for a batch. Scores are softmax
+            probabilities that sum to 1 over the classes, or in a multi-label model a probability for each class.
+
+        Raises:
+            AudioError: a sound cannot be used.
+            CheckpointError: the model has no classifier.
+        """
+        self._require_head()
+        sounds, is_batch = self._open(wav, sample_rate, lengths)
+        rows = self._classified(self._windows(sounds), BATCH_SIZE, top, threshold)
+        results = [rows[row] for row in range(len(rows))]
+        return results if is_batch else results[0]
+
+    def classify_clips(
+        self,
+        clips: Sequence[Clip],
+        *,
+        top: int = 5,
+        threshold: Threshold = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> tuple[list[Classification], BadClips]:
+        """Name what is heard in each clip of a data set.
+
+        Args:
+            clips: what to read.
+            top: as for `classify`.
+            threshold: as for `classify`.
+            batch_size: spectrograms per forward pass, at most.
+            progress: called with (done, total) after every clip.
+
+        Returns:
+            A result per readable clip, in order; and name and reason of the others.
+
+        Raises:
+            CheckpointError: the model has no classifier.
+        """
+        self._require_head()
+        bad: dict[int, str] = {}
+        rows = self._classified(self._clip_windows(clips, bad, progress), batch_size, top, threshold)
+        results = [rows[row] for row in range(len(clips)) if row not in bad]
+        return results, [(clips[row].name, reason) for row, reason in bad.items()]
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that a vector depends on besides the sound: weights, encoder and front end."""
+        digest = hashlib.sha256()
+        for config in (self.encoder.config, self.front_end):
+            digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _require_head(self) -> None:
+        if self.head is None:
+            raise CheckpointError(
+                "this model has no classifier, so it names nothing: fine-tune it on labelled sound with "
+                "`aape finetune` and use the folder that leaves, or take its vectors with `aape embed`"
+            )
+
+    def _open(
+        self, wav: Sound, sample_rate: float | None, lengths: Sequence[int] | None = None
+    ) -> tuple[list[Blocks], bool]:
+        rate = self.log_mel.sample_rate
+        return open_sounds(wav, sample_rate, to_rate=rate, dtype=self._dtype, lengths=lengths)
+
+    def _cut(self, blocks: Blocks) -> Iterator[Window]:
+        dtype = self.encoder.cls_token.dtype
+        compute_in = torch.promote_types(dtype, torch.float32)
+        for window in cut(blocks, self.log_mel, self.encoder.patch_size, lambda x: x.to(self.device, compute_in)):
+            yield window._replace(spectrogram=window.spectrogram.to(dtype))
+
+    def _windows(self, sounds: Iterable[Blocks]) -> Iterator[tuple[tuple[int, int], Window]]:
+        """Cut recordings; the keys are (row, index of the window)."""
+        for row, blocks in enumerate(sounds):
+            for index, window in enumerate(self._cut(blocks)):
+                yield (row, index), window
+
+    def _clip_windows(
+        self, clips: Sequence[Clip], bad: dict[int, str], progress: Progress | None
+    ) -> Iterator[tuple[tuple[int, int], Window]]:
+        """Cut the recordings of a data set; `bad` gets row and reason of those that turn out to be unreadable."""
+        for row, clip in enumerate(clips):
+            try:
+                for index, window in enumerate(self._cut(stream_clip(clip, sample_rate=self.log_mel.sample_rate))):
+                    yield (row, index), window
+            except AudioError as error:
+                bad[row] = error.reason
+            if progress is not None:
+                progress(row + 1, len(clips))
+
+    def _encode(
+        self, windows: Iterable[tuple[tuple[int, int], Window]], batch_size: int
+    ) -> Iterator[tuple[tuple[int, int], Window, Tensor]]:
+        """Encode windows; yields key, window and tokens (1 + N, D), as batches fill up."""
+        for batch in batches(windows, batch_size):
+            with torch.inference_mode():
+                tokens = self.encoder(torch.stack([window.spectrogram for _, window in batch])[:, None])
+            for (key, window), own in zip(batch, tokens, strict=True):
+                yield key, window, own
+
+    def _means(self, windows: Iterable[tuple[tuple[int, int], Window]], batch_size: int) -> dict[int, FloatArray]:
+        """Embed recordings: by row, the mean over its windows (2D,), weighted by their patches."""
+        sums: dict[int, NDArray[np.float64]] = {}
+        counts: dict[int, int] = {}
+        for (row, _), window, tokens in self._encode(windows, batch_size):
+            count = window.spectrogram.shape[-1]
+            vector = count * pool(tokens[None])[0].double().cpu().numpy()
+            sums[row] = sums[row] + vector if row in sums else vector
+            counts[row] = counts.get(row, 0) + count
+        return {row: (total / counts[row]).astype(self._dtype) for row, total in sums.items()}
+
+    def _classified(
+        self,
+        windows: Iterable[tuple[tuple[int, int], Window]],
+        batch_size: int,
+        top: int,
+        threshold: Threshold,
+    ) -> dict[int, Classification]:
+        """Classify recordings, by row."""
+        assert self.head is not None
+        assert self.labels is not None
+        found: dict[int, dict[int, tuple[int, float, float, FloatArray]]] = {}
+        for (row, index), window, tokens in self._encode(windows, batch_size):
+            with torch.inference_mode():
+                logits = self.head(tokens[None])[0].double()
+                scores = logits.sigmoid() if self.multi_label else logits.softmax(-1)
+            count = window.spectrogram.shape[-1]
+            found.setdefault(row, {})[index] = (count, window.start, window.end, scores.cpu().numpy())
+        return {
+            row: summarise([parts[index] for index in sorted(parts)], self.labels, top=top, threshold=threshold)
+            for row, parts in found.items()
+        }
+
+
+def load_model(name_or_path: str | os.PathLike[str], device: str = "auto") -> AudioModel:
+    """Load a model for use.
+
+    Args:
+        name_or_path: a shipped model's name, a saved folder, or a run's folder.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        ConfigError: there is no such device.
+    """
+    place = resolve_device(device)
+    saved = read_model(name_or_path)
+    return AudioModel(
+        saved.encoder,
+        saved.front_end,
+        head=saved.head,
+        labels=saved.labels,
+        multi_label=saved.multi_label,
+        training=saved.training,
+    ).to(place)
+
+
+def random_model(model: AudioModel, seed: int) -> AudioModel:
+    """Return the same architecture and front end untrained: the yardstick of what training gave."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = AudioEncoder(model.encoder.config)
+    return AudioModel(encoder.to(model.device, model.encoder.cls_token.dtype), model.front_end)

@@ -1,0 +1,73 @@
+"""What a classifier says about a recording and about its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from aape.inference.windows import FloatArray
+
+Threshold: TypeAlias = float | Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is heard in a stretch of sound.
+
+    Attributes:
+        start: of the stretch, in seconds.
+        end: of the stretch, in seconds.
+        labels: names of the likeliest classes, best first.
+        scores: their probabilities.
+    """
+
+    start: float
+    end: float
+    labels: list[str]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Classification(Prediction):
+    """What is heard in a whole recording; probabilities are the mean over its windows, weighted by their length.
+
+    Attributes:
+        windows: the same for each window: one, or consecutive ones of 6.08 s in recordings longer than 10.24 s.
+    """
+
+    windows: list[Prediction]
+
+
+def summarise(
+    windows: Sequence[tuple[int, float, float, FloatArray]],
+    labels: Sequence[str],
+    *,
+    top: int = 5,
+    threshold: Threshold = None,
+) -> Classification:
+    """Put the windows of one recording together.
+
+    Args:
+        windows: of each, in order, its weight, its start and end in seconds, and the probabilities (C,).
+        labels: names of the classes.
+        top: how many labels to keep, at most.
+        threshold: leave out labels with a lower score; one for all, or by label (others 0).
+    """
+    weights, probabilities = [weight for weight, *_ in windows], [scores for *_, scores in windows]
+    mean = np.average(probabilities, axis=0, weights=weights)
+    parts = [Prediction(start, end, *_best(scores, labels, top, threshold)) for _, start, end, scores in windows]
+    return Classification(0.0, windows[-1][2], *_best(mean, labels, top, threshold), parts)
+
+
+def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:
+    """Return names and scores of the best classes, best first, ties in the order of the classes."""
+    order = np.argsort(-scores, kind="stable")[: max(0, top)]
+    pairs = [(labels[index], float(scores[index])) for index in order]
+    if isinstance(threshold, Mapping):
+        pairs = [(label, score) for label, score in pairs if score >= threshold.get(label, 0.0)]
+    elif threshold is not None:
+        pairs = [(label, score) for label, score in pairs if score >= threshold]
+    return [label for label, _ in pairs], [score for _, score in pairs]

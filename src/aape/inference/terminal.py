@@ -1,0 +1,25 @@
+"""What `aape embed` and `aape classify` show on the terminal while they work; all of it on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; yields what is to be called with (done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+def list_bad(bad: list[tuple[str, str]]) -> None:
+    """Print one line for each input that was left out."""
+    for name, reason in bad:
+        print(f"left out: {name}: {reason}", file=sys.stderr)

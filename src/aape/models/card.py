@@ -1,0 +1,115 @@
+"""The model card that goes with a model on the Hugging Face Hub, written from what its `config.json` knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_USE = {
+    "AaPEForAudioClassification": """import aape
+
+model = aape.load_model("FOLDER")  # this repository, downloaded
+result = model.classify("sound.wav")  # labels, scores, and the same for each window of a long recording
+""",
+    "": """import aape
+
+model = aape.load_model("FOLDER")  # this repository, downloaded
+vector = model.embed("sound.wav")  # class token and mean patch token
+""",
+}
+_HUB_USE = """import aape.huggingface  # registers the classes
+from transformers import AutoFeatureExtractor, {auto}
+
+extractor = AutoFeatureExtractor.from_pretrained("REPOSITORY")
+model = {auto}.from_pretrained("REPOSITORY")
+outputs = model(**extractor(samples, sampling_rate={rate}, return_tensors="pt"))
+"""
+_AUTO = {
+    "AaPEForAudioClassification": "AutoModelForAudioClassification",
+    "AaPEForPreTraining": "AutoModelForPreTraining",
+}
+_UNKNOWN = "Not stated."
+_MOST_LABELS = 50  # that are listed
+
+
+def model_card(config: Any, num_parameters: int) -> str:
+    """Write a model card: what it is, how to use it, data, licence, recipe, scores with their protocol.
+
+    Args:
+        config: an `AaPEConfig`; what it does not know, the card says is not stated.
+        num_parameters: of the model.
+
+    Returns:
+        Markdown with the Hub's metadata in front.
+    """
+    import yaml
+
+    card: Mapping[str, Any] = config.card
+    architecture = (config.architectures or [""])[0]
+    is_classifier = architecture == "AaPEForAudioClassification"
+    labels = [config.id2label[index] for index in sorted(config.id2label)] if is_classifier else []
+    metadata = {
+        "library_name": "aape",
+        "pipeline_tag": "audio-classification" if is_classifier else "feature-extraction",
+        "tags": ["audio", "aape", "aliasing-aware-patch-embedding", "self-supervised"],
+        **({"license": card["license"]} if card.get("license") else {}),
+    }
+    encoder, front_end = config.encoder, config.front_end
+    stem = "an aliasing-aware patch embedding (AaPE)" if encoder["stem"] == "aape" else "a standard patch embedding"
+    lines = [
+        "---",
+        yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
+        "---",
+        "",
+        f"# An audio encoder of {num_parameters / 1e6:.1f} M parameters"
+        + (f" that tells {len(labels)} classes apart" if is_classifier else ""),
+        "",
+        f"A Vision Transformer over log-mel spectrograms with {stem}: {encoder['embed_dim']} wide,"
+        f" {encoder['depth']} blocks, {encoder['num_heads']} heads. Input: mono sound at {front_end['sample_rate']} Hz,"
+        f" {front_end['n_mels']} mel bins.",
+        "",
+        "## Use",
+        "",
+        *_code("python", _USE.get(architecture, _USE[""])),
+        "",
+        "or, with transformers:",
+        "",
+        *_code("python", _HUB_USE.format(auto=_AUTO.get(architecture, "AutoModel"), rate=front_end["sample_rate"])),
+    ]
+    if labels:
+        kind = "several of them, or none, at a time" if config.problem_type == "multi_label_classification" else "one"
+        more = f", and {len(labels) - _MOST_LABELS} more (config.json)" if len(labels) > _MOST_LABELS else ""
+        lines += ["", "## Classes", "", f"A sound has {kind}: {', '.join(map(str, labels[:_MOST_LABELS]))}{more}."]
+    lines += ["", "## Data", "", str(card.get("data") or _UNKNOWN)]
+    lines += ["", "## Licence", "", str(card.get("license") or _UNKNOWN)]
+    lines += ["", "## Recipe", "", *_recipe(config.training)]
+    lines += ["", "## Scores", "", *_scores(card.get("scores") or [])]
+    lines += [
+        "",
+        "## Method",
+        "",
+        "K. Yamamoto and K. Okusa, *AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio Representation",
+        "Learning*, [arXiv 2512.03637](https://arxiv.org/abs/2512.03637); an independent implementation.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _recipe(training: Mapping[str, Any]) -> list[str]:
+    if not training:
+        return [_UNKNOWN]
+    text = json.dumps(training, indent=2, ensure_ascii=False, sort_keys=False)
+    return ["Every option of the training, and what it was given:", "", *_code("json", text)]
+
+
+def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not scores:
+        return [_UNKNOWN]
+    heads = ("data", "metric", "value", "protocol")
+    rows = [[str(row.get(head, "")).replace("|", "\\|") for head in heads] for row in scores]
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def _code(language: str, text: str) -> list[str]:
+    return [f"```{language}", *text.rstrip().splitlines(), "```"]
