@@ -80,6 +80,20 @@ def test_head_and_labels_come_back(tmp_path):
         assert torch.equal(back.head.state_dict()[name], tensor)
     with pytest.raises(ValueError, match="2 labels for a head of 11 classes"):
         save_model(tmp_path, nano(), FRONT_END, head=head, labels=["a", "b"])
+    with pytest.raises(ValueError, match="two classes are called 'a'"):
+        save_model(tmp_path, nano(), FRONT_END, head=ClassificationHead(64, 3), labels=["a", "b", "a"])
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_how_to_read_the_logits_comes_back(tmp_path, multi_label):
+    """Softmax over a multi-label head, or the reverse, gives scores that mean nothing."""
+    card = {"data": "bells", "scores": [{"data": "bells", "metric": "accuracy", "value": 0.5, "protocol": "one split"}]}
+    head = ClassificationHead(64, 2)
+    save_model(tmp_path, nano(), FRONT_END, head=head, labels=["a", "b"], multi_label=multi_label, card=card)
+    back = read_model(tmp_path)
+    assert (back.multi_label, back.card) == (multi_label, card)
+    edit_config(tmp_path, lambda values: values.update(problem_type="regression"))
+    assert "problem_type: expected single_label_classification or multi_label" in refusal(tmp_path)
 
 
 def test_equal_weights_give_equal_bytes(tmp_path):

@@ -29,7 +29,11 @@ from aape.training.results import write_atomically
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that are part of the package, by name
 
-_KEYS = ("model_type", "architectures", "dtype", "encoder", "front_end", "training", "id2label", "label2id")
+_KEYS = (
+    *("model_type", "architectures", "dtype", "encoder", "front_end", "training", "card"),
+    *("id2label", "label2id", "problem_type"),
+)
+PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _MOST_CONFIG_BYTES = 1 << 24
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
@@ -45,6 +49,8 @@ class SavedModel:
         head: the classifier, if it has one.
         labels: its classes in order, if they have names.
         training: how it was trained, as `save_model` was told.
+        multi_label: a sound may have several of the classes, or none: sigmoid instead of softmax.
+        card: what the model card says beside that: see `save_model`.
     """
 
     encoder: AudioEncoder
@@ -52,6 +58,8 @@ class SavedModel:
     head: ClassificationHead | None
     labels: list[str] | None
     training: dict[str, Any]
+    multi_label: bool = False
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def save_model(
@@ -61,7 +69,9 @@ def save_model(
     *,
     head: ClassificationHead | None = None,
     labels: list[str] | None = None,
+    multi_label: bool = False,
     training: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model so that `read_model` and transformers' Auto classes read it; each file whole or not at all.
@@ -73,18 +83,23 @@ def save_model(
         encoder: what to save.
         front_end: what it was trained with.
         head: its classifier.
-        labels: names of the classes.
+        labels: names of the classes, in the order of the logits; all different.
+        multi_label: trained with binary cross-entropy, so that a sound may have several classes or none.
         training: how it was trained; JSON values.
+        card: for the model card (`aape.models.card`): `data` and `license`, in words, and `scores`, a list of
+            `{"data": ..., "metric": ..., "value": ..., "protocol": ...}`; JSON values.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
         CheckpointError: a weight is not finite (in `dtype`).
-        ValueError: the head has another number of classes than `labels` names.
+        ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
     import safetensors.torch
 
     if head is not None and labels is not None and head.linear.out_features != len(labels):
         raise ValueError(f"{len(labels)} labels for a head of {head.linear.out_features} classes")
+    if labels is not None and len(set(labels)) < len(labels):
+        raise ValueError(f"two classes are called {max(labels, key=labels.count)!r}")
     modules: dict[str, nn.Module] = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
     tensors = {}
     for prefix, module in modules.items():
@@ -99,6 +114,10 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
+    if card:
+        config["card"] = card
+    if head is not None:
+        config["problem_type"] = PROBLEMS[multi_label]
     if labels is not None:
         config["id2label"] = {str(index): label for index, label in enumerate(labels)}
         config["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -151,6 +170,11 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
     encoder_config = _section(values, "encoder", EncoderConfig, folder)
     front_end = _section(values, "front_end", FrontEndConfig, folder)
     labels = _labels(values, folder)
+    problem = values.get("problem_type") or PROBLEMS[False]
+    if problem not in PROBLEMS.values():
+        choices = " or ".join(PROBLEMS.values())
+        raise CheckpointError(f"{folder / CONFIG_NAME}: problem_type: expected {choices}, got {problem!r}")
+    multi_label = problem == PROBLEMS[True]
     if front_end.n_mels != encoder_config.n_mels:
         bins = f"{front_end.n_mels} mel bins in front_end, {encoder_config.n_mels} in encoder"
         raise CheckpointError(f"{folder / CONFIG_NAME}: {bins}")
@@ -176,10 +200,15 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
         module.load_state_dict(part, assign=True)
         module.eval()
-    training = values.get("training") or {}
-    if not isinstance(training, dict):
-        raise CheckpointError(f"{folder / CONFIG_NAME}: training: expected a mapping, got {training!r}")
-    return SavedModel(encoder, front_end, head, labels, training)
+    return SavedModel(
+        encoder,
+        front_end,
+        head,
+        labels,
+        _mapping(values, "training", folder),
+        multi_label,
+        _mapping(values, "card", folder),
+    )
 
 
 def load_weights(encoder: AudioEncoder, name_or_path: str | os.PathLike[str]) -> SavedModel:
@@ -251,6 +280,13 @@ def _section(values: dict[str, Any], key: str, section: type[SectionT], folder: 
         if type(value) is int and annotations[name] is int and value <= 0:
             raise CheckpointError(f"{path}: {key}.{name}: must be above 0, got {value}")
     return section(**given)
+
+
+def _mapping(values: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {key}: expected a mapping, got {value!r}")
+    return value
 
 
 def _fits(value: Any, annotation: Any) -> bool:
