@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape import config
+from aape import config, finetune_config
 from aape.errors import AapeError, ConfigError
 from aape.recipe import Option, build_config, load_recipe, option_table
 from aape.version import __version__
@@ -50,6 +50,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
+    "finetune": Verb(finetune_config.FinetuneConfig, "aape.finetuning.run:finetune"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
