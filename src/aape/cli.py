@@ -51,6 +51,7 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
+    "finetune": Verb(config.FinetuneConfig, "aape.finetuning.run:finetune"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
     "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
     "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),

@@ -19,6 +19,7 @@ from aape.config.commands import (
     WatchConfig,
 )
 from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
+from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
 from aape.config.model import (
     MODEL_SIZES,
     EncoderConfig,
@@ -28,6 +29,7 @@ from aape.config.model import (
 
 __all__ = [
     "MODEL_SIZES",
+    "AugmentConfig",
     "ClassifyConfig",
     "DataCheckConfig",
     "DataPackConfig",
@@ -35,6 +37,8 @@ __all__ = [
     "EmbedConfig",
     "EncoderConfig",
     "ExportConfig",
+    "FinetuneConfig",
+    "FinetuneOptimConfig",
     "FrontEndConfig",
     "LossConfig",
     "MaskingConfig",

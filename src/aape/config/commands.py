@@ -8,11 +8,13 @@ from typing import Any, Literal
 from aape.config.model import EncoderConfig
 from aape.errors import ConfigError
 
+Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
+
 
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
+        if value is not None and not value > 0:
             raise ConfigError(f"{name} must be above 0, got {value}")
 
 
@@ -205,18 +207,19 @@ class ProbeConfig:
     """`aape probe`: a linear probe on frozen features, beside both yardsticks (method 9).
 
     Args:
-        data: CSV of sound files, or of members of tar shards, with labels.
+        data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
         checkpoint: the model, a name or a saved folder.
         out: folder of the run.
-        task: csv, or the name of a published protocol.
+        task: csv for your own data, or a public data set with its protocol.
         label: column of the labels.
         split: column that says train, valid or test.
         fold: column of the fold; every fold is left out once.
         where: COLUMN=VALUE, to use those rows only.
         group: column of what clips have in common (an instrument, a speaker), for intervals and held-out clips.
         min_fold_clips: smaller folds are trained on and never tested.
-        steps: optimiser steps of each probe.
-        batch: clips per optimiser step.
+        num_folds: bring the folds together to this many of about equal size; 0 keeps them.
+        steps: optimiser steps of each probe; the task's own where not given, 8000 for csv.
+        batch: clips per optimiser step; the task's own where not given, 128 for csv.
         seeds: how often each probe is trained.
         learning_rates: peak rates, of which validation data choose one [ours].
         validate_every: steps between looks at the validation and test data.
@@ -228,15 +231,16 @@ class ProbeConfig:
     data: str
     checkpoint: str
     out: str
-    task: str = "csv"
+    task: Task = "csv"
     label: str = "label"
     split: str | None = None
     fold: str | None = None
     where: str | None = None
     group: str | None = None
     min_fold_clips: int = 1
-    steps: int = 8000
-    batch: int = 128
+    num_folds: int = 0
+    steps: int | None = None
+    batch: int | None = None
     seeds: int = 3
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     validate_every: int = 100
