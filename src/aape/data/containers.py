@@ -83,10 +83,7 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
             if end > size:
                 return f"truncated: {length} bytes of samples promised, {max(0, size - position - 8)} there"
             return _find_tail_fault(file, size, end, 8 + whole, order)
-        position += 8 + length
-        # A chunk of odd length is padded, but not by every program.
-        if length % 2 and not (_is_name(read_at(file, position, 4)) and not _is_name(read_at(file, position + 1, 4))):
-            position += 1
+        position += 8 + length + length % 2
     return f"over {_MOST_CHUNKS} chunks before the samples"
 
 
@@ -126,7 +123,7 @@ def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int, order: st
     left = (whole if end <= whole <= size else size) - end
     if left < _MOST_SPARE:
         return None
-    for position in (end, end + 1):
+    for position in (end, end + 1):  # a chunk of odd length is padded, but not by every program
         name, length = struct.unpack(f"{order}4sI", read_at(file, position, 8).ljust(8))
         if _is_name(name) and position + 8 + length <= size:
             return None
@@ -157,7 +154,10 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
     pages = _ogg_pages(tail)
     if not pages or pages[-1][0] > len(tail) or not pages[-1][1] & 4:
         return "truncated: the Ogg stream has no end"
-    if pages[-1][3] != int.from_bytes(read_at(file, 14, 4), "little"):
+    first = read_at(file, 0, 282)
+    second = read_at(file, 27 + first[26] + sum(first[27 : 27 + first[26]]), 6)
+    begins_another = second[:4] == b"OggS" and second[5:] != b"" and bool(second[5] & 2)
+    if begins_another or pages[-1][3] != int.from_bytes(first[14:18], "little"):
         return "several Ogg streams in one file: split them, or convert it to WAV or FLAC first"
     if any(granule > pages[-1][2] for _, _, granule, _ in pages):
         return "damaged: the Ogg stream ends before its own sound"
