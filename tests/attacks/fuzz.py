@@ -78,22 +78,19 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
 def _watch(arguments: list[str]) -> tuple[int, str]:
     """Run a child over mutants first..count; returns the last that it began, and how it died, if it did."""
     command = [sys.executable, __file__, "--child", *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # libmpg123 talks a lot
-    assert child.stdout is not None
-    last, stream, pending = int(arguments[0]), child.stdout.fileno(), b""
-    while select.select([stream], [], [], WATCH_SECONDS)[0]:
-        pending += os.read(stream, 1 << 16)
-        if len(pending) < 8:
-            break  # the end
-        whole = len(pending) // 8 * 8
-        last = struct.unpack("<q", pending[whole - 8 : whole])[0]
-        pending = pending[whole:]
-    else:
+    # libmpg123 says much on stderr.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        last, stream, pending = int(arguments[0]), child.stdout.fileno(), b""
+        while select.select([stream], [], [], WATCH_SECONDS)[0]:
+            pending += os.read(stream, 1 << 16)
+            whole = len(pending) // 8 * 8
+            if whole == 0:  # the end
+                status = child.wait()
+                return last, f"the process died with status {status}" if status else ""
+            last, pending = struct.unpack("<q", pending[whole - 8 : whole])[0], pending[whole:]
         child.kill()
-        child.wait()
         return last, f"no sign of life for {WATCH_SECONDS:g} s"
-    status = child.wait()
-    return last, f"the process died with status {status}" if status else ""
 
 
 def _read_all(first: int, count: int, seed: int, report: Path) -> None:
@@ -160,15 +157,17 @@ def judge(mutant: Mutant, original: bytes, num_samples: int, index: int, path: P
 
 
 def _check_samples(wave: np.ndarray) -> None:
-    assert (wave.dtype, wave.ndim) == (np.float32, 1), (wave.dtype, wave.shape)
-    assert wave.size, "no samples"
+    assert wave.dtype == np.float32
+    assert wave.ndim == 1
+    assert wave.size > 0
     assert np.isfinite(wave).all(), "NaN or infinite samples"
 
 
 def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) -> str | None:
     """Return why a mutant is rightly shorter than its original, found without the reader; None if it is not."""
     rate = soundfile.info(io.BytesIO(content)).samplerate
-    if rate != 16000 and len(read_audio(content, sample_rate=rate)) >= num_samples - SPARE_FRAMES:
+    num_frames = len(read_audio(content, sample_rate=rate))
+    if rate != 16000 and num_frames >= num_samples - SPARE_FRAMES:
         return "at another rate"
     if content[:4] in (b"RIFF", b"RF64", b"FORM"):
         name, layout = (b"SSND", ">I") if content[:4] == b"FORM" else (b"data", "<I")
@@ -176,6 +175,8 @@ def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) 
         length = struct.unpack_from(layout, content, position + 4)[0]
         if (length == 0 or length >= 0x7FFFF000) and len(content) < len(original):
             return "all of a cut file that states no length"
+        if num_frames < _count_pcm_frames(content, length):
+            return None
         end = position + 8 + length
         following = content[end : end + 4] if end - position > 8 else b""
         return "all of a shorter file" if len(content) - end < 8 or following.isalpha() else None
@@ -188,6 +189,17 @@ def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) 
         is_stated = origin.startswith("mp3:") and content[:180] == original[:180]
         return None if is_stated else "of an MP3 whose index is gone or changed"
     return None
+
+
+def _count_pcm_frames(content: bytes, length: int) -> int:
+    """Return the frames in a chunk of samples by the header's channels and bits; 0 for other encodings."""
+    if content[:4] == b"FORM":
+        position = content.find(b"COMM")
+        channels, bits = struct.unpack_from(">H4xH", content, position + 8)
+        return (length - 8) // (channels * ((bits + 7) // 8))
+    position = content.find(b"fmt ")
+    tag, channels, bits = struct.unpack_from("<HH10xH", content, position + 8)
+    return length // (channels * ((bits + 7) // 8)) if tag in (1, 3, 0xFFFE) else 0
 
 
 def _megabytes(field: str) -> float:

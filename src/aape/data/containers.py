@@ -8,7 +8,7 @@ alone, and its size in bytes. docs/hostile-audio.md says what is refused, and wh
 from __future__ import annotations
 
 import struct
-from typing import IO, Literal
+from typing import IO
 
 from aape.data.flac import find_flac_fault
 from aape.data.mpeg import find_index_fault, read_at
@@ -19,7 +19,6 @@ _MOST_CHUNKS = 1000  # before the samples; a forged file can hold millions of em
 _MOST_SPARE = 8  # bytes that a length may be off, less than a chunk takes
 _UNKNOWN_LENGTH = 0x7FFFF000  # from here on a 32-bit length is what a program writes that cannot know (sox, ffmpeg)
 
-_BYTE_ORDERS: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}
 _AIFC_UNCOMPRESSED = (b"none", b"sowt", b"twos", b"fl32", b"fl64", b"in24", b"in32", b"raw ")
 
 _FOREIGN = (  # offset, magic bytes, what it is
@@ -59,13 +58,14 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
     """WAV and AIFF: the samples must lie inside the file, fill what their header says, and end where a chunk begins."""
     order = "<" if kind in (b"RIFF", b"RF64") else ">"
     position, long_length, common = 12, 0, b""
+    whole = struct.unpack(f"{order}I", read_at(file, 4, 4).rjust(4))[0]
     for _ in range(_MOST_CHUNKS):
         header = read_at(file, position, 8)
         if len(header) < 8:
             return "damaged or empty: its chunks lead to no samples"
         name, length = struct.unpack(f"{order}4sI", header)
         if name == b"ds64":
-            long_length = int.from_bytes(read_at(file, position + 16, 8), "little")
+            whole, long_length = struct.unpack("<QQ", read_at(file, position + 8, 16).ljust(16))
         elif name == b"fmt ":
             fault = _find_format_fault(read_at(file, position + 8, 16), order)
             if fault:
@@ -73,20 +73,17 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
         elif name == b"COMM":
             common = read_at(file, position + 8, min(length, 22))
         elif name in (b"data", b"SSND"):
-            if length == 0xFFFFFFFF and long_length:
+            if name == b"SSND" and _counts_other_frames(common, length, read_at(file, position + 8, 4)):
+                return f"damaged header: its frames do not fill its {length} bytes of samples"
+            if length in (0, 0xFFFFFFFF) and long_length:
                 length = long_length
             elif length >= _UNKNOWN_LENGTH or length == 0:
                 return None
             end = position + 8 + length
             if end > size:
                 return f"truncated: {length} bytes of samples promised, {max(0, size - position - 8)} there"
-            if name == b"SSND" and _counts_other_frames(common, length, read_at(file, position + 8, 4)):
-                return f"damaged header: its frames do not fill its {length} bytes of samples"
-            return _find_tail_fault(file, size, end, 8 + int.from_bytes(read_at(file, 4, 4), _BYTE_ORDERS[order]))
-        position += 8 + length
-        # A chunk of odd length is padded, but not by every program.
-        if length % 2 and not (_is_name(read_at(file, position, 4)) and not _is_name(read_at(file, position + 1, 4))):
-            position += 1
+            return _find_tail_fault(file, size, end, 8 + whole, order)
+        position += 8 + length + length % 2
     return f"over {_MOST_CHUNKS} chunks before the samples"
 
 
@@ -115,17 +112,21 @@ def _counts_other_frames(common: bytes, length: int, offset: bytes) -> bool:
     if len(common) < 18 or (len(common) >= 22 and common[18:22].lower() not in _AIFC_UNCOMPRESSED):
         return False
     channels, frames, bits = struct.unpack(">HIH", common[:8])
+    if length == 0 or length >= _UNKNOWN_LENGTH:  # a recording that was broken off, if it counts no frames either
+        return frames > 0
     spare = length - 8 - int.from_bytes(offset, "big") - frames * channels * ((bits + 7) // 8)
     return not 0 <= spare < _MOST_SPARE
 
 
-def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int) -> str | None:
+def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int, order: str) -> str | None:
     """WAV and AIFF: what follows the samples, as far as the file counts it as its own, must be a chunk."""
     left = (whole if end <= whole <= size else size) - end
     if left < _MOST_SPARE:
         return None
-    if _is_name(read_at(file, end, 4)) or _is_name(read_at(file, end + 1, 4)):
-        return None
+    for position in (end, end + 1):  # a chunk of odd length is padded, but not by every program
+        name, length = struct.unpack(f"{order}4sI", read_at(file, position, 8).ljust(8))
+        if _is_name(name) and position + 8 + length <= size:
+            return None
     return f"damaged header: what its length leaves over of the samples, {left} bytes, is nothing else"
 
 
@@ -153,7 +154,10 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
     pages = _ogg_pages(tail)
     if not pages or pages[-1][0] > len(tail) or not pages[-1][1] & 4:
         return "truncated: the Ogg stream has no end"
-    if pages[-1][3] != int.from_bytes(read_at(file, 14, 4), "little"):
+    first = read_at(file, 0, 282)
+    second = read_at(file, 27 + first[26] + sum(first[27 : 27 + first[26]]), 6)
+    begins_another = second[:4] == b"OggS" and second[5:] != b"" and bool(second[5] & 2)
+    if begins_another or pages[-1][3] != int.from_bytes(first[14:18], "little"):
         return "several Ogg streams in one file: split them, or convert it to WAV or FLAC first"
     if any(granule > pages[-1][2] for _, _, granule, _ in pages):
         return "damaged: the Ogg stream ends before its own sound"
