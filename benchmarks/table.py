@@ -17,9 +17,14 @@ def main() -> None:
     """Collect what is there; what is not is "not run"."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
     lines = [(HERE / "INTRODUCTION.md").read_text(encoding="utf-8").rstrip()]
+    sections = (
+        ("operator", "The operator", operator),
+        ("stem", "The stem", stem),
+        ("inference", "Inference", inference),
+    )
     for device in ("cpu", "gpu"):
-        for name, section in (("operator", operator), ("stem", stem)):
-            lines += ["", f"## {'The operator' if name == 'operator' else 'The stem'} on a {device.upper()}", ""]
+        for name, title, section in sections:
+            lines += ["", f"## {title} on a {device.upper()}", ""]
             result = found.get(f"{name}_{device}")
             lines += ["Not run."] if result is None else [where(result), *section(result)]
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -89,6 +94,33 @@ def stem(result: dict[str, Any]) -> list[str]:
     for row in result["fold"]:
         times = [f"{1e3 * row[key][name]:.1f}" for key in NAMES for name in ("folded", "plain")]
         lines.append(row_of(str(row["clips"]), [*times, f"{row['largest_difference']:.1e}"]))
+    return lines
+
+
+def inference(result: dict[str, Any]) -> list[str]:
+    """Lay out what using the encoder costs."""
+    ast, files = result["beside_ast"], result["long_beside_short"]
+    memory, starting = result["memory"], result["starting"]
+    tokens = f"{ast['tokens']['aape']} tokens against {ast['tokens']['ast']}"
+    lines = ["", f"A clip of {ast['clip_seconds']} s through AaPE ViT-B and through AST, {tokens}, milliseconds:", ""]
+    lines += [row_of("from", ["AaPE", "AST", "times as fast"]), row_of("---", ["---:"] * 3)]
+    for kind, ratio in ast["times_as_fast"].items():
+        times = [f"{1e3 * ast['seconds'][f'{name}, {kind}']:.1f}" for name in ("aape", "ast")]
+        lines.append(row_of(kind, [*times, f"{ratio:.2f}"]))
+    minutes, rates = files["minutes"], files["windows_per_second"]
+    own = ", ".join(f"{rates[name]:.2f} in a file of {minutes[name]} min" for name in ("short", "long"))
+    lines += ["", f"Windows of 6.08 s a second (ViT-B): {own}; ratio {files['long_over_short']:.3f}."]
+    lines += [
+        "",
+        f"Peak resident memory (`tiny`): {memory['minute_megabytes']:.0f} MB after a minute of sound, "
+        f"{memory['more_megabytes']:.0f} MB more after {memory['hours']} hours.",
+        "",
+        "Fresh processes, seconds (in brackets, over `import torch`):",
+        "",
+    ]
+    for name, seconds in starting["seconds"].items():
+        over = starting["over_import_torch"].get(name)
+        lines.append(f"- `{name}`: {seconds:.2f}" + (f" ({over:.2f})" if over is not None else ""))
     return lines
 
 

@@ -1,0 +1,69 @@
+"""The pages of docs/ run as they stand: every snippet of Python, in order, and every command."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from aape.cli import main
+from aape.config import FrontEndConfig, encoder_config
+from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
+from aape.models.saved import save_model
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = ("python.md", "command-line.md", "huggingface.md")
+
+
+def snippets(page):
+    """Return language and text of each fenced block."""
+    return re.findall(r"```(\w+)\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "recordings").mkdir()
+    for name, seconds in (
+        ("sound.wav", 1.5),
+        ("long.wav", 12.0),
+        ("recordings/a.flac", 1.0),
+        ("recordings/b.ogg", 0.7),
+    ):
+        soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(int(seconds * 16000)), 16000)
+    torch.manual_seed(0)
+    options = {"head": ClassificationHead(64, 3), "labels": ["bell", "drum", "flute"]}
+    front_end = FrontEndConfig(mean=-6.0, std=4.0)
+    save_model(tmp_path / "runs" / "bells" / "model", AudioEncoder(encoder_config("nano")), front_end, **options)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_snippet_runs(page, desk):
+    """What people paste must work as it stands."""
+    scope: dict[str, object] = {}
+    assert snippets(page)
+    for language, text in snippets(page):
+        if language == "python":
+            exec(text, scope)
+        else:
+            for line in text.splitlines():
+                verb, *arguments = shlex.split(line, comments=True)
+                assert verb == "aape"
+                assert main(arguments) == 0, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """No dead link, no missing heading."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (DOCS / page).read_text(encoding="utf-8")):
+        path = DOCS / (target or page)
+        assert path.exists(), target
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+        assert not heading or heading in [text.lower().replace(" ", "-") for text in headings], heading
