@@ -52,6 +52,8 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "finetune": Verb(finetune_config.FinetuneConfig, "aape.finetuning.run:finetune"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
+    "table": Verb(finetune_config.TableConfig, "aape.tables.run:table"),
+    "table run": Verb(finetune_config.QueueConfig, "aape.tables.queue:run_queue"),
     "embed": Verb(config.EmbedConfig, "aape.inference:embed_command"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
@@ -117,7 +119,8 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"aape {__version__}")
         return 0
-    name, *rest = arguments
+    num_words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name, rest = " ".join(arguments[:num_words]), arguments[num_words:]
     if name not in VERBS:
         kind = "option" if name.startswith("-") else "verb"
         valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
