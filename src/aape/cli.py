@@ -53,6 +53,8 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
     "finetune": Verb(config.FinetuneConfig, "aape.finetuning.run:finetune"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
+    "table": Verb(config.TableConfig, "aape.tables.run:table"),
+    "table run": Verb(config.QueueConfig, "aape.tables.queue:run_queue"),
     "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
     "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),
     "export": Verb(config.ExportConfig, "aape.export:export"),

@@ -14,7 +14,7 @@ from aape.config import FrontEndConfig, encoder_config
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
 from aape.demo.run import AUDIO
 from aape.errors import CheckpointError, ConfigError, DataError
-from aape.finetuning import training
+from aape.finetuning import spectrograms, training
 from aape.finetuning.run import finetune, resolve
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import read_model, save_model
@@ -201,12 +201,21 @@ def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_too_large_to_be_checked_leaves_bad_clips_out_on_the_way(config, monkeypatch, workers):
-    from aape.finetuning import spectrograms
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, workers):
+    """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
+    root = make_folders(tmp_path / "mine")
+    options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
+    config = FinetuneConfig(**options, out=str(tmp_path / "kept"), workers=0, device="cpu", max_bad_fraction=0.2)
+    kept = finetune(config)
+    monkeypatch.setattr(spectrograms, "MOST_KEPT_BYTES", 0)
+    streamed = finetune(dataclasses.replace(config, out=str(tmp_path / "streamed"), workers=workers))
+    assert streamed["scores"] == kept["scores"]
 
     monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
-    checked = finetune(config(workers=workers))
-    assert np.isfinite(checked["scores"]["last"]["accuracy"]["mean"])
+    (root / "low" / "0.wav").write_bytes(b"RIFF")
+    result = finetune(dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers))
+    assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
+    assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
 
 
 def test_a_task_brings_its_protocol_and_options_override_it(nano):

@@ -26,7 +26,7 @@ class FakeModel:
     device = torch.device("cpu")
 
     def __init__(self, seed=None):
-        self.log_mel, self.seed, self.num_calls = LogMel(n_mels=8), seed, 0
+        self.log_mel, self.seed, self.num_calls, self.training = LogMel(n_mels=8), seed, 0, {}
 
     def fingerprint(self):
         return f"fake {self.seed}"

@@ -19,7 +19,7 @@ from aape.config.commands import (
     WatchConfig,
 )
 from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
-from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig, QueueConfig, TableConfig
 from aape.config.model import (
     MODEL_SIZES,
     EncoderConfig,
@@ -50,7 +50,9 @@ __all__ = [
     "PredictorConfig",
     "PretrainConfig",
     "ProbeConfig",
+    "QueueConfig",
     "StatsConfig",
+    "TableConfig",
     "WatchConfig",
     "encoder_config",
 ]

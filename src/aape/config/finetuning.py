@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from aape.config.commands import Task, _require_positive
@@ -116,3 +116,31 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "batch", "num_frames", "seeds", "evaluations", "save_every", "min_fold_clips")
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """`aape table`: collect finished runs into the paper's tables, the paper's value beside each.
+
+    Args:
+        tables: YAML file that says which run belongs into which cell.
+        runs: folder of the runs.
+        out: folder to write tables.md and tables.csv into; only shown where not given.
+    """
+
+    tables: str = "recipes/paper/tables.yaml"
+    runs: str = "runs/paper"
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class QueueConfig:
+    """`aape table run`: work through a list of runs; started again, it goes on where it stopped.
+
+    Args:
+        lists: text files with a line for each run, as typed behind `aape`: VERB --config RECIPE [options].
+        keep_going: after a run that fails, go on with the others.
+    """
+
+    lists: list[str] = field(metadata={"positional": True})
+    keep_going: bool = True

@@ -86,15 +86,15 @@ class Spectrograms:
         batches = np.array_split(np.arange(len(self.clips)), -(-len(self.clips) // _READ_AT_ONCE))
         num_bytes, done = 0, 0
         for number, found in enumerate(self._read(batches, range(len(batches)))):
+            num_bytes += sum(4 * own.numel() for _, own in found)
             if num_bytes <= MOST_KEPT_BYTES:
                 self._kept.update((index, own.cpu()) for index, own in found)
-                num_bytes += sum(4 * own.numel() for _, own in found)
+            else:
+                self._kept.clear()
             done += len(batches[number])
             if progress is not None:
                 progress(done, len(self.clips))
         self._is_complete = num_bytes <= MOST_KEPT_BYTES
-        if not self._is_complete:
-            self._kept.clear()
 
     def of(self, clips: Sequence[Clip]) -> Spectrograms:
         """Return those of the readable clips, numbered anew; what was bad stays listed."""

@@ -137,7 +137,8 @@ class Trainer:
         balanced = config.balanced_draws or 0
         weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
         self.draws = Draws(job.train, batch=self.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced)
-        self.step, self.history, self.losses = 0, History(), torch.zeros((), dtype=torch.float64)
+        self.step, self.history = 0, History()
+        self.losses = torch.zeros((), device=spectrograms.device)  # not read back at every step
 
     def run(self, folder: Path, on_step: Callable[[Trainer, bool], None]) -> dict[str, tuple[Indices, Probabilities]]:
         """Train to the end, from the folder's checkpoint if there is one.
@@ -158,7 +159,7 @@ class Trainer:
             last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
         for found in self.spectrograms.stream(self.draws, range(self.step, self.steps)):
             if found:
-                self.losses += self._train_step(found).to(self.losses)
+                self.losses += self._train_step(found)
             self.step += 1
             is_evaluated = self.step % every == 0 or self.step == self.steps
             if is_evaluated:
@@ -274,7 +275,7 @@ class Trainer:
             self.classifier.load_state_dict(state["classifier"])
             self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.history, self.losses = state["step"], History(**state["history"]), state["losses"].cpu()
+            self.step, self.history, self.losses = state["step"], History(**state["history"]), state["losses"]
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot be continued ({str(error).splitlines()[0]}): delete it") from error
 

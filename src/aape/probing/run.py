@@ -95,6 +95,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         "protocol": "leave one fold out" if labelled.has_folds else "split",
         "partitions": [_describe(item, protocol, classes) for item in protocol.partitions],
         "meaning": MEANING,
+        "pretraining": model.training,
         "config": dataclasses.asdict(config),
         "environment": environment,
     }

@@ -1,5 +1,7 @@
 """The public data sets as people have them on disk: whole, in part, in the wrong place, of another version."""
 
+import shutil
+import tarfile
 from collections import Counter
 
 import pytest
@@ -57,6 +59,19 @@ def test_audioset_finds_clips_by_any_usual_name_and_counts_the_missing(roots):
     assert labelled.counts == {"balanced_train_segments.csv": (8, 22_160), "eval_segments.csv": (8, 20_371)}
     assert {len(target) for target in labelled.targets} == {1, 2}
     assert labelled.classes[3] == "Sound, no. 3"
+
+
+def test_audioset_may_lie_in_shards(copy):
+    """Two million small files are kept in tars."""
+    root = copy("as20k")
+    whole = read_task("as20k", root)
+    with tarfile.open(root / "eval.tar", "w") as shard:
+        shard.add(root / "eval", "eval")
+    shutil.rmtree(root / "eval")
+    labelled = read_task("as20k", root)
+    assert labelled.targets == whole.targets
+    assert (load_clip(labelled.clips[-1]) == load_clip(read_task("as20k", root).clips[-1])).all()
+    assert labelled.clips[-1].offset is not None
 
 
 def test_cremad_is_split_by_actor_near_the_published_counts(roots, copy):
