@@ -100,11 +100,12 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a crop")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=6, help="of the loader, in each turn")
     parser.add_argument("--turns", type=int, default=TURNS)
     options = parser.parse_args()
-    seconds, clips = 3.0, read_manifest(options.data)
+    seconds, clips = options.seconds, read_manifest(options.data)
 
     results: dict[str, Any] = {
         "model": options.model, "clips": options.clips, "views": options.views, "seconds": seconds,
