@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from aape.config import EncoderConfig, FrontEndConfig, PretrainConfig, encoder_config
 from aape.data.frontend import LogMel
 from aape.data.manifest import Clip, read_manifest
-from aape.errors import ConfigError
+from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, save_model
 from aape.pretraining.draws import ClipDraws, collate
@@ -45,8 +46,10 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         ConfigError: options that do not fit each other, or the run that is resumed.
         DataError: no audio, or too much of it is bad.
-        CheckpointError: `init` does not fit the model.
+        CheckpointError: `init` does not fit the model, or the checkpoint to resume from is damaged.
     """
+    from safetensors import SafetensorError
+
     from aape.pretraining import trainer as training
 
     device = resolve_device(config.device)
@@ -77,7 +80,10 @@ def pretrain(config: PretrainConfig) -> None:
     trainer.remove_callback(PrinterCallback)
     if checkpoint is not None and trainer.is_world_process_zero():
         print(f"resuming from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (pickle.UnpicklingError, SafetensorError) as error:  # transformers unpickles weights only: no code runs
+        raise _damaged(checkpoint, error) from error
     if trainer.is_world_process_zero():
         _finish(config, front_end, method, clips, trainer.bad)
 
@@ -92,12 +98,24 @@ def _check_out(config: PretrainConfig, checkpoint: Path | None) -> Path | None:
     if checkpoint is not None:
         import yaml
 
-        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        state = checkpoint / "trainer_state.json"
+        for path, parse in ((state, json.loads), (written, yaml.safe_load)):
+            try:
+                before = parse(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                raise _damaged(path, error) from error
+            if not isinstance(before, dict):
+                raise _damaged(path, "no options in it")
         now = json.loads(json.dumps(dataclasses.asdict(config)))
         for key in now:
             if key not in MAY_CHANGE and before.get(key) != now[key]:
                 raise ConfigError(f"cannot resume {config.out}: {key} was {before.get(key)}, and now is {now[key]}")
     return checkpoint
+
+
+def _damaged(path: Path | None, error: object) -> CheckpointError:
+    reason = one_line(str(error))[:200]
+    return CheckpointError(f"{path}: damaged, or not written by `aape pretrain`: start again elsewhere ({reason})")
 
 
 def _clips_per_rank(config: PretrainConfig) -> int:
