@@ -42,6 +42,10 @@ FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "p
              "socket.connect", "ctypes.dlopen", "pickle.find_class", "os.symlink", "os.link")  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
+CHECKPOINT_FILES = (
+    "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json", "config.yaml",
+)  # fmt: skip
+
 Attack = Callable[[], object]
 
 
@@ -270,22 +274,15 @@ def resume_attacks(folder: Path) -> dict[str, Attack]:
     sound.mkdir()
     for note in sorted((Path(aape.__file__).parent / "demo" / "audio").glob("*.opus"))[:4]:
         shutil.copy(note, sound)
-    short = ["--model", "nano", "--steps", "2", "--clips", "2", "--workers", "0", "--save-every", "1", "--log-every", "1",
-             "--crop-seconds", "1", "--masking.num-views", "2", "--device", "cpu"]  # fmt: skip
+    short = ["--model", "nano", "--steps", "2", "--clips", "2", "--workers", "0", "--save-every", "1",
+             "--log-every", "1", "--crop-seconds", "1", "--masking.num-views", "2", "--device", "cpu"]  # fmt: skip
 
     def options(out: Path) -> list[str]:
         return ["pretrain", "--data", str(sound), "--out", str(out), *short]
 
     assert cli.main(options(folder / "run")) == 0
     attacks: dict[str, Attack] = {}
-    for name in (
-        "optimizer.pt",
-        "scheduler.pt",
-        "rng_state.pth",
-        "model.safetensors",
-        "trainer_state.json",
-        "config.yaml",
-    ):
+    for name in CHECKPOINT_FILES:
         out = folder / f"run-{name}"
         shutil.copytree(folder / "run", out)
         shutil.rmtree(out / "checkpoint-2")

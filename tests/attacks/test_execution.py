@@ -1,4 +1,4 @@
-"""Models, checkpoints, recipes and shards from strangers: refused in one line, and nothing runs or is written elsewhere.
+"""Models, checkpoints, recipes and shards from strangers: refused in one line; nothing runs or is written elsewhere.
 
 Everything is loaded by one process (`guarded.py`) under an audit hook that sees what the interpreter does.
 """
@@ -61,12 +61,11 @@ HARMLESS = {
     "transformers: its-own-code",
 }  # loaded without what was added, or ignored
 ELSEWHERE = {"transformers: pickles-only": "UnpicklingError", "transformers: pickle-as-weights": "SafetensorError"}
-RESUMED = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json", "config.yaml")
 
 
 def load_all(folder, *options):
     command = [sys.executable, guarded.__file__, str(folder), *options]
-    child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=500)
+    child = subprocess.run(command, capture_output=True, timeout=500)
     assert child.returncode == 0, child.stderr.decode()[-2000:]
     told = json.loads(child.stdout.splitlines()[-1])
     for bait in told["bait"].values():
@@ -101,5 +100,5 @@ def test_nothing_from_a_stranger_runs(tmp_path):
 def test_nothing_in_a_checkpoint_runs(tmp_path):
     """A run folder that others may write to is resumed, and its pickles are refused, not executed."""
     attacks = load_all(tmp_path, "--resume")
-    for name in RESUMED:
+    for name in guarded.CHECKPOINT_FILES:
         assert_is_refusal(attacks[f"resume: {name}"], "damaged, or not written by `aape pretrain`")
