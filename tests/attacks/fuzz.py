@@ -196,7 +196,8 @@ def _count_pcm_frames(content: bytes, length: int) -> int:
     if content[:4] == b"FORM":
         position = content.find(b"COMM")
         channels, bits = struct.unpack_from(">H4xH", content, position + 8)
-        return (length - 8) // (channels * ((bits + 7) // 8))
+        offset = struct.unpack_from(">I", content, content.find(b"SSND") + 8)[0]
+        return (length - 8 - offset) // (channels * ((bits + 7) // 8))
     position = content.find(b"fmt ")
     tag, channels, bits = struct.unpack_from("<HH10xH", content, position + 8)
     return length // (channels * ((bits + 7) // 8)) if tag in (1, 3, 0xFFFE) else 0

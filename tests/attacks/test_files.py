@@ -100,6 +100,8 @@ def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
 
 LARGE = b"\x80" + (1 << 40).to_bytes(11, "big")
 NEGATIVE = b"\xff" * 10 + b"\xfe\x00"  # -512, in base 256
+PAX_NEGATIVE = header("x", b"00000000013\0", b"x") + b"11 size=-9\n".ljust(512, b"\0")
+PAX_NEGATIVE += header("a.wav", b"0" * 11 + b"\0")
 
 
 @pytest.mark.parametrize(
@@ -110,14 +112,9 @@ NEGATIVE = b"\xff" * 10 + b"\xfe\x00"  # -512, in base 256
         (header("a.wav", b"\x80" + b"\xff" * 11), "truncated inside member 'a.wav'"),
         (header("x", LARGE, b"L"), "a header that promises 1099511627776 bytes"),
         (header("x", LARGE, b"x"), "a header that promises 1099511627776 bytes"),
-        (header("x", b"00000077000\0", b"g") + b"1" * 32256, ""),
-        (
-            header("x", b"00000000013\0", b"x")
-            + b"11 size=-9\n".ljust(512, b"\0")
-            + header("a.wav", b"0" * 11 + b"\0"),
-            "",
-        ),
-        (header("x", b"00000000000\0", b"x") * 3000, ""),
+        (header("x", b"00000017000\0", b"g") + b"1" * 7680, "not an uncompressed tar"),
+        (PAX_NEGATIVE, "member 'a.wav' has -9 bytes"),
+        (header("x", b"00000000000\0", b"x") * 3000, "damaged, or not a tar"),
         (header("a.wav", b"00000001000\0", b"S") + bytes(1024), "not a plain file"),
     ],
     ids=["negative", "terabyte", "more", "long name", "attributes", "digits", "negative in pax", "nested", "sparse"],

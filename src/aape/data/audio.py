@@ -187,7 +187,7 @@ def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
     counted = count_frames(file, size) if sound.format == "MP3" else None
     if counted is None:
         return num_frames
-    if counted.num_samples == 0:
+    if counted.is_mostly_foreign:
         raise AudioError(label, "no MP3 frames in it: convert it to WAV or FLAC first")
     if counted.is_cut:
         raise AudioError(label, "truncated: the last MP3 frame is cut")

@@ -27,6 +27,7 @@ class FrameCount:
         num_samples: per channel, the frame with the index left out.
         samples_per_frame: of the last one.
         num_foreign: bytes between frames that are neither frames nor tags.
+        is_mostly_foreign: most of the file is neither: other data in which two bytes look like a frame.
         is_cut: the last frame is not whole.
         is_index_short: the index counts fewer frames than there are.
     """
@@ -34,6 +35,7 @@ class FrameCount:
     num_samples: int
     samples_per_frame: int
     num_foreign: int
+    is_mostly_foreign: bool
     is_cut: bool
     is_index_short: bool
 
@@ -70,7 +72,8 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
         return None
     start, index = _find_index(file)
     data = read_at(file, start, size - start)
-    position, num_samples, num_frames, samples_per_frame, num_foreign, searched = 0, 0, 0, 0, 0, 0
+    position, num_samples, num_frames, samples_per_frame = 0, 0, 0, 0
+    num_known, num_foreign, searched = 0, 0, 0
     while position + 4 <= len(data):
         length, samples = _frame(data, position)
         length = length or _tag(data, position)
@@ -82,14 +85,16 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
             num_foreign += found - position if num_frames else 0  # what comes before the sound is nobody's loss
             position = found
             continue
-        position += length
+        position, num_known = position + length, num_known + length
         num_samples, num_frames = num_samples + samples, num_frames + (samples > 0)
         samples_per_frame = samples or samples_per_frame
+    is_mostly_foreign = num_samples == 0 or 2 * num_known < len(data)
     is_index_short = False
     if index and num_frames:
         num_samples, num_frames = max(0, num_samples - samples_per_frame), num_frames - 1
         is_index_short = bool(index[7] & 1) and int.from_bytes(index[8:12], "big") < num_frames
-    return FrameCount(num_samples, samples_per_frame, num_foreign, position > len(data), is_index_short)
+    is_cut = position > len(data)
+    return FrameCount(num_samples, samples_per_frame, num_foreign, is_mostly_foreign, is_cut, is_index_short)
 
 
 def read_at(file: IO[bytes], position: int, count: int) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 
 from aape.errors import DataError
 
-_MOST_EXTENSION_BYTES = 1 << 15  # of a long name or of other attributes; tarfile's patterns are quadratic in it
+_MOST_EXTENSION_BYTES = 1 << 13  # of a long name or of other attributes; tarfile's patterns are quadratic in it
 _LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import pickle
 import signal
 import sys
 import warnings
@@ -17,7 +18,7 @@ import torch
 from aape.config import EncoderConfig, FrontEndConfig, PretrainConfig, encoder_config
 from aape.data.frontend import LogMel
 from aape.data.manifest import Clip, read_manifest
-from aape.errors import ConfigError
+from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, save_model
 from aape.pretraining.draws import ClipDraws
@@ -57,13 +58,19 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         ConfigError: options that do not fit each other, or the run that is resumed.
         DataError: no audio, or too much of it is bad.
-        CheckpointError: `init` does not fit the model, or a checkpoint could not be written.
+        CheckpointError: `init` does not fit the model, a checkpoint could not be written, or the one to resume from
+            cannot be read.
         TrainingError: loss or gradient stay NaN.
         SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
     """
+    from safetensors import SafetensorError
+
     trainer, checkpoint = build_trainer(config)
-    with trainer.stop.caught():
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        with trainer.stop.caught():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (pickle.UnpicklingError, SafetensorError) as error:  # transformers unpickles weights only: no code runs
+        raise _damaged(checkpoint, error) from error
     if trainer.stop.is_obeyed:
         if trainer.is_world_process_zero():
             print(f"SIGTERM: saved at step {trainer.state.global_step}; go on with --resume", file=sys.stderr)
@@ -145,6 +152,11 @@ def _find_checkpoint(config: PretrainConfig) -> Path | None:
             if key not in MAY_CHANGE and before.get(key) != now[key]:
                 raise ConfigError(f"cannot resume {config.out}: {key} was {before.get(key)}, and now is {now[key]}")
     return checkpoint
+
+
+def _damaged(path: Path | None, error: object) -> CheckpointError:
+    reason = one_line(str(error))[:200]
+    return CheckpointError(f"{path}: damaged, or not written by `aape pretrain`: start again elsewhere ({reason})")
 
 
 def _clips_per_rank(config: PretrainConfig) -> int:
