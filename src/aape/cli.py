@@ -64,7 +64,6 @@ VERBS: dict[str, Verb] = {
     "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
     "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
     "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
-    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
 

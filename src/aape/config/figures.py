@@ -71,30 +71,6 @@ class PlotClipConfig:
 
 
 @dataclass(frozen=True)
-class PlotAliasingConfig:
-    """`aape plot aliasing`: what each stem's tokens tell of modulations that a patch folds, and of shifts within one.
-
-    Args:
-        out: figure to write, as .png and .svg, with the numbers beside it as .json.
-        model: whose stem and embeddings are shown beside random ones, a name or a saved folder.
-        seeds: random weights and draws of the test sounds; what is drawn is their mean.
-        carriers: carrier frequencies, of which a quarter is held out for testing.
-        phases: random phases of each modulation on each carrier.
-    """
-
-    out: str = "aliasing"
-    model: str = "tiny"
-    seeds: int = 3
-    carriers: int = 16
-    phases: int = 4
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "seeds", "phases")
-        if self.carriers < 4:
-            raise ConfigError(f"carriers: at least 4, so that there are some to test on, got {self.carriers}")
-
-
-@dataclass(frozen=True)
 class PlotRunConfig:
     """`aape plot run`: losses, variances, learning rate and throughput of pre-training runs.
 
