@@ -20,6 +20,7 @@ def main() -> None:
     sections = (
         ("operator", "The operator", operator),
         ("stem", "The stem", stem),
+        ("pretraining", "Pre-training", pretraining),
         ("inference", "Inference", inference),
     )
     for device in ("cpu", "gpu"):
@@ -94,6 +95,41 @@ def stem(result: dict[str, Any]) -> list[str]:
     for row in result["fold"]:
         times = [f"{1e3 * row[key][name]:.1f}" for key in NAMES for name in ("folded", "plain")]
         lines.append(row_of(str(row["clips"]), [*times, f"{row['largest_difference']:.1e}"]))
+    return lines
+
+
+def pretraining(result: dict[str, Any]) -> list[str]:
+    """Lay out what pre-training costs."""
+    decode, loader = result["decode_clips_per_second"], result["loader_clips_per_second"]
+    first, step = result["first_batch_seconds"], result["step_clips_per_second"]
+    lines = [
+        "",
+        f"`{result['model']}`, {result['clips']} clips of {result['seconds']:g} s a step, {result['views']} views: "
+        f"{result['operations_per_clip'] / 1e9:.1f} GF per clip, counted; the paper's model and schedule: "
+        f"{result['paper_operations_per_clip'] / 1e9:.0f} GF (the paper's own count: 734).",
+        "",
+        row_of("what", ["clips per second", "ratio"]),
+        row_of("---", ["---:"] * 2),
+        row_of("bare decode loop", [f"{decode:.0f}", ""]),
+    ]
+    for workers, rate in loader.items():
+        over = [f"{rate / decode:.2f} of the bare loop"]
+        if workers == "2" and "1" in loader:
+            over.append(f"{rate / loader['1']:.2f} of one worker")
+        lines.append(row_of(f"loader, {workers} workers", [f"{rate:.0f}", "; ".join(over)]))
+    lines += [
+        row_of(
+            "step, guards and measurements included",
+            [f"{step:.1f}", f"{result['guards_over_bare']:.3f} of a bare step's time"],
+        ),
+        "",
+        f"First batch of a resumed run over 2 million clips: at 1 % of an epoch {first['0.01']:.2f} s, at 90 % "
+        f"{first['0.9']:.2f} s, ratio {first['0.9'] / first['0.01']:.2f}.",
+    ]
+    if result.get("share_of_peak"):
+        lines.append(f"Share of peak: {100 * result['share_of_peak']:.0f} %.")
+    if result.get("hours_for_the_papers_schedule"):
+        lines.append(f"Hours for the paper's 19.2 million clips: {result['hours_for_the_papers_schedule']:.1f}.")
     return lines
 
 

@@ -16,7 +16,20 @@ LAYERS = (
     {"ops", "data", "config", "recipe"},
     {"layers"},
     {"models", "training", "evaluation", "analysis", "stats"},
-    {"pretraining", "finetuning", "probing", "inference", "demo", "huggingface", "hear", "xares"},
+    {"corpus"},
+    {
+        "pretraining",
+        "finetuning",
+        "probing",
+        "tables",
+        "inference",
+        "demo",
+        "huggingface",
+        "hear",
+        "xares",
+        "plot",
+        "export",
+    },
     {"cli", "__init__"},
     {"__main__"},
 )
@@ -30,7 +43,8 @@ ONLY = {
     "recipe": {"errors"},
     "layers": {"ops", "errors"},
 }
-HEAVY = ("transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton", "torchmetrics")
+HEAVY = ("transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton", "torchmetrics",
+         "onnx", "onnxruntime")  # fmt: skip
 
 
 def part_of(path: Path) -> str:

@@ -70,6 +70,16 @@ def test_unknown_verb_lists_the_valid_ones():
     assert_one_line_error(aape("pertrain"), "'pertrain'", "pretrain", "stats")
 
 
+def test_a_verb_of_two_words_explains_itself(capsys):
+    """Whoever types `aape plot` learns what can be drawn."""
+    assert cli.main(["plot", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "plot windows" in shown
+    assert "pretrain" not in shown
+    assert cli.main(["plot", "widnows"]) == 2
+    assert "plot windows, plot clip" in capsys.readouterr().err
+
+
 def test_errors_are_one_line_and_debug_shows_the_traceback(tmp_path):
     """People need the line, developers the traceback."""
     arguments = ["stats", "--data", tmp_path / "missing", "--out", tmp_path / "stats.json"]
@@ -201,7 +211,7 @@ def test_every_verb_has_its_function(verb):
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_option_is_explained(verb, capsys):
     """An option without a word of help is one that nobody can use."""
-    assert cli.main([verb, "--help"]) == 0
+    assert cli.main([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     for option in option_table(cli.VERBS[verb].config_class).values():
         assert option.help, option.key

@@ -1,7 +1,8 @@
 """`aape VERB [options]`: every verb is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
-To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`.
+To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`. A verb may be two
+words, as in `aape data pack`.
 """
 
 from __future__ import annotations
@@ -50,10 +51,20 @@ class Verb:
 
 VERBS: dict[str, Verb] = {
     "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
+    "finetune": Verb(config.FinetuneConfig, "aape.finetuning.run:finetune"),
     "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
+    "table": Verb(config.TableConfig, "aape.tables.run:table"),
+    "table run": Verb(config.QueueConfig, "aape.tables.queue:run_queue"),
     "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
     "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),
+    "export": Verb(config.ExportConfig, "aape.export:export"),
+    "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
+    "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
+    "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
+    "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
+    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }
 
@@ -118,9 +129,15 @@ def _run(arguments: list[str]) -> int:
         print(f"aape {__version__}")
         return 0
     name, *rest = arguments
+    second = [verb for verb in VERBS if verb.startswith(f"{name} ")]
+    if second and (name not in VERBS or f"{name} {' '.join(rest[:1])}" in VERBS):
+        if not rest or rest[0] in ("-h", "--help"):
+            print(_overview(second))
+            return 0
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name not in VERBS:
         kind = "option" if name.startswith("-") else "verb"
-        valid = ", ".join(VERBS) if kind == "verb" else "--help, --version, --debug"
+        valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
@@ -133,9 +150,10 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _overview() -> str:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+def _overview(names: Iterable[str] = ()) -> str:
+    shown = {name: VERBS[name] for name in names or VERBS}
+    width = max(map(len, shown))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in shown.items())
     return (
         "usage: aape VERB [options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"
@@ -185,7 +203,12 @@ def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
         else:
             given[key] = pending.pop(0)
     if positional_key is not None and positionals:
-        given[positional_key] = positionals
+        takes_one = table[positional_key].type is str
+        if takes_one and len(positionals) > 1:
+            raise ConfigError(
+                f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time"
+            )
+        given[positional_key] = positionals[0] if takes_one else positionals
     return given
 
 
@@ -211,7 +234,8 @@ def _build_parser(verb: str, config_class: type, table: Mapping[str, Option]) ->
         # Nothing is `required` here: a recipe may give it, so `build_config` is what asks for it.
         settings: dict[str, Any] = {"help": _help(option), "default": argparse.SUPPRESS}
         if option.positional:
-            groups[option.group].add_argument(option.key, type=str, nargs="*", metavar=_metavar(option), **settings)
+            count = "?" if option.type is str else "*"
+            groups[option.group].add_argument(option.key, type=str, nargs=count, metavar=_metavar(option), **settings)
         elif option.type is bool:
             settings["default"] = option.default
             groups[option.group].add_argument(_flag(option.key), action=ActionYesNo(no_prefix="no-"), **settings)
@@ -229,7 +253,9 @@ def _check(parser: ArgumentParser, option: Option, value: Any, where: str, *, fr
             raise refusal
         return truth
     if option.positional:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if option.type is str and isinstance(value, str):
+            return value
+        if option.type is str or not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise refusal
         return value
     try:
@@ -261,7 +287,7 @@ def _flag(key: str) -> str:
 
 def _metavar(option: Option) -> str:
     if option.positional:
-        return f"{option.key.upper().rstrip('S')} ..."
+        return option.key.upper() if option.type is str else f"{option.key.upper().rstrip('S')} ..."
     if typing.get_origin(option.type) is Literal:
         return "{" + ",".join(map(str, typing.get_args(option.type))) + "}"
     return {int: "N", float: "X"}.get(option.type, option.key.rpartition(".")[2].upper())

@@ -5,9 +5,28 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_CHARACTERS = 4000
+
+
+def one_line(text: str) -> str:
+    """Make one printable line of any text: a hostile name may hold line breaks, terminal codes, or megabytes."""
+    line = " ".join(text.splitlines())
+    if len(line) > _MOST_CHARACTERS:
+        line = f"{line[: _MOST_CHARACTERS // 2]} ... {line[-_MOST_CHARACTERS // 2 :]}"
+    if not line.isprintable():
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    return line
+
 
 class AapeError(Exception):
-    """Base of everything the package raises on purpose. The command line prints it as one line and exits 2."""
+    """Base of everything the package raises on purpose. The command line prints it as one line and exits 2.
+
+    Args:
+        message: what is wrong and what to do about it; becomes one printable line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class AudioError(AapeError):
@@ -21,7 +40,7 @@ class AudioError(AapeError):
     def __init__(self, name: object, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name = str(name)
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.name, self.reason)
@@ -45,3 +64,7 @@ class CheckpointError(AapeError):
 
 class DataError(AapeError):
     """A data set that cannot be used: an empty folder, a missing column, too many bad files."""
+
+
+class TrainingError(AapeError):
+    """A run that cannot go on: loss or gradient stay NaN or infinite."""

@@ -20,6 +20,9 @@ from aape.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
 
+_MOST_BYTES = 1 << 20
+_MOST_NODES = 10_000  # values of a recipe, each alias counted as all that it stands for
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
@@ -170,10 +173,14 @@ class _PlainLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; a key given twice is an error, where YAML would silently take the last."""
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        keys = set()
+        for node_of_key, _ in node.value:
+            key = node_of_key.value
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain text", node.start_mark)
+            if key in keys:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+            keys.add(key)
         return super().construct_mapping(node, deep=deep)
 
 
@@ -188,23 +195,60 @@ for _tag, _pattern, _first in (
     _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+def _check_events(text: str, path: Path) -> None:
+    """Refuse tags, and aliases that unfold to more than a recipe can be, before anything is built."""
+    sizes: dict[str, int] = {}  # nodes that the alias of an anchor stands for
+    opened: list[tuple[str | None, int]] = []  # anchor of each open collection, and the count where it began
+    count = 0
+    for event in yaml.parse(text):
+        line = event.start_mark.line + 1
+        if getattr(event, "tag", None) is not None:
+            raise ConfigError(f"{path}: line {line}: tags such as {event.tag} are not allowed")
+        anchor: str | None = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionEndEvent):
+            begun, before = opened.pop()
+            if begun is not None:
+                sizes[begun] = count - before
+            continue
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        if isinstance(event, yaml.AliasEvent):
+            if any(begun == anchor for begun, _ in opened):
+                raise ConfigError(f"{path}: line {line}: *{anchor} holds itself")
+            count += sizes.get(anchor or "", 1)
+        else:
+            count += 1
+            if isinstance(event, yaml.CollectionStartEvent):
+                opened.append((anchor, count - 1))
+            elif anchor is not None:
+                sizes[anchor] = 1
+        if count > _MOST_NODES:
+            raise ConfigError(f"{path}: line {line}: over {_MOST_NODES} values are too many for a recipe")
+
+
 def _read_yaml(path: Path, child: Path | None) -> dict[Any, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():  # a named pipe would never end
+            raise ConfigError(f"{path}: a recipe is a file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(f"{path}: over {_MOST_BYTES >> 20} MB are too many for a recipe")
+        text = content.decode("utf-8")
     except OSError as error:
         origin = f" (the base of {child})" if child else ""
         raise ConfigError(f"cannot read the recipe {path}{origin}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file") from error
     try:
-        for event in yaml.parse(text):
-            if getattr(event, "tag", None) is not None:
-                raise ConfigError(f"{path}: line {event.start_mark.line + 1}: tags such as {event.tag} are not allowed")
+        _check_events(text, path)
         document = yaml.load(text, Loader=_PlainLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{path}: {line}{getattr(error, 'problem', None) or error}") from error
+    except (RecursionError, ValueError) as error:  # such as an integer of 5,000 digits
+        raise ConfigError(f"{path}: not plain YAML ({error})") from error
     if document is None:
         return {}
     if not isinstance(document, dict):

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import torch
 
-from aape.analysis.numbers import chosen_kernels, nearest_neighbours, read_metrics
-from aape.analysis.plots import LOSSES, VARIANCES, plot_kernels, plot_pretraining
+from aape.analysis.numbers import chosen_kernels, mel_position, nearest_neighbours, read_metrics
+from aape.analysis.plots import LOSSES, VARIANCES, plot_kernels, plot_pretraining, save_figure
 from aape.config import encoder_config
+from aape.data.frontend import mel_filter_bank
 from aape.models.encoder import AudioEncoder
 
 
@@ -21,8 +22,22 @@ def test_kernels_of_a_clip_lie_in_the_folded_band(tmp_path):
     assert kernels.decays.min() > 100 * 2 * np.log(100) / 62
     figure = plot_kernels(spectrogram[0, 0].numpy(), kernels, "a clip")
     assert all(axes.get_ylabel() for axes in figure.axes[:3])
-    assert np.allclose(figure.axes[1].lines[0].get_xdata(), [0.08, 0.24, 0.40, 0.56, 0.72])  # centres of 160 ms patches
-    figure.savefig(tmp_path / "kernels.png")
+    frequencies, decays = (axes.collections[0] for axes in figure.axes[1:3])
+    assert np.allclose(frequencies.get_coordinates()[0, :, 0], 0.16 * np.arange(6))  # patches of 160 ms
+    for shares in (frequencies, decays):  # every kernel of every time patch is somewhere in the map
+        assert np.allclose(np.ma.filled(shares.get_array(), 0).sum(0), 100)
+    files = save_figure(figure, tmp_path / "new" / "kernels.png")
+    assert [file.name for file in files] == ["kernels.png", "kernels.svg"]
+    before = files[1].read_bytes()
+    save_figure(plot_kernels(spectrogram[0, 0].numpy(), kernels, "a clip"), tmp_path / "new" / "kernels")
+    assert files[1].read_bytes() == before  # a figure in a repository changes with its numbers only
+
+
+def test_mel_positions_are_those_of_the_filter_bank():
+    """The spectrogram's axis is in Hz, and must say where the bins really are."""
+    bank = mel_filter_bank(16000, 8192, 128, 50.0, 8000.0)
+    for bin_, peak in ((5, bank[5].argmax()), (100, bank[100].argmax())):
+        assert abs(mel_position(peak * 16000 / 8192, (50.0, 8000.0), 128) - (bin_ + 0.5)) < 0.1
 
 
 def test_a_run_is_drawn_from_its_metrics(tmp_path):

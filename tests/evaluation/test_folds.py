@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aape.errors import DataError
-from aape.evaluation.folds import fold_partitions, hold_out, split_partition
+from aape.evaluation.folds import fold_partitions, group_folds, hold_out, split_partition
 
 NAMES = [f"{index}.wav" for index in range(6)]
 
@@ -90,3 +90,15 @@ def test_held_out_groups_stay_whole():
 
 def test_nothing_is_held_out_of_classes_of_one():
     assert not len(hold_out(np.arange(3), np.arange(3), None, fraction=0.1, seed=0))
+
+
+def test_many_folds_become_few_of_about_equal_size_and_none_is_torn():
+    """A drum kit on both sides would be recognised by its sound, not by its class."""
+    kits = [kit for kit, size in enumerate((40, 30, 20, 20, 10, 10, 5, 1)) for _ in range(size)]
+    folds = group_folds([f"kit{kit}" for kit in kits], [str(i) for i in range(len(kits))], 3)
+    assert len(set(zip(kits, folds, strict=True))) == 8
+    sizes = [folds.count(fold) for fold in ("1", "2", "3")]
+    assert sum(sizes) == len(kits)
+    assert max(sizes) - min(sizes) <= 10
+    with pytest.raises(DataError, match="8 folds cannot become 9"):
+        group_folds([str(kit) for kit in kits], [""] * len(kits), 9)

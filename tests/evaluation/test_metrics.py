@@ -8,6 +8,7 @@ from aape.evaluation.metrics import (
     balanced_accuracy,
     bootstrap_scores,
     confusion_matrix,
+    multi_label_scores,
     percentile_interval,
     recall_per_class,
     standard_deviation,
@@ -64,3 +65,26 @@ def test_folds_weigh_the_same_however_many_clips_they_have():
     labels = [np.zeros(10, dtype=np.int64), np.zeros(1000, dtype=np.int64)]
     resamples = bootstrap_scores(labels, [np.ones(10), np.zeros(1000)], num_classes=1)
     np.testing.assert_allclose(resamples, 0.5)
+
+
+def test_average_precision_equals_a_loop_and_classes_without_positives_are_told():
+    """AudioSet's mAP is a mean over classes; a class that nobody could score must not count as zero."""
+    generator = np.random.default_rng(0)
+    targets = (generator.uniform(size=(60, 4)) < 0.3).astype(int)
+    targets[:, 2] = 0
+    probabilities = generator.uniform(size=(60, 4))
+    scores = multi_label_scores(probabilities, targets)
+    for label in (0, 1, 3):
+        order = np.argsort(-probabilities[:, label])
+        hits = targets[order, label]
+        precision = np.cumsum(hits) / np.arange(1, 61)
+        assert scores.average_precision[label] == pytest.approx(precision[hits == 1].mean(), abs=1e-6)
+        positive, negative = (probabilities[targets[:, label] == value, label] for value in (1, 0))
+        area = (positive[:, None] > negative).mean()
+        assert scores.area[label] == pytest.approx(area, abs=1e-6)
+    assert np.isnan(scores.average_precision[2])
+    assert scores.mean_average_precision == pytest.approx(scores.average_precision[[0, 1, 3]].mean())
+    perfect = multi_label_scores(np.linspace(0, 1, 8)[:, None], np.arange(8)[:, None] > 3)
+    assert perfect.mean_average_precision == 1
+    # Areas of 0.5 are chance: d-prime 0.
+    assert multi_label_scores(np.zeros((8, 1)), np.arange(8)[:, None] % 2).d_prime == pytest.approx(0)

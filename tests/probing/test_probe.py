@@ -15,6 +15,7 @@ from aape.data.manifest import load_clip
 from aape.errors import AapeError, AudioError, ConfigError, DataError
 from aape.probing import run
 from aape.probing.features import summarise
+from corpus_copies import make_audioset, make_esc50, make_nsynth
 
 CLASSES = ("low", "mid", "high")
 
@@ -25,7 +26,7 @@ class FakeModel:
     device = torch.device("cpu")
 
     def __init__(self, seed=None):
-        self.log_mel, self.seed, self.num_calls = LogMel(n_mels=8), seed, 0
+        self.log_mel, self.seed, self.num_calls, self.training = LogMel(n_mels=8), seed, 0, {}
 
     def fingerprint(self):
         return f"fake {self.seed}"
@@ -127,6 +128,26 @@ def test_every_player_is_left_out_once(probe_rows):
     assert np.shape(result["rows"]["encoder"]["scores"]["best_on_validation"]["accuracy"]["values"]) == (2, 3)
 
 
+def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
+    """`aape probe --task esc50 --data ESC-50-master` is all that a cell of the table takes."""
+    options = {"checkpoint": "fake", "out": str(tmp_path / "run"), "seeds": 1, "yardsticks": False}
+    options |= {"learning_rates": (1e-2,), "steps": 20, "batch": 8}
+    result = run.probe(ProbeConfig(task="esc50", data=str(make_esc50(tmp_path / "esc50")), **options))
+    assert [part["name"] for part in result["partitions"]] == list("12345")
+    assert result["counts"] == {"clips": (20, 2000)}
+    assert any("20 clips found (clips), 2,000 published" in warning for warning in result["warnings"])
+
+    root = make_nsynth(tmp_path / "nsynth")
+    nsynth = ProbeConfig(task="nsynth", data=str(root), **{**options, "steps": None, "batch": None})
+    assert (run.resolve(nsynth).steps, run.resolve(nsynth).batch) == (50_000, 512)
+    result = run.probe(dataclasses.replace(nsynth, steps=20))
+    assert result["partitions"][0]["num_validation"] == 3
+    assert result["config"]["batch"] == 512
+
+    with pytest.raises(ConfigError, match="as20k has several labels per clip"):
+        run.probe(ProbeConfig(task="as20k", data=str(make_audioset(tmp_path / "audioset")), **options))
+
+
 def test_where_keeps_the_rows_it_names_and_groups_follow(probe_rows):
     result = probe_rows(where="take=0", group="player")
     assert result["num_clips"] == 18
@@ -164,7 +185,9 @@ def test_classes_that_cannot_be_learnt_are_counted_and_told(probe_rows, folder):
     [
         ({"split": None}, ConfigError, "--split COLUMN or --fold COLUMN: neither is given"),
         ({"fold": "player"}, ConfigError, "both are given"),
-        ({"task": "us8k"}, ConfigError, "'us8k' is not built in"),
+        ({"task": "us8k"}, ConfigError, "--split is for --task csv: UrbanSound8K brings its own protocol"),
+        ({"num_folds": 2, "split": None, "fold": "player", "min_fold_clips": 37}, DataError, "no fold has 37 clips"),
+        ({"num_folds": 4, "split": None, "fold": "player"}, DataError, "3 folds cannot become 4"),
         ({"label": "genre"}, DataError, "no label column 'genre'; it has file, label"),
         ({"split": "player"}, DataError, "unknown split 'p0'"),
         ({"split": None, "fold": "player", "min_fold_clips": 13}, DataError, "no fold has 13 clips"),

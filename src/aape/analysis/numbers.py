@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from aape.layers.aape import AaPE
 from aape.layers.patch_embed import PatchEmbed
+from aape.training.records import Records
 
 if TYPE_CHECKING:
     from aape.models.encoder import AudioEncoder
@@ -53,6 +53,18 @@ def chosen_kernels(encoder: AudioEncoder, spectrogram: torch.Tensor) -> ChosenKe
     return ChosenKernels(hertz, decay.view(shape).float().cpu().numpy() * FRAMES_PER_SECOND)
 
 
+def mel_position(hertz: float, band: tuple[float, float], n_mels: int) -> float:
+    """Return where a frequency lies on an axis of mel bins, bin i from i to i + 1 (HTK mel scale).
+
+    Args:
+        hertz: the frequency.
+        band: lower edge of the first bin and upper edge of the last, in Hz.
+        n_mels: number of bins.
+    """
+    mel, low, high = (math.log10(1 + value / 700) for value in (hertz, *band))
+    return (n_mels + 1) * (mel - low) / (high - low) - 0.5
+
+
 def nearest_neighbours(vectors: NDArray[np.floating], queries: list[int], count: int) -> list[list[tuple[int, float]]]:
     """Find each query's nearest rows by the cosine of standardised vectors.
 
@@ -77,6 +89,6 @@ def nearest_neighbours(vectors: NDArray[np.floating], queries: list[int], count:
 
 def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
     """Read a run's metrics.jsonl as one array per field; NaN where a line lacks it."""
-    lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = Records(path).read()
     names = sorted({name for line in lines for name in line})
     return {name: np.array([line.get(name, np.nan) for line in lines], dtype=np.float64) for name in names}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.analysis.numbers import FRAMES_PER_SECOND, ChosenKernels
+from aape.analysis.numbers import FRAMES_PER_SECOND, ChosenKernels, mel_position
+from aape.analysis.windows import KERNELS, WINDOW_EDGES, WINDOWS, Recovery, Spectra, success_by_distance
 from aape.errors import AapeError
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ LOSSES = {
     "loss_utterance": "utterance",
     "loss_contrastive": "contrastive",
 }
+COLOURS = {"one-sided": "tab:orange", "two-sided": "tab:blue", "gaussian": "tab:green", "bilateral": "tab:purple"}
+FORMATS = (".png", ".svg")
 VARIANCES = {
     "target_variance_tokens": "targets, over tokens",
     "target_variance_batch": "targets, over clips",
@@ -34,7 +39,7 @@ def plot_pretraining(metrics: Mapping[str, NDArray[np.floating]]) -> Figure:
     Args:
         metrics: one array per field, as `aape.analysis.numbers.read_metrics` gives.
     """
-    figure = _figure(10, 4)
+    figure = make_figure(10, 4)
     panels = figure.subplots(1, 2)
     for axes, names, title in zip(
         panels, (LOSSES, VARIANCES), ("Losses", "Variances: near 0 is collapse"), strict=True
@@ -47,43 +52,137 @@ def plot_pretraining(metrics: Mapping[str, NDArray[np.floating]]) -> Figure:
     return figure
 
 
-def plot_kernels(spectrogram: NDArray[np.floating], kernels: ChosenKernels, title: str = "") -> Figure:
-    """Draw a clip's spectrogram above the frequencies and decays its stem chose (the paper's Figure 4).
+def plot_kernels(
+    spectrogram: NDArray[np.floating],
+    kernels: ChosenKernels,
+    title: str = "",
+    *,
+    band: tuple[float, float] = (50.0, 8000.0),
+    start: float = 0.0,
+) -> Figure:
+    """Draw a clip's spectrogram above the frequencies and decays that its stem chose over time (the paper's Figure 4).
 
     Args:
         spectrogram: standardised log-mel (F, T).
-        kernels: of the same clip; medians over the kernels and their middle half are drawn per frequency patch.
+        kernels: of the same clip; what is drawn is the share of each time patch's kernels in every bin.
         title: of the figure.
+        band: what the mel bins span, in Hz.
+        start: time of the first frame, in seconds.
     """
-    figure = _figure(9, 9)
-    top, middle, bottom = figure.subplots(3, 1, sharex=True)
-    seconds = spectrogram.shape[1] / FRAMES_PER_SECOND
-    shown = top.imshow(spectrogram, origin="lower", aspect="auto", extent=(0, seconds, 0, len(spectrogram)))
-    figure.colorbar(shown, ax=top, label="log-mel (standard deviations)", pad=0.01)
-    top.set(title=title or "Spectrogram", ylabel="mel bin")
-    num_freq, num_time, _ = kernels.frequencies.shape
-    patch_seconds = (
-        len(spectrogram) / num_freq / FRAMES_PER_SECOND
-    )  # patches are square; the last may reach past the end
-    times = (np.arange(num_time) + 0.5) * patch_seconds
-    from matplotlib import colormaps
+    figure = make_figure(9, 9)
+    from matplotlib.ticker import LogLocator
 
-    for axes, values, label in (
-        (middle, kernels.frequencies, "modulation frequency (Hz)"),
-        (bottom, kernels.decays, "decay (nepers per second)"),
-    ):
-        for row in range(num_freq):
-            colour = colormaps["viridis"](row / max(1, num_freq - 1))
-            low, mid, high = np.percentile(values[row], (25, 50, 75), axis=-1)
-            axes.plot(times, mid, color=colour, marker=".", label=f"patch {row}")
-            axes.fill_between(times, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.set(ylabel=label)
-        axes.grid(alpha=0.3)
-        axes.legend(title="frequency", fontsize="x-small", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    middle.set_title("Frequencies of the kernels: median and middle half of each frequency patch")
-    bottom.set_title("Decays of the kernels")
-    bottom.set(xlabel="time (s)", xlim=(0, max(seconds, times[-1])))
+    panels = figure.subplots(3, 1, sharex=True)
+    num_bins, num_frames = spectrogram.shape
+    num_freq, num_time, _ = kernels.frequencies.shape
+    patch_seconds = num_bins / num_freq / FRAMES_PER_SECOND  # patches are square; the last may reach past the end
+    times = start + patch_seconds * np.arange(num_time + 1)
+    extent = (start, start + num_frames / FRAMES_PER_SECOND, 0, num_bins)
+    shown = panels[0].imshow(spectrogram, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    figure.colorbar(shown, ax=panels[0], label="log-mel (standard deviations)", pad=0.01)
+    ticks = {f"{hertz:,}": mel_position(hertz, band, num_bins) for hertz in (100, 250, 500, 1000, 2000, 4000, 8000)}
+    panels[0].set_yticks(list(ticks.values()), list(ticks))
+    panels[0].set(title=title or "Spectrogram", ylabel="audio frequency (Hz)", ylim=(0, num_bins), facecolor="0.85")
+    _draw_shares(panels[1], times, kernels.frequencies, np.linspace(0, FRAMES_PER_SECOND / 2, 51))
+    nyquist = 0.5 / patch_seconds
+    panels[1].axhline(nyquist, color="tab:red", linewidth=1, label=f"{nyquist:.4g} Hz: what the patches can represent")
+    panels[1].legend(loc="upper right", fontsize="small", framealpha=0.9)
+    panels[1].set(title=f"Modulation frequencies that the {num_freq} x {kernels.frequencies.shape[2]} kernels of each "
+                  "time patch look for", ylabel="modulation frequency (Hz)")  # fmt: skip
+    low, high = kernels.decays.min() * (1 - 1e-6), kernels.decays.max()
+    _draw_shares(panels[2], times, kernels.decays, np.geomspace(low, max(high, 10 * low) * (1 + 1e-6), 41))
+    panels[2].set(title="Decays of their windows", ylabel="decay (nepers per second)", xlabel="time (s)")
+    panels[2].set_xlim(start, max(times[-1], extent[1]))
+    panels[2].set(yscale="log", ylim=(0.7 * low, None))
+    panels[2].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[2].yaxis.set_major_formatter("{x:g}")
+    panels[2].yaxis.set_minor_formatter("")
     return figure
+
+
+def _draw_shares(axes: Any, times: NDArray[np.floating], values: NDArray[np.floating], bins: NDArray[Any]) -> None:
+    """Draw how values (Nf, Nt, H) are distributed over bins in each time patch, as a map of percentages."""
+    shares = np.stack([np.histogram(column, bins)[0] / column.size for column in values.swapaxes(0, 1)])  # (Nt, bins)
+    from matplotlib.colors import LogNorm
+
+    norm = LogNorm(100 / values[:, 0].size, 100)  # from a single kernel to all of them
+    drawn = axes.pcolormesh(times, bins, np.where(shares > 0, 100 * shares, np.nan).T, cmap="viridis_r", norm=norm)
+    axes.figure.colorbar(drawn, ax=axes, label="share of the kernels (%)", pad=0.01, format="{x:g}")
+
+
+def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
+    """Draw windows, spectra and gradients (the paper's Figure 2), and how often descent finds a tone with each.
+
+    Args:
+        windows: of `aape.analysis.windows.spectra`.
+        recovery: of `aape.analysis.windows.recover_tones`.
+    """
+    figure = make_figure(11, 8.5)
+    panels = figure.subplots(2, 3)
+    (shape, magnitude, slope), (near, sharp, bars) = panels
+    tiny = 1e-12  # a gradient below this is not drawn: the figure would be all floor
+    milliseconds = windows.taps * 1000 / FRAMES_PER_SECOND
+    for row, name in enumerate(KERNELS):
+        style = {"color": COLOURS[name], "linewidth": 1.2, "linestyle": "-" if name in WINDOWS else "--"}
+        shape.plot(milliseconds, windows.shapes[row], **style)
+        magnitude.plot(windows.detuning, 20 * np.log10(np.maximum(windows.magnitudes[row], tiny)), **style)
+        slope.plot(windows.detuning, np.maximum(np.abs(windows.slopes[row]), tiny), **style)
+    shape.set(title=f"Windows of 63 taps, {WINDOW_EDGES[0]:g} at the edge", xlabel="time (ms)", ylabel="weight")
+    magnitude.set(
+        title="Magnitude on a tone of 25 Hz",
+        xlabel="kernel frequency - tone (Hz)",
+        ylabel="magnitude (dB)",
+        ylim=(-80, 3),
+    )
+    slope.set(title="Gradient of the magnitude", xlabel="kernel frequency - tone (Hz)", ylabel="|gradient| (per Hz)")
+    slope.set(yscale="log", ylim=(1e-6, 1))
+    distances = np.abs(recovery.starts - recovery.tones)
+    edges = np.arange(0, 41, 5.0)
+    for axes, edge in ((near, WINDOW_EDGES[0]), (sharp, WINDOW_EDGES[1])):
+        for offset, (name, label) in enumerate(KERNELS.items()):
+            hits, best = recovery.found(name, edge)
+            rates, low, high = success_by_distance(hits[best], distances, edges)
+            middle = (edges[:-1] + edges[1:]) / 2 + 0.3 * (offset - 1.5)
+            axes.errorbar(middle, 100 * rates, 100 * np.stack([rates - low, high - rates]), color=COLOURS[name],
+                          marker="o", markersize=4, linewidth=1.5, elinewidth=0.8, label=label)  # fmt: skip
+        axes.set(title=f"Tones found by distance, edge {edge:g}", xlabel="from start to tone (Hz)", ylabel="found (%)")
+        axes.set(ylim=(-3, 103))
+    for offset, (name, label) in enumerate(KERNELS.items()):
+        shares = []
+        for edge in WINDOW_EDGES:
+            hits, best = recovery.found(name, edge)
+            shares.append(100 * hits[best].mean())
+        drawn = bars.bar(np.arange(2) + 0.2 * (offset - 1.5), shares, 0.19, color=COLOURS[name], label=label)
+        bars.bar_label(drawn, fmt="%.0f", fontsize="small")
+    bars.set_xticks(range(2), [f"{edge:g}" for edge in WINDOW_EDGES])
+    bars.set(title="Tones found, all starts", xlabel="window edge", ylabel="found (%)", ylim=(0, 110))
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*near.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def save_figure(figure: Figure, out: str | os.PathLike[str]) -> list[Path]:
+    """Write a figure as PNG and as SVG, and return both files.
+
+    Args:
+        figure: what to write.
+        out: where to, with or without one of the two endings; folders are made.
+    """
+    path = figure_path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(path.name + ending) for ending in FORMATS]
+    for file in files:
+        # Without dates and random names, the same numbers give the same bytes.
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    return files
+
+
+def figure_path(out: str | os.PathLike[str]) -> Path:
+    """Return a figure's path without the ending of a picture."""
+    path = Path(out)
+    return path.with_suffix("") if path.suffix in FORMATS else path
 
 
 def require_matplotlib() -> None:
@@ -98,8 +197,11 @@ def require_matplotlib() -> None:
         raise AapeError("figures need matplotlib: pip install 'aape[plots]'") from error
 
 
-def _figure(width: float, height: float) -> Figure:
+def make_figure(width: float, height: float) -> Figure:
+    """Make an empty figure of so many inches."""
     require_matplotlib()
+    from matplotlib import rcParams
     from matplotlib.figure import Figure
 
+    rcParams["svg.hashsalt"] = "aape"
     return Figure(figsize=(width, height), layout="constrained", dpi=110)

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from aape.data.containers import count_mpeg_frames, find_fault, has_mpeg_index, num_vorbis_frames_to_avoid
+from aape.data.containers import count_ogg_frames, find_fault, num_vorbis_frames_to_avoid
+from aape.data.mpeg import count_frames, has_index
 from aape.errors import AudioError
 
 AUDIO_EXTENSIONS = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wave")
@@ -26,12 +27,15 @@ MAX_STREAM_SECONDS = 48 * 3600.0  # of what is read block by block and never hel
 MAX_CHANNELS = 64
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_VALUES = 1 << 31  # samples times channels decoded for one array: 4 h of 44.1 kHz stereo and some more
+MAX_EXPANSION = 4096  # values per byte of the file: silence in FLAC's streamable subset stays below
 MAX_LEVEL = 2.0**32  # float files scaled as 32-bit integers pass; beyond, a float32 power spectrum is near overflow
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
 _BLOCK_VALUES = 1 << 18
+_FREE_VALUES = 1 << 24  # decoded from any file, however small: 17 minutes at 16 kHz
 _NO_LENGTH = (1 << 63) - 1  # libsndfile's count of frames for a FLAC stream that states none
 _MP3_SEEK_SECONDS = 30.0  # up to here decoding from the start costs less than 20 ms
+_MP3_DELAY = 2 * 1152  # frames that a decoder may keep for itself
 _MP3_PREROLL = 32 * 1152  # frames; the bit reservoir reaches back 511 bytes, over 20 of the smallest MP3 frames
 _FILTER_REACH = 320  # samples at the lower of two rates after which soxr's HQ filter has died out
 
@@ -82,11 +86,15 @@ def read_audio(
             if last_frame - frame > most_frames:
                 hours = (last_frame - frame) / rate / 3600
                 raise AudioError(label, f"{hours:.2f} h of audio, the most is {max_seconds / 3600:g} h: cut it first")
-        is_guess = num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_mpeg_index(file))
+        # How much must come back: an MP3 without an index has no length but the one that was counted.
+        promised = last_frame or 0
+        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
+            promised = 0
         if start == 0 and duration is None:
-            _count_frames(sound, file, size, label)
+            counted = _count_frames(sound, file, size, label)
+            promised = promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
         seek_to = frame and _find_seek(sound, file, size, frame)
-        blocks = _decode(sound, label, seek_to, frame, last_frame, most_frames, MAX_VALUES, is_guess)
+        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, MAX_VALUES, size)
         wave = _join(list(_resample(blocks, rate, sample_rate)))
         wave = wave[first - frame * sample_rate // rate :]
         if stop is not None:
@@ -128,17 +136,29 @@ def stream_audio(
             if num_frames > most_frames:
                 hours = f"{num_frames / rate / 3600:.2f} h of audio, the most is {max_seconds / 3600:g} h"
                 raise AudioError(label, f"{hours}: cut it first")
-        is_guess = num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_mpeg_index(file))
-        _count_frames(sound, file, size, label)
+        counted = _count_frames(sound, file, size, label)
+        promised = last_frame or 0
+        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
+            promised = 0 if counted == _NO_LENGTH else counted - _MP3_DELAY
         most_values = most_frames * sound.channels
         is_empty = True
-        blocks = _decode(sound, label, 0, 0, last_frame, most_frames, most_values, is_guess)
+        blocks = _decode(sound, label, 0, 0, last_frame, promised, most_frames, most_values, size)
         for block in _resample(blocks, rate, sample_rate):
             if block.size:
                 is_empty = False
                 yield block
         if is_empty:
             raise AudioError(label, "too short to resample")
+
+
+def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
+    """Return the sample rate in Hz, the number of channels, and the format, such as "WAV PCM_16".
+
+    Raises:
+        AudioError: not a sound file that `read_audio` takes; nothing is decoded.
+    """
+    with _open_sound(source, name) as (sound, _, _, _):
+        return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
 
 
 def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> float:
@@ -157,19 +177,30 @@ def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = 
 
 
 def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
-    """Return how many frames a sound holds: libsndfile's word, except for an MP3 without an index."""
+    """Return how many frames a sound holds: libsndfile's word, which is compared with that of the container."""
     num_frames = int(sound.frames)
-    if sound.format != "MP3" or has_mpeg_index(file):
-        return num_frames
-    counted = count_mpeg_frames(file, size)
+    if sound.subtype in ("VORBIS", "OPUS"):
+        promised = count_ogg_frames(file, size, sound.samplerate)
+        if promised > num_frames:  # libsndfile adds up what its packets would give
+            reason = f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}"
+            raise AudioError(label, reason)
+    counted = count_frames(file, size) if sound.format == "MP3" else None
     if counted is None:
         return num_frames
-    if counted[1]:
+    if counted.is_mostly_foreign:
+        raise AudioError(label, "no MP3 frames in it: convert it to WAV or FLAC first")
+    if counted.is_cut:
         raise AudioError(label, "truncated: the last MP3 frame is cut")
-    if counted[0] > num_frames + 2 * 1152:  # libsndfile would stop where its guess ends
+    if counted.num_foreign:
+        raise AudioError(label, f"damaged: {counted.num_foreign} bytes between its MP3 frames are none")
+    if counted.is_index_short:
+        raise AudioError(label, "damaged: more MP3 frames than its index counts: convert it to WAV or FLAC first")
+    if has_index(file):
+        return num_frames
+    if counted.num_samples > num_frames + 2 * counted.samples_per_frame:  # libsndfile would stop where its guess ends
         reason = "an MP3 of variable bit rate without an index, so of unknown length: convert it to WAV or FLAC first"
         raise AudioError(label, reason)
-    return min(counted[0], num_frames) or num_frames
+    return min(counted.num_samples, num_frames) or num_frames
 
 
 def _find_seek(sound: Any, file: IO[bytes], size: int, frame: int) -> int:
@@ -294,14 +325,15 @@ def _decode(
     seek_to: int,
     frame: int,
     last_frame: int | None,
+    promised: int,
     most_frames: int,
     most_values: int,
-    is_guess: bool,
+    size: int,
 ) -> Iterator[np.ndarray]:
     """Yield mono float32 blocks (T,) of the frames frame..last_frame, None for the end.
 
     Decoding starts at `seek_to`; what lies before `frame` is dropped.
-    Fewer frames than asked for are an error, unless the length of the file `is_guess`.
+    Decoding that ends before `promised` is an error, and so is more than a file of `size` bytes can honestly hold.
     """
     position = seek_to
     if seek_to:
@@ -315,6 +347,8 @@ def _decode(
         position, num_decoded = position + len(values), num_decoded + values.size
         if len(values) == 0:
             break
+        if num_decoded > max(_FREE_VALUES, MAX_EXPANSION * size):
+            raise AudioError(label, f"a decompression bomb: over {num_decoded // size} samples out of every byte")
         if num_decoded > most_values or position - frame > most_frames:
             most = min(most_frames, most_values / channels) / rate / 3600
             raise AudioError(label, f"over {most:.2f} h of audio, the most at {channels} x {rate} Hz: cut it first")
@@ -324,7 +358,7 @@ def _decode(
             reason = f"samples as large as {level:g}" if math.isfinite(level) else "NaN or infinite samples"
             raise AudioError(label, reason)
         yield values[:, 0] if channels == 1 else values.mean(axis=1)
-    if last_frame is not None and position < last_frame and not is_guess:
+    if position < promised:
         raise AudioError(label, f"truncated: it stops at {position / rate:.2f} s, {sound.frames / rate:.2f} s promised")
 
 

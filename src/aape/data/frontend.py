@@ -19,6 +19,8 @@ from aape.data.manifest import Clip, load_clip
 from aape.errors import AudioError, DataError
 
 _FLOOR = 1e-5  # of the mel power, under the logarithm
+_MOST_BINS = 1 << 16
+_MOST_RATE = 768_000  # Hz
 _FRAMES_AT_ONCE = 8192  # bounds the memory of the complex spectrum in long audio
 
 
@@ -79,6 +81,8 @@ class LogMel(nn.Module):
         super().__init__()
         if not (1 <= win_length <= n_fft and n_fft % 2 == 0 and hop_length >= 1 and n_mels >= 1):
             raise ValueError(f"no such frames: {n_fft=}, {win_length=}, {hop_length=}, {n_mels=}")
+        if n_fft > _MOST_BINS or n_mels > n_fft or sample_rate > _MOST_RATE:  # a configuration can come from anywhere
+            raise ValueError(f"beyond {_MOST_BINS} points or {_MOST_RATE} Hz: {n_fft=}, {n_mels=}, {sample_rate=}")
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise ValueError(f"need 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, not {f_min:g} and {f_max:g}")
         if not (math.isfinite(mean) and 0 < std < math.inf):
@@ -117,19 +121,23 @@ class LogMel(nn.Module):
             mode = "reflect" if num_samples > reach else "constant"
             padded = F.pad(wave.unsqueeze(1), (reach, reach), mode=mode).squeeze(1)  # (B, samples + n_fft)
             num_frames = 1 + num_samples // self.hop_length
-            # Only what the window covers is cut out: where it lies in the transform changes phases, not power.
-            left = (self.n_fft - self.win_length) // 2
-            pieces = []
-            for first in range(0, num_frames, _FRAMES_AT_ONCE):
-                last = min(first + _FRAMES_AT_ONCE, num_frames) - 1
-                begin, end = left + first * self.hop_length, left + last * self.hop_length + self.win_length
-                frames = padded[:, begin:end].unfold(1, self.win_length, self.hop_length)  # (B, T, win_length)
-                spectrum = torch.fft.rfft(frames * window, n=self.n_fft)  # (B, T, n_fft // 2 + 1)
-                power = spectrum.real.square() + spectrum.imag.square()
-                pieces.append(F.linear(power, bank))  # (B, T, F)
-            mel = torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]
+            if num_frames <= _FRAMES_AT_ONCE:
+                mel = self._mel(padded, 0, num_frames, window, bank)
+            else:
+                starts = range(0, num_frames, _FRAMES_AT_ONCE)
+                parts = ((first, min(first + _FRAMES_AT_ONCE, num_frames)) for first in starts)
+                mel = torch.cat([self._mel(padded, first, last, window, bank) for first, last in parts], dim=1)
             log_mel = mel.clamp(min=_FLOOR).log()
             return ((log_mel - self.mean) / self.std).transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+
+    def _mel(self, padded: Tensor, first: int, last: int, window: Tensor, bank: Tensor) -> Tensor:
+        """Return the mel power of frames first..last of a padded wave (B, samples + n_fft): (B, last - first, F)."""
+        # Only what the window covers is cut out: where it lies in the transform changes phases, not power.
+        begin = (self.n_fft - self.win_length) // 2 + first * self.hop_length
+        end = begin + (last - first - 1) * self.hop_length + self.win_length
+        frames = padded[:, begin:end].unfold(1, self.win_length, self.hop_length)  # (B, T, win_length)
+        spectrum = torch.fft.rfft(frames * window, n=self.n_fft)  # (B, T, n_fft // 2 + 1)
+        return F.linear(spectrum.real.square() + spectrum.imag.square(), bank)
 
     def _window_and_bank(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Window (win_length,) and filter bank (F, n_fft // 2 + 1), made once per device and dtype."""

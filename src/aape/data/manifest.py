@@ -11,7 +11,6 @@ import csv
 import math
 import os
 import posixpath
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from aape.data.audio import AUDIO_EXTENSIONS, audio_seconds, read_audio, stream_audio
+from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
+
+MAX_MEMBER_BYTES = 1 << 30  # a member is read into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ def read_manifest(
     Args:
         path: a folder (searched with its subfolders, in sorted order, tar shards included, hidden files left out), a
             tar shard, or a CSV with a column `file` or `filename` (paths relative to the CSV), or columns `shard`
-            (likewise) and `name` (tar member). A column `seconds` is used if there is one.
+            (likewise) and `name` (tar member). Columns `seconds`, and `offset` and `size` of a member in bytes, are
+            used where they are: with them no shard is scanned.
         label: the CSV's column of labels, which every row must fill.
         split: likewise of the splits.
         fold: likewise of the folds.
@@ -57,6 +60,8 @@ def read_manifest(
     columns = {"label": label, "split": split, "fold": fold}
     if not source.exists():
         raise DataError(f"{source}: no such file or folder")
+    if not (source.is_file() or source.is_dir()):  # a named pipe would never end
+        raise DataError(f"{source}: a device or pipe, not a file")
     if source.suffix.lower() == ".csv":
         return _read_csv(source, {key: column for key, column in columns.items() if column is not None})
     for key, column in columns.items():
@@ -98,7 +103,7 @@ def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, durat
     Raises:
         AudioError: it cannot be used.
     """
-    return read_audio(_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
+    return read_audio(clip_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
 
 
 def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]:
@@ -110,7 +115,7 @@ def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]
     Raises:
         AudioError: it cannot be used.
     """
-    yield from stream_audio(_source(clip), sample_rate=sample_rate, name=clip.name)
+    yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
 
 
 def clip_seconds(clip: Clip) -> float:
@@ -119,12 +124,16 @@ def clip_seconds(clip: Clip) -> float:
     Raises:
         AudioError: it cannot be used.
     """
-    return audio_seconds(_source(clip), name=clip.name) if clip.seconds is None else clip.seconds
+    return audio_seconds(clip_source(clip), name=clip.name) if clip.seconds is None else clip.seconds
 
 
-def _source(clip: Clip) -> str | bytes:
+def clip_source(clip: Clip) -> str | bytes:
+    """Return what a clip is read from: the path of a file, or the content of a tar member."""
     if clip.offset is None or clip.size is None:
         return clip.path
+    if clip.size > MAX_MEMBER_BYTES:
+        reason = f"{clip.size} bytes in a shard, the most is {MAX_MEMBER_BYTES}: put it beside the shard as a file"
+        raise AudioError(clip.name, reason)
     try:
         with open(clip.path, "rb", buffering=0) as shard:
             shard.seek(clip.offset)
@@ -182,34 +191,7 @@ def _shard_clips(path: Path, name: str) -> list[Clip]:
 
 
 def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
-    """Return offset and size in bytes of every sound file in a shard, by member name, in the shard's order."""
-    places: dict[str, tuple[int, int]] = {}
-    try:
-        length = path.stat().st_size
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                if not _has_extension(posixpath.basename(member.name), AUDIO_EXTENSIONS) or member.isdir():
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise DataError(f"{path}: member {member.name!r} is not a plain file")
-                if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise DataError(f"{path}: member {member.name!r} points outside the shard")
-                name = posixpath.normpath(member.name)
-                if name in places:
-                    raise DataError(f"{path}: two members are called {name!r}")
-                if member.offset_data + member.size > length:
-                    raise DataError(f"{path}: truncated inside member {name!r}")
-                places[name] = (member.offset_data, member.size)
-            # tarfile ends without a word at a damaged header; an intact archive ends with zeros.
-            with open(path, "rb") as file:
-                file.seek(shard.offset)
-                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise DataError(f"{path}: damaged or truncated after member {next(reversed(places), None)!r}")
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not an uncompressed tar, or a truncated one ({error})".splitlines()[0]) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return places
+    return index_tar(path, lambda name: _has_extension(name, AUDIO_EXTENSIONS))
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:
@@ -239,7 +221,8 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
     for key, column in columns.items():
         if column not in header:
             raise DataError(f"{path}: no {key} column {column!r}; it has {', '.join(header)}")
-    shards: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {}
+    has_places = {"offset", "size"} <= set(header)
+    shards: dict[str, tuple[str, int, dict[str, tuple[int, int]]]] = {}
     clips: list[Clip] = []
     lines: dict[str, int] = {}  # of each name
     missing: list[str] = []
@@ -260,10 +243,11 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
         else:
             shard, member = _cell(path, line, row, "shard"), posixpath.normpath(_cell(path, line, row, "name"))
             if shard not in shards:
-                shards[shard] = _open_shard(path, shard)
-            location, index = shards[shard]
-            name, place = f"{posixpath.normpath(shard)}/{member}", index.get(member, (None, None))
-            is_there = member in index
+                shards[shard] = _open_shard(path, shard, scan=not has_places)
+            location, length, index = shards[shard]
+            name = f"{posixpath.normpath(shard)}/{member}"
+            place = _place(path, line, row, length) if has_places else index.get(member, (None, None))
+            is_there = has_places or member in index
         if name in lines:
             raise DataError(f"{path}, line {line}: {name!r} was already listed in line {lines[name]}")
         lines[name] = line
@@ -275,11 +259,26 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
     return clips
 
 
-def _open_shard(path: Path, shard: str) -> tuple[str, dict[str, tuple[int, int]]]:
+def _open_shard(path: Path, shard: str, *, scan: bool) -> tuple[str, int, dict[str, tuple[int, int]]]:
+    """Return where a shard is, its length, and the places of its members where they have to be looked for."""
     location = path.parent / shard
     if not location.is_file():
         raise DataError(f"{path}: shard {shard!r} is missing")
-    return str(location), _index_tar(location)
+    return str(location), location.stat().st_size, _index_tar(location) if scan else {}
+
+
+def _place(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int, int]:
+    """Read a member's offset and size, which must lie within its shard."""
+    texts = [_cell(path, line, row, column) for column in ("offset", "size")]
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        raise DataError(f"{path}, line {line}: offset {texts[0]!r} and size {texts[1]!r} are not numbers of bytes")
+    offset, size = map(int, texts)
+    if size == 0 or offset + size > length:
+        shard = row["shard"].strip()
+        raise DataError(
+            f"{path}, line {line}: {shard!r} has {length} bytes, the member is said to end at {offset + size}"
+        )
+    return offset, size
 
 
 def _cell(path: Path, line: int, row: dict[str, str], column: str) -> str:

@@ -75,7 +75,7 @@ def demo(config: DemoConfig) -> None:
     _save(plot_pretraining(read_metrics(out / "pretraining" / "metrics.jsonl")), out / "pretraining.png")
 
     console.rule("3  Linear probe: instrument families, on programs never trained on")
-    console.print(f"{config.probe_steps} steps each, where the protocol has {ProbeConfig.steps}", highlight=False)
+    console.print(f"{config.probe_steps} steps each, where the protocol has 8000", highlight=False)
     shown = probe(_probe(config, table, config.checkpoint, out / "probe"))
     short = probe(_probe(config, table, str(out / "pretraining"), out / "probe-short"))
     rows = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aape.data.labelled import LabelledSet
 from aape.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -37,6 +38,56 @@ class Partition:
     def selection_train(self) -> Indices:
         """The clips that a run whose validation score selects may train on: `train` without `validation`."""
         return np.setdiff1d(self.train, self.validation)
+
+
+def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0) -> list[Partition]:
+    """Return the training and test sets that the splits or the folds of a set stand for.
+
+    Args:
+        labelled: the set.
+        min_clips: see `fold_partitions`.
+        num_folds: bring the folds together to this many; 0 keeps them.
+
+    Raises:
+        DataError: nothing to train or test on, or a training set of one class.
+    """
+    names = [clip.name for clip in labelled.clips]
+    if labelled.has_folds:
+        folds = [clip.fold for clip in labelled.clips]
+        if num_folds:
+            folds = list(group_folds(folds, names, num_folds))
+        found = fold_partitions(folds, names, min_clips=min_clips)
+    else:
+        found = [split_partition([clip.split for clip in labelled.clips], names)]
+    for item in found:
+        if len({target for index in item.train for target in labelled.targets[index]}) < 2:
+            what = f"without fold {item.name!r} " if labelled.has_folds else ""
+            raise DataError(f"the training set {what}has a single class")
+    return found
+
+
+def group_folds(folds: Sequence[str | None], names: Sequence[str], num_folds: int) -> list[str]:
+    """Bring folds together to fewer of about equal size, "1" and up: the largest first, each to the smallest so far.
+
+    Args:
+        folds: the column, (n,).
+        names: the clips' names, for messages.
+        num_folds: how many.
+
+    Raises:
+        DataError: a blank value, or fewer folds than that.
+    """
+    _require_folds(folds, names)
+    counts = Counter(str(fold).strip() for fold in folds)
+    if not 2 <= num_folds <= len(counts):
+        raise DataError(f"{len(counts)} folds cannot become {num_folds}: give a number from 2 to {len(counts)}")
+    sizes = [0] * num_folds
+    group = {}
+    for fold in sorted(counts, key=lambda fold: (-counts[fold], _natural_key(fold))):
+        smallest = sizes.index(min(sizes))
+        group[fold] = str(smallest + 1)
+        sizes[smallest] += counts[fold]
+    return [group[str(fold).strip()] for fold in folds]
 
 
 def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Partition:
@@ -82,9 +133,7 @@ def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_cl
     Raises:
         DataError: for a blank value, fewer than two folds, or none of `min_clips`.
     """
-    blank = [name for fold, name in zip(folds, names, strict=True) if not (fold or "").strip()]
-    if blank:
-        raise DataError(f"{len(blank)} of {len(names)} clips have no fold, the first is {blank[0]}")
+    _require_folds(folds, names)
     column = np.asarray([str(fold).strip() for fold in folds])
     counts = Counter(column.tolist())
     if len(counts) < 2:
@@ -92,15 +141,15 @@ def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_cl
     tested = sorted((fold for fold, count in counts.items() if count >= min_clips), key=_natural_key)
     if not tested:
         raise DataError(f"no fold has {min_clips} clips: the largest has {max(counts.values())}")
-    partitions = []
+    found = []
     for position, fold in enumerate(tested):
         following = tested[(position + 1) % len(tested)]
         train = np.flatnonzero(column != fold)
         validation = np.flatnonzero((column == following) & (column != fold))
         if len(validation) == len(train):
             validation = validation[:0]
-        partitions.append(Partition(fold, train, np.flatnonzero(column == fold), validation))
-    return partitions
+        found.append(Partition(fold, train, np.flatnonzero(column == fold), validation))
+    return found
 
 
 def hold_out(
@@ -139,6 +188,12 @@ def hold_out(
             held_counts += counts
             remaining -= counts
     return candidates[np.isin(groups[candidates], list(held))] if held else candidates[:0]
+
+
+def _require_folds(folds: Sequence[str | None], names: Sequence[str]) -> None:
+    blank = [name for fold, name in zip(folds, names, strict=True) if not (fold or "").strip()]
+    if blank:
+        raise DataError(f"{len(blank)} of {len(names)} clips have no fold, the first is {blank[0]}")
 
 
 def _indices(values: list[int]) -> Indices:

@@ -1,8 +1,14 @@
-"""Classification scores from confusion matrices, with bootstrap intervals. n clips, C classes, S seeds, R resamples."""
+"""Classification scores, one label or several per clip, with bootstrap intervals.
+
+n clips, C classes, S seeds, R resamples.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,6 +43,55 @@ def accuracy(confusion: NDArray[np.int64]) -> float:
 def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
     """Return the mean recall over the classes that have clips: a common class weighs no more than a rare one."""
     return float(np.nanmean(recall_per_class(confusion)))
+
+
+@dataclass(frozen=True)
+class MultiLabelScores:
+    """Scores of several labels per clip.
+
+    Attributes:
+        mean_average_precision: macro mean over the classes that have positives (mAP).
+        d_prime: sqrt(2) times the normal quantile of the macro mean of the areas under the ROC curves.
+        average_precision: of each class (C,), NaN without positives.
+        area: under the ROC curve of each class (C,), NaN without positives or without negatives.
+    """
+
+    mean_average_precision: float
+    d_prime: float
+    average_precision: NDArray[np.float64]
+    area: NDArray[np.float64]
+
+
+def multi_label_scores(probabilities: ArrayLike, targets: ArrayLike) -> MultiLabelScores:
+    """Score the ranking of clips by each class.
+
+    Args:
+        probabilities: (n, C).
+        targets: (n, C), 0 or 1.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+    predicted = torch.as_tensor(np.asarray(probabilities, dtype=np.float64))
+    truth = torch.as_tensor(np.asarray(targets, dtype=np.int64))
+    precision, area = torch.full((2, truth.shape[1]), math.nan, dtype=torch.float64)
+    for label, num_positive in enumerate(truth.sum(0).tolist()):
+        if num_positive:
+            precision[label] = binary_average_precision(predicted[:, label], truth[:, label])
+        if 0 < num_positive < len(truth):
+            area[label] = binary_auroc(predicted[:, label], truth[:, label])
+    quantile = float(torch.special.ndtri(area.nanmean()))
+    return MultiLabelScores(float(precision.nanmean()), math.sqrt(2) * quantile, precision.numpy(), area.numpy())
+
+
+def summarise(values: NDArray[np.float64]) -> dict[str, Any]:
+    """Return mean and standard deviations of scores (S, folds): over seeds of the mean over folds, and vice versa."""
+    return {
+        "mean": float(values.mean()),
+        "std_seeds": standard_deviation(values.mean(axis=1)),
+        "std_folds": standard_deviation(values.mean(axis=0)),
+        "values": values.tolist(),  # one list per seed, one number per fold
+    }
 
 
 def standard_deviation(values: ArrayLike) -> float | None:

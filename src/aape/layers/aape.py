@@ -266,5 +266,6 @@ class _Blocks:
 
 def _power_of_two_below(largest: Tensor, group: Tensor, num_groups: int) -> Tensor:
     """Return the power of two (groups, 1), at most 1, that brings the largest of each group's values (R,) below 1."""
-    exponent = torch.frexp(largest.new_zeros(num_groups).scatter_reduce(0, group, largest, "amax")).exponent
-    return torch.ldexp(torch.ones_like(exponent, dtype=largest.dtype), -exponent.clamp(min=0))[:, None]
+    largest = largest.new_zeros(num_groups).scatter_reduce(0, group, largest, "amax")
+    # Not frexp and ldexp, which ONNX lacks. Of a largest value of 0 the power is infinite, and clamped as well.
+    return torch.exp2(-1 - torch.floor(torch.log2(largest))).clamp(max=1)[:, None]

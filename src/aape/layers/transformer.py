@@ -48,8 +48,27 @@ class CrossAttention(nn.Module):
         return self.proj(_merge_heads(_attention(q, k, v)))
 
 
+class DropPath(nn.Module):
+    """Leaves a residual branch out for whole clips, in training, and makes up for it in the others.
+
+    Args:
+        rate: share of the clips.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, update: Tensor) -> Tensor:
+        """Scale (B, ...) by 0 or 1 / (1 - rate)."""
+        if not (self.training and self.rate):
+            return update
+        keep = torch.rand(update.shape[0], *[1] * (update.ndim - 1), device=update.device) >= self.rate
+        return update * (keep / (1 - self.rate)).to(update.dtype)
+
+
 class Block(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x)."""
+    """x + attention(norm x), then x + mlp(norm x); `drop_path.rate`, 0 by default, is for fine-tuning."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
@@ -57,14 +76,15 @@ class Block(nn.Module):
         self.attn = SelfAttention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath()
 
     def attend(self, x: Tensor) -> Tensor:
         """Return x after the attention branch (..., N, D)."""
-        return x + self.attn(self.norm1(x))
+        return x + self.drop_path(self.attn(self.norm1(x)))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Return what the feed-forward branch adds to x (..., N, D)."""
-        return self.mlp(self.norm2(x))
+        return self.drop_path(self.mlp(self.norm2(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both branches to (..., N, D)."""

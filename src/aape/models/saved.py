@@ -34,7 +34,8 @@ _KEYS = (
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
-_MOST_CONFIG_BYTES = 1 << 24
+_MOST_CONFIG_BYTES = _MOST_HEADER_BYTES = 1 << 24
+_MOST_TAPS = 1 << 13  # kernel sizes cost memory, and no tensor in a file vouches for them
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
@@ -244,6 +245,8 @@ def _json(values: dict[str, Any]) -> bytes:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a named pipe would never end
+            raise CheckpointError(f"{path}: not a file")
         if path.stat().st_size > _MOST_CONFIG_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -312,6 +315,8 @@ def _build_encoder(config: EncoderConfig, path: Path, num_tensors: int) -> Audio
     if max(config.depth, config.lambda_depth) > num_tensors:
         deep = f"{max(config.depth, config.lambda_depth)} blocks"
         raise CheckpointError(f"{path}: encoder: {deep} cannot be in {num_tensors} tensors")
+    if config.kernel_size > _MOST_TAPS:
+        raise CheckpointError(f"{path}: encoder: kernel_size {config.kernel_size}, the most is {_MOST_TAPS}")
     for dim, heads in (("embed_dim", "num_heads"), ("lambda_dim", "lambda_heads")):
         if getattr(config, dim) % getattr(config, heads):
             numbers = f"{dim} {getattr(config, dim)} is no multiple of {heads} {getattr(config, heads)}"
@@ -329,6 +334,11 @@ def _open_weights(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: not a saved model, there is no {path.name} in it")
     try:
+        with path.open("rb") as file:
+            promised = int.from_bytes(file.read(8), "little")
+        if promised > _MOST_HEADER_BYTES:
+            much = f"a header of {promised} bytes, the most is {_MOST_HEADER_BYTES}"
+            raise CheckpointError(f"{path}: not a safetensors file, or damaged ({much})")
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error).splitlines()[0]})") from error

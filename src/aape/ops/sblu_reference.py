@@ -27,12 +27,13 @@ def sblu_reference(
     a = decay.repeat_interleave(num_frames // decay.shape[-1], -1)  # (B, C, T)
     w = frequency.repeat_interleave(num_frames // frequency.shape[-1], -1)
     padded = F.pad(u, (radius, radius))
-    s = torch.zeros_like(torch.complex(u, u))
+    real = imaginary = torch.zeros_like(u)  # of s; apart, because ONNX has no complex numbers
     for k in range(-radius, radius + 1):
         angle = w * (abs(k) if phase == "bilateral" else k)
-        s = s + torch.polar(torch.exp(-a * abs(k)), -angle) * padded[..., radius + k : radius + k + num_frames]
+        damped = torch.exp(-a * abs(k)) * padded[..., radius + k : radius + k + num_frames]
+        real, imaginary = real + damped * torch.cos(angle), imaginary - damped * torch.sin(angle)
     gain = torch.sqrt(2 * (torch.cosh(a) - torch.cos(w)) / (a * a + w * w))  # |2 sinh(lambda/2) / lambda|
-    return (gain * s.abs())[..., ::stride]
+    return (gain * torch.complex(real, imaginary).abs())[..., ::stride]
 
 
 def sblu_reference_at(

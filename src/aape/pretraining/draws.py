@@ -7,13 +7,13 @@ draw, and after which interruption, gets the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from aape.config import MaskingConfig
 from aape.data.manifest import Clip, clip_seconds, load_clip
@@ -119,14 +119,43 @@ class ClipDraws(Dataset[dict[str, Any]]):
         return wave
 
 
+class StepBatches(Sampler[list[int]]):
+    """One rank's share of the draws: step s takes the draws s * clips to (s + 1) * clips, whatever the number of ranks.
+
+    Args:
+        num_draws: of the run.
+        clips: per step, over all ranks and passes.
+        passes: forward passes that a step is made of.
+        rank: which share.
+        world_size: how many shares.
+        first_step: where to begin; getting there costs nothing.
+    """
+
+    def __init__(
+        self, *, num_draws: int, clips: int, passes: int = 1, rank: int = 0, world_size: int = 1, first_step: int = 0
+    ) -> None:
+        self.num_draws, self.clips, self.passes, self.first_step = num_draws, clips, passes, first_step
+        self.size = clips // (passes * world_size)
+        self.first, self.stride = rank * self.size, world_size * self.size
+
+    def __len__(self) -> int:
+        """Count the batches of the whole run."""
+        return self.num_draws // self.clips * self.passes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for part in range(self.first_step * self.passes, len(self)):
+            first = part * self.stride + self.first
+            yield list(range(first, first + self.size))
+
+
 def collate(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack draws into a batch; tensors gain a first dimension B."""
+    """Stack draws into a batch: tensors gain a first dimension B, the rest become lists."""
     return {
         "waveform": torch.stack([d["waveform"] for d in draws]),
-        "num_samples": torch.tensor([d["num_samples"] for d in draws]),
+        "num_samples": [d["num_samples"] for d in draws],
         "visible": torch.stack([d["visible"] for d in draws]),
         "queries": torch.stack([d["queries"] for d in draws]),
-        "clip": torch.tensor([d["clip"] for d in draws]),
+        "clip": [d["clip"] for d in draws],
         "bad": [item for d in draws for item in d["bad"]],
     }
 

@@ -6,6 +6,7 @@ Reductions are means over clips, so that they do not depend on how a batch is di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,14 +90,30 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     is_own = torch.arange(others.shape[0], device=z.device) == own[:, None]  # (B, B of all ranks)
     negatives = similarity.masked_fill(is_own[:, None, :, None], float("-inf")).flatten(2).logsumexp(-1)  # (B, M)
     losses = torch.logaddexp(positives, negatives[..., None]) - positives  # (B, M, M)
-    is_other_view = ~torch.eye(num_views, dtype=torch.bool, device=z.device)
-    return losses[:, is_other_view].mean()
+    is_itself = torch.eye(num_views, dtype=torch.bool, device=z.device)
+    return losses.masked_fill(is_itself, 0).sum() / (num_clips * num_views * (num_views - 1))
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate (B, ...) over all ranks; every rank's gradient flows back to the rank the rows came from."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.size = x.shape[0]
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(grad)
+        return grad.narrow(0, torch.distributed.get_rank() * ctx.size, ctx.size)
 
 
 def _all_ranks(x: Tensor) -> tuple[Tensor, int]:
     """Concatenate (B, ...) over all ranks, gradients included; and say where this rank's rows begin."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return x, 0
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(x)), torch.distributed.get_rank() * x.shape[0]
+    gathered: Tensor = _Gather.apply(x)
+    return gathered, torch.distributed.get_rank() * x.shape[0]

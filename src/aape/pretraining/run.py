@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import pickle
+import signal
+import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aape.config import EncoderConfig, FrontEndConfig, PretrainConfig, encoder_config
 from aape.data.frontend import LogMel
 from aape.data.manifest import Clip, read_manifest
-from aape.errors import ConfigError
+from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, save_model
-from aape.pretraining.draws import ClipDraws, collate
+from aape.pretraining.draws import ClipDraws
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.stats import measure, read_stats
+from aape.training import checkpoints
 from aape.training.devices import has_fast_bfloat16, resolve_device
+from aape.training.records import Records
 from aape.training.results import write_json, write_result, write_run_header
 
+if TYPE_CHECKING:  # it imports transformers
+    from aape.pretraining.trainer import PretrainTrainer
+
+METRICS_NAME = "metrics.jsonl"
 MAY_CHANGE = {
     "resume",
     "workers",
@@ -32,6 +42,9 @@ MAY_CHANGE = {
     "stats",
     "log_every",
     "keep_checkpoints",
+    "keep_every",
+    "watch",
+    "tensorboard",
     "max_bad_fraction",
 }
 
@@ -45,13 +58,44 @@ def pretrain(config: PretrainConfig) -> None:
     Raises:
         ConfigError: options that do not fit each other, or the run that is resumed.
         DataError: no audio, or too much of it is bad.
-        CheckpointError: `init` does not fit the model.
+        CheckpointError: `init` does not fit the model, a checkpoint could not be written, or the one to resume from
+            cannot be read.
+        TrainingError: loss or gradient stay NaN.
+        SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
     """
+    from safetensors import SafetensorError
+
+    trainer, checkpoint = build_trainer(config)
+    try:
+        with trainer.stop.caught():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except (pickle.UnpicklingError, SafetensorError) as error:  # transformers unpickles weights only: no code runs
+        raise _damaged(checkpoint, error) from error
+    if trainer.stop.is_obeyed:
+        if trainer.is_world_process_zero():
+            print(f"SIGTERM: saved at step {trainer.state.global_step}; go on with --resume", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+    if trainer.is_world_process_zero():
+        _finish(config, trainer)
+
+
+def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]:
+    """Make a run ready to train: folder, statistics, model, draws, callbacks.
+
+    Returns:
+        The trainer, and the checkpoint to go on from, if the run is resumed and has one.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `pretrain`.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
     from aape.pretraining import trainer as training
+    from aape.pretraining.watch import MetricsFile, Progress
 
     device = resolve_device(config.device)
     out = Path(config.out)
-    checkpoint = _check_out(config, training.newest_checkpoint(out))
+    checkpoint = _find_checkpoint(config)
     clips_per_rank = _clips_per_rank(config)
     clips = read_manifest(config.data)
     write_run_header(out, config, device=device)
@@ -60,44 +104,59 @@ def pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.seed)
     num_frames = _num_frames(config, front_end)
     method = _build_method(config, num_frames)
-    draws = _build_draws(config, clips, front_end, num_frames)
-    model = training.WaveformToLoss(method, LogMel(**dataclasses.asdict(front_end)), num_frames)
-    arguments = _trainer_arguments(config, device, clips_per_rank)
+    if config.optim.compile:
+        method.compile(dynamic=False)
+    step = training.StepByStep(method, config.optim)
     trainer = training.PretrainTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=draws,
-        data_collator=collate,
+        model=training.WaveformToLoss(method, LogMel(**dataclasses.asdict(front_end)), num_frames),
+        args=_trainer_arguments(config, device, clips_per_rank),
+        train_dataset=_build_draws(config, clips, front_end, num_frames),
         optim=config.optim,
+        clips=config.clips,
         max_bad_fraction=config.max_bad_fraction,
-        callbacks=[training.TeacherUpdate(method, config.optim), training.MetricsFile(), training.Progress()],
+        keep_every=config.keep_every,
+        first_step=0 if checkpoint is None else checkpoints.step_of(checkpoint),
+        callbacks=[step],
     )
-    from transformers.trainer_callback import PrinterCallback
+    step.trainer = trainer
+    metrics = MetricsFile(trainer.bad, trainer.skipped, len(clips) / config.clips)
+    for callback in (metrics, trainer.alarm, Progress()):
+        trainer.add_callback(callback)
+    if config.watch.every:
+        from aape.pretraining.probe import ProbeOnTheWay
 
+        trainer.add_callback(ProbeOnTheWay(method.student, front_end, config.watch))
     trainer.remove_callback(PrinterCallback)
-    if checkpoint is not None and trainer.is_world_process_zero():
-        print(f"resuming from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.is_world_process_zero():
-        _finish(config, front_end, method, clips, trainer.bad)
+    return trainer, checkpoint
 
 
-def _check_out(config: PretrainConfig, checkpoint: Path | None) -> Path | None:
+def _find_checkpoint(config: PretrainConfig) -> Path | None:
     """Return the checkpoint to resume from; refuse to mix two runs in one folder."""
-    written = Path(config.out) / "config.yaml"
+    out, is_main = Path(config.out), int(os.environ.get("RANK", 0)) == 0
     if not config.resume:
-        if int(os.environ.get("RANK", 0)) == 0 and (checkpoint or (Path(config.out) / "model").exists()):
+        if is_main and (checkpoints.list_checkpoints(out) or (out / "model").exists()):
             raise ConfigError(f"{config.out} already holds a run: continue it with --resume, or choose another --out")
         return None
+    checkpoint, damaged = checkpoints.newest_intact(out)
+    if is_main:
+        checkpoints.clear_debris(out)
+        for name, fault in damaged.items():
+            print(f"{name} is passed over: {fault}", file=sys.stderr)
+        print(f"resuming from {checkpoint}" if checkpoint else f"{out} has no intact checkpoint: starting anew")
     if checkpoint is not None:
         import yaml
 
-        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        before = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
         now = json.loads(json.dumps(dataclasses.asdict(config)))
         for key in now:
             if key not in MAY_CHANGE and before.get(key) != now[key]:
                 raise ConfigError(f"cannot resume {config.out}: {key} was {before.get(key)}, and now is {now[key]}")
     return checkpoint
+
+
+def _damaged(path: Path | None, error: object) -> CheckpointError:
+    reason = one_line(str(error))[:200]
+    return CheckpointError(f"{path}: damaged, or not written by `aape pretrain`: start again elsewhere ({reason})")
 
 
 def _clips_per_rank(config: PretrainConfig) -> int:
@@ -168,6 +227,8 @@ def _trainer_arguments(config: PretrainConfig, device: torch.device, clips_per_r
     precision = config.optim.precision
     is_bf16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard needs TensorBoard: pip install 'aape[train]'")
     return TrainingArguments(
         output_dir=config.out,
         max_steps=config.steps,
@@ -184,28 +245,31 @@ def _trainer_arguments(config: PretrainConfig, device: torch.device, clips_per_r
         logging_steps=config.log_every,
         logging_nan_inf_filter=False,  # it would read the loss back at every step
         dataloader_num_workers=config.workers,
-        dataloader_persistent_workers=config.workers > 0,
         dataloader_pin_memory=device.type == "cuda",
-        dataloader_drop_last=True,
+        ignore_data_skip=True,  # the draws begin where the run does
         remove_unused_columns=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to="tensorboard" if config.tensorboard else "none",
     )
 
 
-def _finish(
-    config: PretrainConfig, front_end: FrontEndConfig, method: TeacherStudent, clips: list[Clip], bad: dict[str, str]
-) -> None:
+def _finish(config: PretrainConfig, trainer: PretrainTrainer) -> None:
     """Write `model/` and `result.json`."""
     out = Path(config.out)
+    method = trainer.model.method
     encoder = method.student if config.export == "student" else method.teacher
+    num_clips = len(trainer.train_dataset.clips)
     training = {
         key: value for key, value in dataclasses.asdict(config).items() if key not in ("data", "out", "stats", "init")
     }
-    save_model(out / "model", encoder, front_end, training={**training, "num_clips": len(clips)})
-    last = json.loads((out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-    bad_files = [{"name": name, "reason": reason} for name, reason in bad.items()]
-    write_result(
-        out, {"num_clips": len(clips), "clips_seen": config.steps * config.clips, "last": last, "bad": bad_files}
-    )
+    save_model(out / "model", encoder, _front_end(config, out), training={**training, "num_clips": num_clips})
+    result = {
+        "num_clips": num_clips,
+        "clips_seen": config.steps * config.clips,
+        "last": Records(out / METRICS_NAME).read()[-1],
+        "bad": [{"name": name, "reason": reason} for name, reason in trainer.bad.reasons.items()],
+        "skipped_steps": sorted({record["step"] for record in trainer.skipped.read()}),
+        "collapse_alarms": trainer.alarm.raised,
+    }
+    write_result(out, result)
     print(f"{config.steps} steps done -> {out / 'model'}")

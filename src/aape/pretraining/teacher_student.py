@@ -80,9 +80,21 @@ class TeacherStudent(nn.Module):
         }
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher's weights: teacher = momentum * teacher + (1 - momentum) * student."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+    def update_teacher(self, momentum: float, is_skipped: Tensor | None = None) -> None:
+        """Move the teacher's weights: teacher = momentum * teacher + (1 - momentum) * student.
+
+        Args:
+            momentum: of this step.
+            is_skipped: 1.0 on the device () to leave the teacher as it is.
+        """
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.student.parameters())
+        if is_skipped is None:
+            torch._foreach_lerp_(teacher, student, 1 - momentum)
+        else:
+            weight = (1 - momentum) * (1 - is_skipped.double())
+            weights: list[Tensor] = [weight.to(p.dtype) for p in teacher]
+            torch._foreach_lerp_(teacher, student, weights)
 
 
 def _variance(x: Tensor, dim: int, counted: Tensor | None = None) -> Tensor:

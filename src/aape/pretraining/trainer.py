@@ -1,28 +1,32 @@
-"""The Hugging Face Trainer with what this method adds to it: a teacher, what to watch, and whole checkpoints."""
+"""The Hugging Face Trainer with what this method adds to it: a teacher, guards, and checkpoints that are whole."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from aape.config import OptimConfig
 from aape.data.frontend import LogMel
-from aape.errors import DataError
+from aape.errors import TrainingError
+from aape.pretraining.draws import StepBatches, collate
 from aape.pretraining.teacher_student import TeacherStudent
+from aape.pretraining.watch import BadFiles, CollapseAlarm, Measurements
+from aape.training import checkpoints
+from aape.training.guards import Flags, StopSignal, ignore_sigterm
 from aape.training.optim import adamw
-from aape.training.results import write_atomically
+from aape.training.records import Records
 from aape.training.schedules import cosine_between, warmup_cosine
 
-COMPLETE = "complete"  # the last file of a checkpoint: without it, the folder is the debris of a killed process
-METRICS_NAME = "metrics.jsonl"
+SKIPPED_NAME = "skipped_steps.jsonl"
+MAX_SKIPPED = 5  # steps in a row
 
 
 class WaveformToLoss(nn.Module):
@@ -38,12 +42,12 @@ class WaveformToLoss(nn.Module):
         super().__init__()
         self.method, self.log_mel, self.num_frames = method, log_mel, num_frames
 
-    def forward(self, waveform: Tensor, num_samples: Tensor, visible: Tensor, queries: Tensor) -> dict[str, Tensor]:
+    def forward(self, waveform: Tensor, num_samples: list[int], visible: Tensor, queries: Tensor) -> dict[str, Tensor]:
         """Compute `TeacherStudent`'s outputs.
 
         Args:
             waveform: (B, samples), zero behind the clip's own.
-            num_samples: how many are the clip's own (B,).
+            num_samples: how many are the clip's own, for each of B.
             visible: (B, M, V).
             queries: (B, M, Q).
         """
@@ -53,7 +57,7 @@ class WaveformToLoss(nn.Module):
         )
         return outputs
 
-    def spectrograms(self, waveform: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def spectrograms(self, waveform: Tensor, num_samples: list[int]) -> tuple[Tensor, Tensor]:
         """Compute log-mels cut or zero-padded, after standardisation, to T frames; and which tokens hold audio.
 
         Returns:
@@ -62,9 +66,10 @@ class WaveformToLoss(nn.Module):
         patch = self.method.student.patch_size
         out = waveform.new_zeros(len(waveform), 1, self.log_mel.n_mels, self.num_frames)
         is_audio = torch.zeros(len(waveform), self.log_mel.n_mels // patch, self.num_frames // patch, dtype=torch.bool)
-        lengths = num_samples.tolist()
-        for length in set(lengths):  # clips of one length at a time: what is reflected at the end is the clip itself
-            rows = [i for i, n in enumerate(lengths) if n == length]
+        for length in sorted(
+            set(num_samples)
+        ):  # clips of one length at a time: what is reflected at the end is the clip itself
+            rows = [i for i, n in enumerate(num_samples) if n == length]
             frames = self.log_mel(waveform[rows, :length])[..., : self.num_frames]
             out[rows, ..., : frames.shape[-1]] = frames.to(out.dtype)
             is_audio[rows, :, : -(-frames.shape[-1] // patch)] = True
@@ -72,24 +77,63 @@ class WaveformToLoss(nn.Module):
 
 
 class PretrainTrainer(Trainer):
-    """Draws in sequence, AdamW with the method's groups, averages of everything measured since the last log.
+    """Draws in sequence, AdamW with the method's groups, guards, and checkpoints that appear whole.
+
+    A step whose loss or gradient is not finite is skipped on the device, before optimiser and teacher: what happened
+    is read back one step later, so that the host never waits for the step it has just queued.
 
     Args:
         optim: optimiser and momentum settings.
-        max_bad_fraction: stop when more than this share of the draws had to be replaced.
+        clips: clips per step, over all ranks and accumulated passes.
+        max_bad_fraction: stop when more than this share of the clips cannot be read.
+        keep_every: checkpoints of every so many steps stay; 0 for none.
+        first_step: the step to go on from.
         trainer_options: of `transformers.Trainer`.
     """
 
-    def __init__(self, *, optim: OptimConfig, max_bad_fraction: float, **trainer_options: Any) -> None:
-        self.optim, self.max_bad_fraction = optim, max_bad_fraction
-        super().__init__(**trainer_options)
-        self.sums: dict[str, Tensor] = {}
-        self.num_measured = self.num_draws = 0
-        self.log_time = time.perf_counter()
-        self.bad: dict[str, str] = {}
+    def __init__(
+        self,
+        *,
+        optim: OptimConfig,
+        clips: int,
+        max_bad_fraction: float,
+        keep_every: int = 0,
+        first_step: int = 0,
+        **trainer_options: Any,
+    ) -> None:
+        self.optim, self.clips, self.keep_every, self.first_step = optim, clips, keep_every, first_step
+        super().__init__(data_collator=collate, **trainer_options)
+        out = Path(self.args.output_dir)
+        self.measured = Measurements()
+        self.bad = BadFiles(out, len(self.train_dataset.clips), max_bad_fraction)
+        self.skipped = Records(out / SKIPPED_NAME)
+        self.alarm = CollapseAlarm()
+        self.stop = StopSignal()
+        self.flags = Flags(self.args.device, self.args.world_size)
+        self.drawn: list[int] = []  # clips of the step under way
+        self.is_bad_loss = torch.zeros((), dtype=torch.bool, device=self.args.device)
+        self.num_skipped_in_row = 0
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Deal the run's draws out to ranks and passes, from the first step on: no replay."""
+        args = self.args
+        batches = StepBatches(
+            num_draws=len(self.train_dataset),
+            clips=self.clips,
+            passes=args.gradient_accumulation_steps,
+            rank=args.process_index,
+            world_size=args.world_size,
+            first_step=self.first_step,
+        )
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=4 if args.dataloader_num_workers else None,
+            worker_init_fn=ignore_sigterm,
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimiser of method 7."""
@@ -111,52 +155,93 @@ class PretrainTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Any:
         """Run the method on a batch, and remember what it measured."""
-        bad = inputs.pop("bad")
-        inputs.pop("clip")
-        self.num_draws += len(inputs["waveform"])
-        self._note_bad(bad)
+        self.bad.note(inputs.pop("bad"))
+        clips = inputs.pop("clip")
+        self.drawn += clips
+        self.measured.num_draws += len(clips)
         outputs = model(**inputs)
-        self.num_measured += 1
-        for name, value in outputs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+        self.measured.add({name: value.detach() for name, value in outputs.items()})
+        self.is_bad_loss = self.is_bad_loss | ~torch.isfinite(outputs["loss"].detach())
         return outputs["loss"]
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        """Clip, and tell the optimiser, on the device, whether to leave this step out."""
+        norm = super()._clip_grad_norm(model)
+        self.measured.add({"grad_norm": norm.detach()})
+        is_skipped = self.is_bad_loss | ~torch.isfinite(norm.detach())
+        self.found_inf = self.flags.raise_(is_skipped, self.stop.is_set, about=(self.state.global_step, self.drawn))
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        optimizer.found_inf = self.found_inf  # as torch.amp tells a fused optimiser
+        self.drawn, self.is_bad_loss = [], torch.zeros_like(self.is_bad_loss)
+        return norm
+
+    def settle(self, *, leave: int = 0) -> bool:
+        """Act on the flags of the steps that are through, but for the last `leave`. Returns whether to stop."""
+        is_stopping = False
+        for is_skipped, is_stop, (step, drawn) in self.flags.read(leave=leave):
+            is_stopping |= is_stop
+            self.num_skipped_in_row = self.num_skipped_in_row + 1 if is_skipped else 0
+            if is_skipped:
+                names = [self.train_dataset.clips[clip].name for clip in drawn]
+                self.skipped.append(step + 1, rank=self.args.process_index, clips=names)
+            if self.num_skipped_in_row >= MAX_SKIPPED:
+                raise TrainingError(
+                    f"{self.args.output_dir}: loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step "
+                    f"{step + 1}; the weights are those of before, the clips are in {SKIPPED_NAME}: lower "
+                    "--optim.learning-rate, or use --optim.precision float32, and go on with --resume"
+                )
+        return is_stopping
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Replace the Trainer's own loss by the averages of all that was measured since the last log."""
-        if self.num_measured:
-            names = list(self.sums)
-            means = torch.stack([self.sums[name].float() for name in names]) / self.num_measured
-            means = self.accelerator.reduce(means, "mean")
-            logs = {**logs, **dict(zip(names, means.tolist(), strict=True))}
-            now = time.perf_counter()
+        if "learning_rate" in logs:  # not the summary at the end
+            self.settle()
+            self.bad.gather(self.state.global_step, self.accelerator)
+            logs.pop("grad_norm", None)
+            logs |= self.measured.averages(self.accelerator, self.args.world_size)
             logs["momentum"] = momentum_at(self.state.global_step - 1, self.state.max_steps, self.optim)
-            logs["clips_per_second"] = self.num_draws * self.args.world_size / max(1e-9, now - self.log_time)
-            self.sums, self.num_measured, self.num_draws, self.log_time = {}, 0, 0, now
         super().log(logs, start_time)
+        self.state.log_history.clear()  # metrics.jsonl has it; every checkpoint would carry all of it
 
-    def _note_bad(self, bad: list[tuple[str, str]]) -> None:
-        for name, reason in bad:
-            if name not in self.bad:
-                self.bad[name] = reason
-                with open(Path(self.args.output_dir) / "bad_files.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"file": name, "reason": reason}) + "\n")
-        num_clips = len(self.train_dataset.clips)
-        if len(self.bad) > self.max_bad_fraction * num_clips:
-            name, reason = next(iter(self.bad.items()))
-            raise DataError(
-                f"{len(self.bad)} of {num_clips} clips cannot be read, more than max_bad_fraction = "
-                f"{self.max_bad_fraction:g} allows; the first: {name}: {reason}"
-            )
+    def _get_output_dir(self, trial: Any) -> str:
+        return os.path.join(self.args.output_dir, checkpoints.STAGING_NAME)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            write_atomically(folder / COMPLETE, b"")
+        """Write a checkpoint aside, flush it, and name it; an error leaves the last good one and says what to do."""
+        self.settle()
+        self.bad.gather(self.state.global_step, self.accelerator)
+        out, step = Path(self.args.output_dir), self.state.global_step
+        staging = Path(self._get_output_dir(trial)) / f"checkpoint-{step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            running = {**self.measured.state(), "num_skipped_in_row": self.num_skipped_in_row}
+            (staging / f"running_{self.args.process_index}.json").write_text(json.dumps(running), encoding="utf-8")
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.publish(staging, out / staging.name)
+                checkpoints.prune(out, keep_last=self.args.save_total_limit, keep_every=self.keep_every)
+        except Exception as error:  # OSError, RuntimeError of torch.save, SafetensorError: each writer has its own
+            shutil.rmtree(staging, ignore_errors=True)
+            raise checkpoints.save_failed(out, step, self._checkpoint_bytes(), error) from error
+        self.accelerator.wait_for_everyone()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            path = Path(checkpoint) / f"running_{self.args.process_index}.json"
+            if path.exists():  # not for a rank that was not there before
+                running = json.loads(path.read_text(encoding="utf-8"))
+                self.num_skipped_in_row = running.pop("num_skipped_in_row")
+                self.measured.load(running, self.args.device)
+
+    def _checkpoint_bytes(self) -> int:
+        optimizer = [value for state in self.optimizer.state.values() for value in state.values()]
+        tensors = [*self.model.state_dict().values(), *(value for value in optimizer if isinstance(value, Tensor))]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class TeacherUpdate(TrainerCallback):
-    """Moves the teacher right after the optimiser, before anything is saved.
+class StepByStep(TrainerCallback):
+    """What follows an optimiser step: the teacher moves before anything is saved; SIGTERM ends the run after a save.
 
     Args:
         method: teacher and student.
@@ -165,91 +250,22 @@ class TeacherUpdate(TrainerCallback):
 
     def __init__(self, method: TeacherStudent, optim: OptimConfig) -> None:
         self.method, self.optim = method, optim
+        self.trainer: PretrainTrainer
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Apply the momentum of this step."""
-        self.method.update_teacher(momentum_at(state.global_step, state.max_steps, self.optim))
-
-
-class MetricsFile(TrainerCallback):
-    """Appends every log to metrics.jsonl; a resumed run first drops what came after its checkpoint."""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Keep the lines up to the step that training starts from."""
-        path = Path(args.output_dir) / METRICS_NAME
-        if state.is_world_process_zero and path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_atomically(path, "".join(kept).encode())
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """Write one line."""
-        if state.is_world_process_zero and logs and "loss_mask" in logs:
-            with open(Path(args.output_dir) / METRICS_NAME, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+        """Apply the momentum of this step, unless the step was skipped."""
+        momentum = momentum_at(state.global_step, state.max_steps, self.optim)
+        self.method.update_teacher(momentum, self.trainer.found_inf)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Log at every checkpoint, so that a resumed run averages over the same steps as an unbroken one."""
-        if control.should_save or state.global_step % args.save_steps == 0:
-            control.should_log = True
-
-
-class Progress(TrainerCallback):
-    """A bar with the time left on a terminal; a line per log elsewhere."""
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the bar."""
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.shown = state.is_world_process_zero
-        self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("pre-training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[summary]}"),
-            console=self.console,
-            disable=not (self.shown and self.console.is_terminal),
-        )
-        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, summary="")
-        self.bar.start()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Advance."""
-        self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
-    ) -> None:
-        """Show what matters: the loss, and whether the targets still vary."""
-        if not (self.shown and logs and "loss_mask" in logs):
-            return
-        summary = (
-            f"loss {logs['loss']:.3f}  target variance {logs['target_variance_tokens']:.3f}"
-            f"  {logs['clips_per_second']:.1f} clips/s"
-        )
-        if self.console.is_terminal:
-            self.bar.update(self.task, summary=summary)
-        else:
-            self.console.print(f"step {state.global_step}/{state.max_steps}  {summary}", highlight=False)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Stop the bar."""
-        self.bar.stop()
+        """Read back how the step before went; the last step of a run is logged."""
+        control.should_log |= state.global_step >= state.max_steps
+        if self.trainer.settle(leave=1):
+            self.trainer.stop.is_obeyed = control.should_save = control.should_training_stop = True
 
 
 def momentum_at(step: int, total: int, optim: OptimConfig) -> float:
     """Return the teacher's momentum for the update that follows optimiser step `step`, counted from 0."""
     return cosine_between(step, start=optim.momentum_start, end=optim.momentum_end, total=total)
-
-
-def newest_checkpoint(out: str | os.PathLike[str]) -> Path | None:
-    """Return the last complete checkpoint of a run folder; what a killed process left half-written is passed over."""
-    folders = [path.parent for path in Path(out).glob(f"checkpoint-*/{COMPLETE}")]
-    return max(folders, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

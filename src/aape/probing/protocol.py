@@ -22,7 +22,7 @@ from aape.evaluation.metrics import (
     confusion_matrix,
     percentile_interval,
     recall_per_class,
-    standard_deviation,
+    summarise,
 )
 from aape.probing.linear import History, Run, train_linear
 
@@ -242,20 +242,11 @@ def _scores(
                     step = int(curve(chooser, len(chooser.accuracy) - 1).argmax())
                     values["best_on_validation"][seed, fold] = test[step]
         for name in SCORES:
-            scores[name][metric] = _statistics(values[name]) if name in values else None
+            scores[name][metric] = summarise(values[name]) if name in values else None
         scores["last"][metric]["interval"] = list(percentile_interval(resamples[:, index]))
     if not has_validation:
         scores["best_on_validation"] = None
     return scores
-
-
-def _statistics(values: NDArray[np.float64]) -> dict[str, Any]:
-    return {
-        "mean": float(values.mean()),
-        "std_seeds": standard_deviation(values.mean(axis=1)),
-        "std_folds": standard_deviation(values.mean(axis=0)),
-        "values": values.tolist(),  # one list per seed, one number per fold
-    }
 
 
 def _by_class(protocol: Protocol, trained: list[list[History]]) -> dict[str, Any]:

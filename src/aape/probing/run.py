@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aape.config import ProbeConfig
-from aape.data.manifest import Clip, read_manifest
+from aape.data.corpora import protocol as protocol_of
+from aape.data.corpora import read_task
+from aape.data.labelled import LabelledSet, find_singles
+from aape.data.manifest import Clip
 from aape.errors import ConfigError, DataError
-from aape.evaluation.folds import Partition, fold_partitions, split_partition
+from aape.evaluation.folds import Partition, partitions
 from aape.inference import load_model, random_model
 from aape.probing.features import Features, embeddings, log_mel_statistics
 from aape.probing.protocol import MEANING, ProbeScores, Protocol, margin, score
@@ -29,20 +31,6 @@ if TYPE_CHECKING:
 
 ENCODER, UNTRAINED, STATISTICS = "encoder", "untrained encoder", "log-mel statistics"
 MAX_BAD_SHOWN = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledSet:
-    """Clips with labels; `groups` names what clips of a set have in common, or is None."""
-
-    clips: list[Clip]
-    groups: list[str] | None
-
-    def without(self, names: set[str]) -> LabelledSet:
-        """Return the set without the clips of these names."""
-        kept = [index for index, clip in enumerate(self.clips) if clip.name not in names]
-        groups = None if self.groups is None else [self.groups[index] for index in kept]
-        return LabelledSet([self.clips[index] for index in kept], groups)
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
@@ -66,7 +54,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    _check(config)
+    config = resolve(config)
     notes = Console(stderr=True)
     everything = read_labelled(config)
     partition(everything, config)  # before hours of embedding, say what is wrong with the set
@@ -89,7 +77,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
             matrices = np.stack([item.of(names, kept) for item in feature_sets])  # (1 or S, n, width)
             scores[name] = score(matrices, protocol, progress=lambda runs: bars.advance(bar, runs))
     rows = {name: item.summary for name, item in scores.items()}
-    classes = _classes(labelled)
+    classes = labelled.classes
     warnings = find_warnings(labelled, protocol, rows)
     result = {
         "task": config.task,
@@ -99,12 +87,15 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         "margins_of_the_encoder": {name: margin(scores[ENCODER], scores[name]) for name in scores if name != ENCODER},
         "classes": classes,
         "num_clips": len(labelled.clips),
+        "counts": labelled.counts,
+        "num_missing": labelled.num_missing,
         "num_bad": len(bad),
         "bad": [{"file": name, "reason": reason} for name, reason in bad.items()],
         "warnings": warnings,
-        "protocol": "leave one fold out" if config.fold else "split",
+        "protocol": "leave one fold out" if labelled.has_folds else "split",
         "partitions": [_describe(item, protocol, classes) for item in protocol.partitions],
         "meaning": MEANING,
+        "pretraining": model.training,
         "config": dataclasses.asdict(config),
         "environment": environment,
     }
@@ -113,69 +104,56 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     path = write_result(out, result)
     for warning in warnings:
         notes.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-    folds = f", {len(protocol.partitions)} test folds" if config.fold else ""
+    folds = f", {len(protocol.partitions)} test folds" if labelled.has_folds else ""
     title = f"{config.data}: {len(labelled.clips)} clips, {len(classes)} classes{folds}, {config.seeds} seeds"
     Console().print(score_table(rows, escape(title)))
     print(f"-> {path}")
     return result
 
 
+def resolve(config: ProbeConfig) -> ProbeConfig:
+    """Fill in what the task sets (method 9) and the options leave open."""
+    given = protocol_of(config.task, "probing")
+    missing = {name: value for name, value in given.items() if getattr(config, name) is None}
+    return dataclasses.replace(config, **missing)
+
+
 def read_labelled(config: ProbeConfig) -> LabelledSet:
-    """Read the clips with their labels, and keep those that `where` asks for.
+    """Read the task's data.
 
     Raises:
-        ConfigError: a malformed `where`.
-        DataError: what `read_manifest` raises; no clip left; fewer than two classes.
+        ConfigError: options that do not belong to the task, or a task with several labels per clip.
+        DataError: see `aape.data.corpora.read_task`.
     """
-    clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
-    groups = _column(config.data, config.group) if config.group else None
-    labelled = LabelledSet(clips, groups)
-    if config.where is not None:
-        column, separator, value = (part.strip() for part in config.where.partition("="))
-        if not (separator and column and value):
-            raise ConfigError(f"where: expected COLUMN=VALUE, got {config.where!r}")
-        values = _column(config.data, column)
-        if value not in values:
-            found = sorted(set(values))
-            listed = ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
-            raise DataError(f"{config.data}: no clip has {column} = {value!r}; there are {listed}")
-        labelled = labelled.without({clip.name for clip, own in zip(clips, values, strict=True) if own != value})
-    classes = _classes(labelled)
-    if len(classes) < 2:
-        raise DataError(f"{config.data}: the only label is {classes[0]!r}: a probe needs two classes or more")
+    labelled = read_task(
+        config.task,
+        config.data,
+        label=config.label,
+        split=config.split,
+        fold=config.fold,
+        where=config.where,
+        group=config.group,
+    )
+    if labelled.is_multi_label:
+        raise ConfigError(f"task: {config.task} has several labels per clip, a probe takes one; use `aape finetune`")
     return labelled
 
 
 def partition(labelled: LabelledSet, config: ProbeConfig) -> list[Partition]:
-    """Return the training and test sets that the split or the fold column stands for.
-
-    Raises:
-        DataError: nothing to train or test on, or a training set of one class.
-    """
-    names = [clip.name for clip in labelled.clips]
-    if config.fold is not None:
-        folds = [clip.fold for clip in labelled.clips]
-        partitions = fold_partitions(folds, names, min_clips=config.min_fold_clips)
-    else:
-        partitions = [split_partition([clip.split for clip in labelled.clips], names)]
-    for item in partitions:
-        if len({labelled.clips[index].label for index in item.train}) < 2:
-            what = f"without fold {item.name!r} " if config.fold else ""
-            raise DataError(f"{config.data}: the training set {what}has a single class")
-    return partitions
+    """Return the training and test sets of the task."""
+    return partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
 
 
 def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> Protocol:
     """Turn clips and options into the numbers that the linear layers need."""
-    classes = _classes(labelled)
     groups = None if labelled.groups is None else np.unique(labelled.groups, return_inverse=True)[1].astype(np.int64)
     return Protocol(
-        labels=np.asarray([classes.index(str(clip.label)) for clip in labelled.clips], dtype=np.int64),
-        num_classes=len(classes),
+        labels=labelled.labels(),
+        num_classes=len(labelled.classes),
         partitions=partition(labelled, config),
         groups=groups,
-        steps=config.steps,
-        batch=config.batch,
+        steps=int(config.steps or 0),
+        batch=int(config.batch or 0),
         seeds=config.seeds,
         learning_rates=tuple(config.learning_rates),
         validate_every=config.validate_every,
@@ -211,10 +189,9 @@ def compute_features(
 
 def find_warnings(labelled: LabelledSet, protocol: Protocol, rows: dict[str, Any]) -> list[str]:
     """Return what a reader of the numbers should know, in sentences."""
-    classes = _classes(labelled)
-    found = []
-    counts = Counter(clip.label for clip in labelled.clips)
-    single = [name for name in classes if counts[name] == 1]
+    classes = labelled.classes
+    found = list(labelled.warnings)
+    single = find_singles(labelled)
     if single:
         found.append(f"{len(single)} classes have a single clip, never both trained on and tested: {', '.join(single)}")
     unseen = [(item.name, _unseen(item, protocol)) for item in protocol.partitions]
@@ -227,23 +204,6 @@ def find_warnings(labelled: LabelledSet, protocol: Protocol, rows: dict[str, Any
             rate = row["learning_rate"]
             found.append(f"{name}: the chosen learning rate, {rate:g}, is at the edge of the sweep: widen it")
     return found
-
-
-def _check(config: ProbeConfig) -> None:
-    if config.task != "csv":
-        raise ConfigError(f"task: {config.task!r} is not built in; use csv, with --split or --fold")
-    if (config.split is None) == (config.fold is None):
-        given = "both are" if config.split is not None else "neither is"
-        raise ConfigError(f"give either --split COLUMN or --fold COLUMN: {given} given")
-
-
-def _column(data: str, column: str) -> list[str]:
-    # Any column can be read as the label: same rows, same order, and the same words for a column that is missing.
-    return [str(clip.label) for clip in read_manifest(data, label=column)]
-
-
-def _classes(labelled: LabelledSet) -> list[str]:
-    return sorted({str(clip.label) for clip in labelled.clips})
 
 
 def _training_device(model: AudioModel) -> str:

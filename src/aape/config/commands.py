@@ -1,123 +1,21 @@
-"""Every option of the package as frozen dataclasses, with the paper's value as the default where it is known.
-
-`method` in the docstrings is the definition in docs/method.md; [ours] marks a default the paper does not state.
-"""
+"""The options of every verb of the command line."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aape.config.model import EncoderConfig
 from aape.errors import ConfigError
+
+Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
 
 
 def _require_positive(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not value > 0:
+        if value is not None and not value > 0:
             raise ConfigError(f"{name} must be above 0, got {value}")
-
-
-@dataclass(frozen=True)
-class FrontEndConfig:
-    """The log-mel front end (method 1).
-
-    Args:
-        sample_rate: samples per second that every recording is resampled to.
-        n_fft: length of the Fourier transform, in samples.
-        win_length: length of the Hann window, in samples.
-        hop_length: step between frames, in samples.
-        n_mels: number of mel bands.
-        f_min: lower edge of the first band, in Hz [ours].
-        f_max: upper edge of the last band, in Hz.
-        mean: mean log-mel value of the training audio, in nats.
-        std: standard deviation of the log-mel values of the training audio, in nats.
-    """
-
-    sample_rate: int = 16000
-    n_fft: int = 1024
-    win_length: int = 400
-    hop_length: int = 160
-    n_mels: int = 128
-    f_min: float = 50.0
-    f_max: float = 8000.0
-    mean: float = 0.0
-    std: float = 1.0
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The stem and the Vision Transformer behind it (method 3 to 6).
-
-    Args:
-        embed_dim: width of the tokens; every size of `--model` sets its own.
-        depth: number of transformer blocks; every size of `--model` sets its own.
-        num_heads: attention heads per block; every size of `--model` sets its own.
-        mlp_ratio: width of a block's MLP over `embed_dim`.
-        n_mels: mel bands of the spectrogram.
-        num_frames: frames of the grid that the position table is made for.
-        patch_size: side of a patch, in frames and mel bands.
-        stem: the aliasing-aware stem, or the standard patch embedding.
-        adaptive: decay and frequency of the filters from the Lambda Encoder, or learned constants.
-        phase: bilateral is the paper's filter, analytic a quadrature pair [ours].
-        kernel_size: filter taps, odd.
-        stride: frames between two filter outputs.
-        hidden_dim: H, filter channels per frequency patch.
-        sblu_dim: Z, filter outputs per frequency patch.
-        mask_context: hide masked frames from the filters as well [ours].
-        lambda_dim: width of the Lambda Encoder; nano has 32.
-        lambda_depth: blocks of the Lambda Encoder; nano has 1.
-        lambda_heads: attention heads of the Lambda Encoder [ours]; nano has 1.
-        pos_trainable: learn the stem's position table instead of keeping it sine and cosine.
-    """
-
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    n_mels: int = 128
-    num_frames: int = 608
-    patch_size: int = 16
-    stem: Literal["aape", "patch"] = "aape"
-    adaptive: bool = True
-    phase: Literal["bilateral", "analytic"] = "bilateral"
-    kernel_size: int = 63
-    stride: int = 1
-    hidden_dim: int = 16
-    sblu_dim: int = 128
-    mask_context: bool = False
-    lambda_dim: int = 128
-    lambda_depth: int = 3
-    lambda_heads: int = 2
-    pos_trainable: bool = False
-
-
-MODEL_SIZES: dict[str, dict[str, int]] = {
-    "nano": {"embed_dim": 64, "depth": 2, "num_heads": 4, "lambda_dim": 32, "lambda_depth": 1, "lambda_heads": 1},
-    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
-    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
-    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
-}
-
-
-def encoder_config(model: str = "base", **overrides: Any) -> EncoderConfig:
-    """Return the encoder of a named size, with single fields replaced.
-
-    Args:
-        model: one of `MODEL_SIZES`.
-        overrides: fields of `EncoderConfig`.
-
-    Raises:
-        ConfigError: for an unknown size or field.
-    """
-    if model not in MODEL_SIZES:
-        raise ConfigError(f"unknown model size {model!r}: choose one of {', '.join(MODEL_SIZES)}")
-    names = [f.name for f in dataclasses.fields(EncoderConfig)]
-    for key in overrides:
-        if key not in names:
-            raise ConfigError.unknown_key(key, names, "encoder")
-    return dataclasses.replace(EncoderConfig(), **{**MODEL_SIZES[model], **overrides})
 
 
 @dataclass(frozen=True)
@@ -195,6 +93,7 @@ class OptimConfig:
         momentum_end: the teacher's momentum at the last step.
         accumulate: forward passes that one optimiser step is made of.
         precision: arithmetic; auto is bfloat16 where the device has it.
+        compile: compile teacher, student and losses with torch.compile.
     """
 
     learning_rate: float = 5e-4
@@ -206,9 +105,37 @@ class OptimConfig:
     momentum_end: float = 1.0
     accumulate: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "clip_grad", "accumulate")
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """A linear probe of the encoder while it trains, on a small labelled set.
+
+    Args:
+        every: steps between probes; 0 for none.
+        data: CSV of the labelled set.
+        label: column of the labels.
+        split: column that says train, valid or test.
+        fold: column of the fold.
+        where: COLUMN=VALUE, to use those rows only.
+        steps: optimiser steps of the probe.
+    """
+
+    every: int = 0
+    data: str | None = None
+    label: str = "label"
+    split: str | None = None
+    fold: str | None = None
+    where: str | None = None
+    steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.every and (self.data is None or (self.split is None) == (self.fold is None)):
+            raise ConfigError("watch.every needs watch.data, and either watch.split or watch.fold")
 
 
 @dataclass(frozen=True)
@@ -225,7 +152,9 @@ class PretrainConfig:
         workers: processes that read audio.
         save_every: steps between checkpoints.
         keep_checkpoints: how many checkpoints stay on disk.
+        keep_every: checkpoints of every so many steps stay too; 0 for none.
         log_every: steps between lines of metrics.jsonl.
+        tensorboard: log for TensorBoard as well, which has to be installed.
         stats: JSON file of `aape stats`; measured at the start where none is given.
         init: model to start from, a name or a saved folder.
         resume: go on from the last checkpoint in the run folder.
@@ -239,6 +168,7 @@ class PretrainConfig:
         predictor: what the student predicts with.
         loss: what is minimised.
         optim: optimiser and schedules.
+        watch: a probe on the way.
     """
 
     data: str
@@ -250,7 +180,9 @@ class PretrainConfig:
     workers: int = 2
     save_every: int = 5000
     keep_checkpoints: int = 2
+    keep_every: int = 0
     log_every: int = 50
+    tensorboard: bool = False
     stats: str | None = None
     init: str | None = None
     resume: bool = False
@@ -264,6 +196,7 @@ class PretrainConfig:
     predictor: PredictorConfig = PredictorConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    watch: WatchConfig = WatchConfig()
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
@@ -274,18 +207,19 @@ class ProbeConfig:
     """`aape probe`: a linear probe on frozen features, beside both yardsticks (method 9).
 
     Args:
-        data: CSV of sound files, or of members of tar shards, with labels.
+        data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
         checkpoint: the model, a name or a saved folder.
         out: folder of the run.
-        task: csv, or the name of a published protocol.
+        task: csv for your own data, or a public data set with its protocol.
         label: column of the labels.
         split: column that says train, valid or test.
         fold: column of the fold; every fold is left out once.
         where: COLUMN=VALUE, to use those rows only.
         group: column of what clips have in common (an instrument, a speaker), for intervals and held-out clips.
         min_fold_clips: smaller folds are trained on and never tested.
-        steps: optimiser steps of each probe.
-        batch: clips per optimiser step.
+        num_folds: bring the folds together to this many of about equal size; 0 keeps them.
+        steps: optimiser steps of each probe; the task's own where not given, 8000 for csv.
+        batch: clips per optimiser step; the task's own where not given, 128 for csv.
         seeds: how often each probe is trained.
         learning_rates: peak rates, of which validation data choose one [ours].
         validate_every: steps between looks at the validation and test data.
@@ -297,15 +231,16 @@ class ProbeConfig:
     data: str
     checkpoint: str
     out: str
-    task: str = "csv"
+    task: Task = "csv"
     label: str = "label"
     split: str | None = None
     fold: str | None = None
     where: str | None = None
     group: str | None = None
     min_fold_clips: int = 1
-    steps: int = 8000
-    batch: int = 128
+    num_folds: int = 0
+    steps: int | None = None
+    batch: int | None = None
     seeds: int = 3
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     validate_every: int = 100
@@ -377,6 +312,59 @@ class StatsConfig:
     data: str
     out: str
     max_bad_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class DataPackConfig:
+    """`aape data pack`: a corpus as tar shards, resampled once, with an index.
+
+    Args:
+        data: folder, CSV or tar shards.
+        out: folder of the shards and of clips.csv, their index.
+        format: flac keeps every sample, opus takes a fifth of the room.
+        sample_rate: of the packed clips, in Hz.
+        clips_per_shard: clips in each shard.
+        label: column of the labels, carried over.
+        split: column of the splits, carried over.
+        fold: column of the folds, carried over.
+        workers: processes that pack; 0 for this one.
+        max_bad_fraction: stop when more than this share of the files cannot be read.
+    """
+
+    data: str
+    out: str
+    format: Literal["flac", "opus"] = "flac"
+    sample_rate: int = 16000
+    clips_per_shard: int = 1000
+    label: str | None = None
+    split: str | None = None
+    fold: str | None = None
+    workers: int = 2
+    max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "sample_rate", "clips_per_shard")
+
+
+@dataclass(frozen=True)
+class DataCheckConfig:
+    """`aape data check`: lengths, rates, formats, classes and bad files of a corpus.
+
+    Args:
+        data: folder, CSV or tar shards.
+        out: JSON file to write as well.
+        label: column of the labels.
+        split: column of the splits.
+        fold: column of the folds.
+        workers: processes that decode; 0 for this one.
+    """
+
+    data: str
+    out: str | None = None
+    label: str | None = None
+    split: str | None = None
+    fold: str | None = None
+    workers: int = 2
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""AudioSet: ten-second clips of 527 sound events, by the official segment lists (Gemmeke et al., 2017).
+
+Clips vanish from the web, so every copy of AudioSet is incomplete: what is missing is counted.
+"""
+
+from __future__ import annotations
+
+import csv
+from functools import partial
+from pathlib import Path
+
+from aape.data.corpora.layout import Corpus, count_warnings, read_table, require
+from aape.data.labelled import LabelledSet
+from aape.data.manifest import Clip, read_manifest
+from aape.errors import DataError
+
+LABELS = "class_labels_indices.csv"
+NUM_CLASSES = 527
+LISTS = {
+    "balanced_train_segments.csv": ("train", 22_160),
+    "unbalanced_train_segments.csv": ("train", 2_041_789),
+    "eval_segments.csv": ("test", 20_371),
+}
+
+
+def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
+    """Read the segment lists and `class_labels_indices.csv`, and find the clips anywhere below, in shards too.
+
+    A clip is called by its YouTube id: `ID`, `YID`, or either with the segment's start and end behind it.
+    """
+    files = (*train_lists, "eval_segments.csv")
+    require(root, "AudioSet", LABELS, *files)
+    rows = read_table(root / LABELS, "index", "mid", "display_name")
+    numbers = {row["mid"]: number for number, row in enumerate(rows)}
+    stems = {Path(clip.name).stem: clip for clip in read_manifest(root)}
+    clips: list[Clip] = []
+    targets: list[tuple[int, ...]] = []
+    counts: dict[str, tuple[int, int]] = {}
+    warnings: list[str] = []
+    num_missing = 0
+    if len(rows) != NUM_CLASSES:
+        warnings.append(f"{LABELS} has {len(rows)} classes, {NUM_CLASSES} published: a file of another version?")
+    for file in files:
+        split, published = LISTS[file]
+        segments = _read_segments(root / file)
+        unknown = [mid for *_, mids in segments for mid in mids if mid not in numbers]
+        if unknown:
+            raise DataError(
+                f"{root / file}: {len(unknown)} of {sum(len(mids) for *_, mids in segments)} labels are none of the "
+                f"{len(rows)} of {LABELS}, the first is {unknown[0]!r}"
+            )
+        before = len(clips)
+        for name, start, end, mids in segments:
+            found = next((stems[stem] for stem in _stems(name, start, end) if stem in stems), None)
+            if found is not None:
+                clips.append(Clip(found.path, found.name, found.offset, found.size, label=",".join(mids), split=split))
+                targets.append(tuple(sorted({numbers[mid] for mid in mids})))
+        counts[file] = (len(clips) - before, published)
+        num_missing += len(segments) - counts[file][0]
+        if not counts[file][0]:
+            raise DataError(f"{root}: 0 of the {len(segments):,} clips of {file} are here")
+    classes = [row["display_name"] for row in rows]
+    notes = (*warnings, *count_warnings("AudioSet", counts))
+    return LabelledSet(
+        clips, classes, targets, is_multi_label=True, counts=counts, num_missing=num_missing, warnings=notes
+    )
+
+
+def _read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
+    segments = []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.reader((line for line in file if not line.startswith("#")), skipinitialspace=True):
+                name, start, end, mids = row
+                segments.append((name, float(start), float(end), mids.split(",")))
+    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a segment list of AudioSet ({error})") from error
+    return segments
+
+
+def _stems(name: str, start: float, end: float) -> list[str]:
+    endings = ("", f"_{start:g}_{end:g}", f"_{start:.3f}_{end:.3f}", f"_{round(1000 * start)}_{round(1000 * end)}")
+    return [f"{prefix}{name}{ending}" for ending in endings for prefix in ("", "Y")]
+
+
+_FINETUNING = {
+    "batch": 128, "num_frames": 1008, "optim.learning_rate": 5e-5, "optim.layer_decay": 0.70, "optim.ema": 0.995,
+    "augment.mixup": 0.8, "augment.spec_augment": 0.2,
+}  # fmt: skip
+AS20K = Corpus(
+    "AudioSet-20K", partial(read, train_lists=("balanced_train_segments.csv",)), {"steps": 40_000, **_FINETUNING}
+)
+AS2M = Corpus(
+    "AudioSet-2M",
+    partial(read, train_lists=("balanced_train_segments.csv", "unbalanced_train_segments.csv")),
+    {"steps": 300_000, "balanced_draws": 200_000, **_FINETUNING},
+)

@@ -1,0 +1,57 @@
+"""CREMA-D: 7,442 sentences in 6 emotions by 91 actors (Cao et al., 2014), split by actor."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+from aape.data.corpora.layout import Corpus, assemble, read_table, require
+from aape.data.labelled import LabelledSet
+from aape.data.manifest import Clip, read_manifest
+from aape.errors import DataError
+
+CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
+PUBLISHED = {"train": 5155, "valid": 732, "test": 1551}
+SPLIT_FILE = "split.csv"  # the user's, beside AudioWAV: columns filename and split
+
+
+def read(root: Path) -> LabelledSet:
+    """Read `AudioWAV/1001_DFA_ANG_XX.wav` (actor, sentence, emotion, level), and `split.csv` if there is one."""
+    require(root, "CREMA-D", "AudioWAV")
+    files = {clip.name: clip.path for clip in read_manifest(root / "AudioWAV")}
+    parts = {name: Path(name).stem.split("_") for name in files}
+    odd = [name for name, own in parts.items() if len(own) != 4]
+    if odd:
+        raise DataError(
+            f"{root}: {len(odd)} of {len(files)} files are not named ACTOR_SENTENCE_EMOTION_LEVEL: {odd[0]}"
+        )
+    if (root / SPLIT_FILE).is_file():
+        splits = {row["filename"]: row["split"] for row in read_table(root / SPLIT_FILE, "filename", "split")}
+        files = {name: files.get(name, str(root / "AudioWAV" / name)) for name in splits}
+        parts |= {name: Path(name).stem.split("_") for name in files}
+        warnings = []
+    else:
+        actors = split_actors(Counter(own[0] for own in parts.values()))
+        splits = {name: actors[own[0]] for name, own in parts.items()}
+        warnings = [f"the split by actor is ours; with the paper's, put {SPLIT_FILE} (filename,split) beside AudioWAV"]
+    clips = [Clip(path, name, label=(parts[name] + [""] * 3)[2], split=splits[name]) for name, path in files.items()]
+    groups = [parts[name][0] for name in files]
+    return assemble("CREMA-D", root, clips, classes=CLASSES, published=PUBLISHED, groups=groups, warnings=warnings)
+
+
+def split_actors(clips_per_actor: Counter[str]) -> dict[str, str]:
+    """Deal whole actors out, in one fixed random order, until each split has its published share of the clips."""
+    actors = sorted(clips_per_actor)
+    random.Random(0).shuffle(actors)
+    dealt: dict[str, str] = {}
+    filled: Counter[str] = Counter()
+    for actor in actors:
+        # To the split that is furthest below its share.
+        split = min(PUBLISHED, key=lambda name: filled[name] / PUBLISHED[name])
+        dealt[actor] = split
+        filled[split] += clips_per_actor[actor]
+    return dealt
+
+
+CREMAD = Corpus("CREMA-D", read, probing={"steps": 50_000, "batch": 16})

@@ -1,0 +1,150 @@
+"""What the published data sets' readers share: tables, counts and complaints that give both numbers."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aape.data.labelled import LabelledSet, label_clips
+from aape.data.manifest import Clip
+from aape.errors import DataError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A published data set.
+
+    Attributes:
+        title: its name.
+        read: reads its folder.
+        finetuning: what method 8 sets for it, by option of `aape finetune`.
+        probing: what method 9 sets for it, by option of `aape probe`.
+    """
+
+    title: str
+    read: Callable[[Path], LabelledSet]
+    finetuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    probing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def require(root: Path, title: str, *names: str) -> None:
+    """Check that a folder is the one that holds the data set.
+
+    Raises:
+        DataError: says what is not in it.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    missing = [name for name in names if not (root / name).exists()]
+    if missing:
+        raise DataError(
+            f"{root}: not the folder of {title}, or not all of it: {len(missing)} of {len(names)} parts are missing: "
+            f"{', '.join(missing)}"
+        )
+
+
+def read_table(path: Path, *columns: str) -> list[dict[str, str]]:
+    """Read a CSV with a header.
+
+    Raises:
+        DataError: it cannot be read, lacks a column, or a row has another number of fields.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            absent = [column for column in columns if column not in (reader.fieldnames or [])]
+            if absent:
+                raise DataError(f"{path}: no column {', '.join(absent)}: a file of another version?")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    for line, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}, line {line}: not as many fields as the header has")
+    return rows
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list of files that are not blank.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def assemble(
+    title: str,
+    root: Path,
+    clips: Sequence[Clip],
+    *,
+    classes: Sequence[str],
+    published: Mapping[str, int],
+    folds: Iterable[str] = (),
+    groups: list[str] | None = None,
+    warnings: Sequence[str] = (),
+) -> LabelledSet:
+    """Check clips with one label each against what was published, and number their labels.
+
+    Args:
+        title: the data set's name.
+        root: its folder; clips are named relative to it.
+        clips: what its lists name, with label and split or fold.
+        classes: C names.
+        published: number of clips by split, or in all under "clips".
+        folds: its folds; all must be there, and no other.
+        groups: what clips have in common.
+        warnings: what the reader has found already.
+
+    Raises:
+        DataError: a file, a fold, a split or all clips of a class are missing; an unknown label.
+    """
+    wanted = set(folds)
+    there = {str(clip.fold) for clip in clips} if wanted else set()
+    if there != wanted:
+        raise DataError(
+            f"{root}: {title} has {len(wanted)} folds, {len(there & wanted)} of them are here"
+            + "".join(f"; missing: {fold}" for fold in sorted(wanted - there, key=int))
+            + "".join(f"; unknown: {fold}" for fold in sorted(there - wanted))
+        )
+    missing = [clip.name for clip in clips if not Path(clip.path).is_file()]
+    if missing:
+        raise DataError(
+            f"{root}: {len(missing)} of {len(clips)} files of {title} are missing, the first is {missing[0]!r}: "
+            "unpack the archive again"
+        )
+    labelled = label_clips(clips, classes=classes)
+    found = Counter(str(clip.split) for clip in clips)
+    counts = {name: (len(clips) if name == "clips" else found[name], number) for name, number in published.items()}
+    for name, (number, expected) in counts.items():
+        if not number:
+            raise DataError(f"{root}: 0 of {expected} clips of {title} ({name}) are here")
+    used = {target for own in labelled.targets for target in own}
+    absent = [name for number, name in enumerate(classes) if number not in used]
+    notes = list(warnings)
+    if absent:
+        notes.append(f"{len(classes) - len(absent)} of {len(classes)} classes are here, without {', '.join(absent)}")
+    return dataclasses.replace(
+        labelled,
+        groups=groups,
+        has_folds=bool(wanted),
+        counts=counts,
+        warnings=(*notes, *count_warnings(title, counts)),
+    )
+
+
+def count_warnings(title: str, counts: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Say where the number of clips found differs from the published one."""
+    return [
+        f"{title}: {found:,} clips found ({name}), {published:,} published"
+        for name, (found, published) in counts.items()
+        if found != published
+    ]

@@ -1,0 +1,196 @@
+"""Clips with labels: from a CSV or a folder of classes of the user's own, or as `aape.data.corpora` reads them.
+
+n clips, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aape.data.manifest import Clip, read_manifest
+from aape.errors import ConfigError, DataError
+
+SPLIT_NAMES = ("train", "valid", "val", "validation", "dev", "test")
+HELD_OUT = 5  # of a folder of classes, one clip in so many is held out for testing
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A data set with labels, and what was found out while reading it.
+
+    Attributes:
+        clips: n of them, with `split` or `fold` filled.
+        classes: C names.
+        targets: the classes of each clip, as indices; exactly one unless `is_multi_label`.
+        has_folds: `fold` counts, not `split`.
+        is_multi_label: a clip may have several classes.
+        groups: what clips have in common (a speaker, an instrument), or None.
+        counts: clips found and clips published, by what was counted.
+        num_missing: listed clips that are not there, where that is tolerated.
+        warnings: what a reader of the numbers should know, in sentences.
+    """
+
+    clips: list[Clip]
+    classes: list[str]
+    targets: list[tuple[int, ...]]
+    has_folds: bool = False
+    is_multi_label: bool = False
+    groups: list[str] | None = None
+    counts: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    num_missing: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def without(self, names: set[str]) -> LabelledSet:
+        """Return the set without the clips of these names; classes keep their places."""
+        kept = [index for index, clip in enumerate(self.clips) if clip.name not in names]
+        return dataclasses.replace(
+            self,
+            clips=[self.clips[index] for index in kept],
+            targets=[self.targets[index] for index in kept],
+            groups=None if self.groups is None else [self.groups[index] for index in kept],
+        )
+
+    def labels(self) -> NDArray[np.int64]:
+        """Return the class of every clip, (n,), of a set with one each."""
+        return np.asarray([target for (target,) in self.targets], dtype=np.int64)
+
+
+def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, separator: str = "") -> LabelledSet:
+    """Number the labels of clips.
+
+    Args:
+        clips: with a label each.
+        classes: their names in order; by default those found, sorted.
+        separator: regular expression between several labels of a clip; "" for one label each.
+
+    Raises:
+        DataError: a label is not among the classes.
+    """
+    labels = [
+        [part.strip() for part in re.split(separator, str(clip.label)) if part.strip()]
+        if separator
+        else [str(clip.label)]
+        for clip in clips
+    ]
+    names = sorted({name for own in labels for name in own}) if classes is None else list(classes)
+    numbers = {name: number for number, name in enumerate(names)}
+    named = zip(clips, labels, strict=True)
+    unknown = [(label, clip.name) for clip, own in named for label in own if label not in numbers]
+    if unknown:
+        label, name = unknown[0]
+        counted = f"{len(unknown)} of {len(clips)} labels are none of the {len(names)} classes"
+        raise DataError(f"{counted}, the first is {label!r} of {name}")
+    targets = [tuple(sorted({numbers[name] for name in own})) for own in labels]
+    return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
+
+
+def read_own(
+    data: str | os.PathLike[str],
+    *,
+    label: str = "label",
+    split: str | None = None,
+    fold: str | None = None,
+    where: str | None = None,
+    group: str | None = None,
+    multi_label: bool = False,
+) -> LabelledSet:
+    """Read a data set of the user's own: a CSV, or a folder with a folder of sound files for each class.
+
+    A folder may hold `train` and `test` (and `valid`), with the classes in them; else one clip in five of every class,
+    chosen by its name, is for testing, and a warning says so.
+
+    Args:
+        data: the CSV or the folder.
+        label: the CSV's column of labels.
+        split: its column of train, valid or test.
+        fold: its column of folds; one of `split` and `fold` is needed.
+        where: COLUMN=VALUE, to use those rows only.
+        group: its column of what clips have in common.
+        multi_label: labels are several per clip, separated by commas or semicolons.
+
+    Raises:
+        ConfigError: options that exclude each other.
+        DataError: what `read_manifest` raises; no clip left; fewer than two classes.
+    """
+    if os.path.isdir(data):
+        clips = read_manifest(data, split=split, fold=fold)
+        if where is not None or group is not None:
+            raise DataError(f"{data}: a column asked for, but only a CSV has columns")
+        found, warnings = _read_classes(Path(data), clips)
+        return dataclasses.replace(_with_classes(data, found, False), warnings=warnings)
+    if (split is None) == (fold is None):
+        given = "both are" if split is not None else "neither is"
+        raise ConfigError(f"give either --split COLUMN or --fold COLUMN: {given} given")
+    clips = read_manifest(data, label=label, split=split, fold=fold)
+    groups = _column(data, group) if group else None
+    if where is not None:
+        column, separator, value = (part.strip() for part in where.partition("="))
+        if not (separator and column and value):
+            raise ConfigError(f"where: expected COLUMN=VALUE, got {where!r}")
+        values = _column(data, column)
+        if value not in values:
+            known = sorted(set(values))
+            listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+            raise DataError(f"{data}: no clip has {column} = {value!r}; there are {listed}")
+        kept = [index for index, own in enumerate(values) if own == value]
+        clips = [clips[index] for index in kept]
+        groups = None if groups is None else [groups[index] for index in kept]
+    return dataclasses.replace(_with_classes(data, clips, multi_label), groups=groups, has_folds=fold is not None)
+
+
+def find_singles(labelled: LabelledSet) -> list[str]:
+    """Return the classes with a single clip."""
+    counts = Counter(target for own in labelled.targets for target in own)
+    return [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
+
+
+def _with_classes(data: str | os.PathLike[str], clips: list[Clip], multi_label: bool) -> LabelledSet:
+    labelled = label_clips(clips, separator="[,;]" if multi_label else "")
+    if len(labelled.classes) < 2:
+        raise DataError(f"{data}: the only label is {labelled.classes[0]!r}: two classes or more are needed")
+    return labelled
+
+
+def _column(data: str | os.PathLike[str], column: str) -> list[str]:
+    # Any column can be read as the label: same rows, same order, and the same words for a column that is missing.
+    return [str(clip.label) for clip in read_manifest(data, label=column)]
+
+
+def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
+    if any(clip.offset is not None for clip in clips):
+        raise DataError(f"{root}: clips in tar shards need a CSV with columns `shard`, `name` and the label")
+    parts = [clip.name.split("/") for clip in clips]
+    tops = {own[0].lower() for own in parts}
+    has_splits = {"train", "test"} <= tops <= set(SPLIT_NAMES)
+    depth = 2 if has_splits else 1
+    stray = [clip.name for clip, own in zip(clips, parts, strict=True) if len(own) <= depth]
+    if stray:
+        raise DataError(
+            f"{root}: {len(stray)} of {len(clips)} sound files lie in no folder of a class, the first is {stray[0]!r}"
+        )
+    labels = [own[depth - 1] for own in parts]
+    if has_splits:
+        splits = [own[0].lower() for own in parts]
+        warnings: tuple[str, ...] = ()
+    else:
+        by_class: dict[str, list[int]] = defaultdict(list)
+        for index in sorted(range(len(clips)), key=lambda index: zlib.crc32(clips[index].name.encode())):
+            by_class[labels[index]].append(index)
+        tested = {index for members in by_class.values() for index in members[1:][::HELD_OUT]}
+        splits = ["test" if index in tested else "train" for index in range(len(clips))]
+        warnings = (f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name",)
+    found = [
+        dataclasses.replace(clip, label=label, split=split)
+        for clip, label, split in zip(clips, labels, splits, strict=True)
+    ]
+    return found, warnings

@@ -1,0 +1,101 @@
+"""Clips into tar shards: mono, resampled once, FLAC or Opus, with an index that spares scanning the shards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from aape.data.manifest import Clip, load_clip
+from aape.errors import AudioError
+
+FORMATS = {"flac": ("FLAC", "PCM_16", ".flac"), "opus": ("OGG", "OPUS", ".opus")}
+INDEX_NAME = "clips.csv"
+COLUMNS = ("shard", "name", "offset", "size", "seconds", "label", "split", "fold")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One finished shard.
+
+    Args:
+        rows: of the index, values in the order of `COLUMNS`.
+        bad: (name, reason) of the clips left out.
+    """
+
+    rows: list[tuple[str, ...]]
+    bad: list[tuple[str, str]]
+
+
+def encode(wave: np.ndarray, sample_rate: int, kind: str) -> bytes:
+    """Encode samples (T,) as "flac" (16 bits) or "opus"; louder than full scale, they are scaled down to it.
+
+    Returns:
+        The content of a file.
+    """
+    import soundfile
+
+    container, subtype, _ = FORMATS[kind]
+    peak = float(np.abs(wave).max(initial=0.0))
+    content = io.BytesIO()
+    soundfile.write(content, wave / peak if peak > 1 else wave, sample_rate, format=container, subtype=subtype)
+    return content.getvalue()
+
+
+def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: str, sample_rate: int) -> Packed:
+    """Write one shard; it appears under its name when it is whole.
+
+    Args:
+        clips: what goes into it.
+        names: the member of each.
+        path: the shard, `*.tar`.
+        kind: "flac" or "opus".
+        sample_rate: in Hz.
+    """
+    rows: list[tuple[str, ...]] = []
+    bad: list[tuple[str, str]] = []
+    partial = path.with_name(f".{path.name}.partial")
+    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT if max(map(len, names)) < 100 else None) as shard:
+        for clip, name in zip(clips, names, strict=True):
+            try:
+                wave = load_clip(clip, sample_rate=sample_rate)
+            except AudioError as error:
+                bad.append((error.name, error.reason))
+                continue
+            content = encode(wave, sample_rate, kind)
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o644
+            shard.addfile(member, io.BytesIO(content))
+            offset = shard.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            seconds = f"{len(wave) / sample_rate:.3f}"
+            labels = (clip.label or "", clip.split or "", clip.fold or "")
+            rows.append((path.name, name, str(offset), str(len(content)), seconds, *labels))
+    os.replace(partial, path)
+    return Packed(rows, bad)
+
+
+def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
+    """Name the member of each clip: its own name with the new ending; where two would be called alike, added to it."""
+    ending = FORMATS[kind][2]
+    plain = [str(PurePosixPath(clip.name).with_suffix(ending)) for clip in clips]
+    counts: dict[str, int] = {}
+    for name in plain:
+        counts[name] = counts.get(name, 0) + 1
+    return [name if counts[name] == 1 else clip.name + ending for name, clip in zip(plain, clips, strict=True)]
+
+
+def write_index(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
+    """Write the CSV that `read_manifest` takes; columns that no clip fills are left out."""
+    used = [i for i, name in enumerate(COLUMNS) if i < 5 or any(row[i] for row in rows)]
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([COLUMNS[i] for i in used])
+        writer.writerows([[row[i] for i in used] for row in rows])
+    os.replace(partial, path)

@@ -1,0 +1,76 @@
+"""Where the sound files in a tar shard are: nothing is extracted, and no number in it is trusted."""
+
+from __future__ import annotations
+
+import posixpath
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aape.errors import DataError
+
+_MOST_EXTENSION_BYTES = 1 << 13  # of a long name or of other attributes; tarfile's patterns are quadratic in it
+_LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+
+
+class _Entry(tarfile.TarInfo):
+    """A member's header, whose numbers are looked at before tarfile believes them.
+
+    A negative size makes older tarfiles read the same header for ever, a large one makes them ask for as much memory.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+        """Read a header of 512 bytes."""
+        entry = super().frombuf(buf, encoding, errors)
+        if entry.size < 0 or (entry.type in (*_LARGE_HEADERS, b"X") and entry.size > _MOST_EXTENSION_BYTES):
+            raise DataError(f"a header that promises {entry.size} bytes")
+        return entry
+
+
+def index_tar(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
+    """Return offset and size in bytes of the wanted files of a shard, by member name, in the shard's order.
+
+    Args:
+        path: the shard.
+        is_wanted: tells by a member's base name.
+
+    Raises:
+        DataError: no plain tar, damaged, or a wanted member that is no plain file, lies elsewhere or is there twice.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    if path.exists() and not path.is_file():  # a named pipe would never end
+        raise DataError(f"{path}: not a file")
+    try:
+        length = path.stat().st_size
+        with tarfile.open(path, "r:", tarinfo=_Entry) as shard:
+            for member in shard:
+                if member.size < 0 or member.offset_data < 0:
+                    raise DataError(f"member {member.name!r} has {member.size} bytes")
+                if not is_wanted(posixpath.basename(member.name)) or member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise DataError(f"member {member.name!r} is not a plain file")
+                if member.name.startswith("/") or ".." in member.name.split("/"):
+                    raise DataError(f"member {member.name!r} points outside the shard")
+                name = posixpath.normpath(member.name)
+                if name in places:
+                    raise DataError(f"two members are called {name!r}")
+                if member.offset_data + member.size > length:
+                    raise DataError(f"truncated inside member {name!r}")
+                places[name] = (member.offset_data, member.size)
+            # tarfile ends without a word at a damaged header; an intact archive ends with zeros.
+            with open(path, "rb") as file:
+                file.seek(shard.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise DataError(f"damaged or truncated after member {next(reversed(places), None)!r}")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not an uncompressed tar, or a truncated one ({error})".splitlines()[0]) from error
+    except (MemoryError, OverflowError, RecursionError, ValueError) as error:  # forged numbers, headers without end
+        raise DataError(f"{path}: damaged, or not a tar ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return places

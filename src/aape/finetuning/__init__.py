@@ -1,0 +1,1 @@
+"""Fine-tuning: encoder and classification head, trained on labelled audio (method 8)."""

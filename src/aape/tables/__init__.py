@@ -1,0 +1,1 @@
+"""The paper's tables: a queue that runs their cells, and what finished runs put into them (method 10)."""

@@ -1,0 +1,111 @@
+"""`aape table run`: one run after the other, each in a process of its own, finished ones left alone."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from aape.config.finetuning import QueueConfig
+from aape.errors import AapeError, ConfigError
+from aape.recipe import load_recipe
+from aape.tables.runs import VERBS, check_verb
+from aape.training.results import RESULT_NAME
+
+RESUMABLE = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the list: `aape` with these arguments leaves its run in `out`."""
+
+    arguments: list[str]
+    out: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended."""
+        return (self.out / RESULT_NAME).exists()
+
+    def command(self) -> list[str]:
+        """Return what is to be executed: a run that was begun is continued."""
+        begun = self.arguments[0] in RESUMABLE and (self.out / "config.yaml").exists()
+        wanted = ["--resume"] if begun and "--resume" not in self.arguments else []
+        return [sys.executable, "-m", "aape", *self.arguments, *wanted]
+
+
+def run_queue(config: QueueConfig) -> None:
+    """Work through lists of runs.
+
+    Raises:
+        ConfigError: a line that is no run; nothing is started then.
+        AapeError: a run failed; with `keep_going` after all others have had their turn.
+    """
+    entries = [entry for path in config.lists for entry in read_list(Path(path))]
+    if not entries:
+        raise ConfigError(f"{', '.join(config.lists) or 'no list given'}: no runs to work through")
+    failed = []
+    for number, entry in enumerate(entries, start=1):
+        head = f"[{number}/{len(entries)}] aape {shlex.join(entry.arguments)}"
+        if entry.is_done:
+            print(f"{head}: done already", flush=True)
+            continue
+        print(head, flush=True)
+        status = execute(entry.command())
+        if status == 130 or status < 0:
+            raise KeyboardInterrupt
+        if status:
+            failed.append(str(entry.out))
+            if not config.keep_going:
+                break
+    if failed:
+        raise AapeError(f"{len(failed)} of {len(entries)} runs failed: {', '.join(failed)}")
+
+
+def execute(command: list[str]) -> int:
+    """Run a command to its end, and return its exit status."""
+    return subprocess.run(command, check=False).returncode
+
+
+def read_list(path: Path) -> list[Entry]:
+    """Read a list of runs: a line each, as typed behind `aape`; blank lines and what follows a # are left out.
+
+    Raises:
+        ConfigError: the list cannot be read, or a line in it is no run.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the list {path}: {error}") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            arguments = shlex.split(line, comments=True)
+            if arguments:
+                entries.append(_entry(arguments))
+        except (ValueError, ConfigError) as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
+    return entries
+
+
+def _entry(arguments: list[str]) -> Entry:
+    check_verb(arguments[0])
+    recipe, out = _option(arguments, "--config"), _option(arguments, "--out")
+    values = load_recipe(recipe, VERBS[arguments[0]]) if recipe is not None else {}
+    out = out if out is not None else values.get("out")
+    if not isinstance(out, str):
+        raise ConfigError("where does the run go? give --out, or `out` in the recipe")
+    return Entry(arguments, Path(out))
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """Return the last value given to an option."""
+    value = None
+    for place, argument in enumerate(arguments):
+        if argument == name and place + 1 < len(arguments):
+            value = arguments[place + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+    return value

@@ -1,0 +1,234 @@
+"""Feed mutated sound files to the reader, in a process that is watched from outside.
+
+`python tests/attacks/fuzz.py --count 100000 --seed 0 --out fuzz.json` writes a summary and exits 1 when something is
+wrong. Failures name the index of the mutant: `mutate(make_seeds(), seed, index)` makes it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import io
+import json
+import os
+import platform
+import resource
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from mutations import Mutant, make_seeds, mutate
+
+from aape.data import audio_seconds, read_audio
+from aape.errors import AudioError
+
+MOST_SECONDS = 5.0  # of processor time for one file
+MOST_MEGABYTES = 256.0  # that the whole run may grow by
+WATCH_SECONDS = 60.0  # of silence after which the process is taken for hung, on however busy a machine
+MOST_FAILURES = 20  # after which a run gives up
+SPARE_FRAMES = 8  # less than a chunk's header in samples
+
+
+def fuzz(count: int, seed: int) -> dict[str, Any]:
+    """Read `count` mutants of the series `seed`.
+
+    Returns:
+        A summary; its `failures` is empty if every mutant was refused in one line or read whole.
+    """
+    started = time.time()
+    summary: dict[str, Any] = {"count": 0, "seed": seed, "failures": []}
+    totals: collections.Counter[str] = collections.Counter()
+    growth, slowest, first = 0.0, 0.0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.json")
+        while first < count and len(summary["failures"]) < MOST_FAILURES:
+            report.unlink(missing_ok=True)
+            last, failure = _watch([str(first), str(count), str(seed), str(report)])
+            told = json.loads(report.read_text()) if report.exists() else {}
+            totals.update(told.get("totals", {}))
+            summary["failures"] += told.get("failures", [])
+            growth = max(growth, told.get("megabytes", 0.0))
+            slowest = max(slowest, told.get("seconds", 0.0))
+            if failure:
+                summary["failures"].append({"index": last, "what": failure})
+            first = last + 1
+            summary["count"] = first
+    if growth > MOST_MEGABYTES:
+        summary["failures"].append({"index": None, "what": f"memory grew by {growth:.0f} MB"})
+    summary |= {
+        "outcomes": dict(sorted(totals.items())),
+        "memory_growth_mb": round(growth, 1),
+        "slowest_file_seconds": round(slowest, 3),
+        "wall_seconds": round(time.time() - started, 1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "soundfile": soundfile.__version__,
+        "libsndfile": soundfile.__libsndfile_version__,
+    }
+    return summary
+
+
+def _watch(arguments: list[str]) -> tuple[int, str]:
+    """Run a child over mutants first..count; returns the last that it began, and how it died, if it did."""
+    command = [sys.executable, __file__, "--child", *arguments]
+    # libmpg123 says much on stderr.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        last, stream, pending = int(arguments[0]), child.stdout.fileno(), b""
+        while select.select([stream], [], [], WATCH_SECONDS)[0]:
+            pending += os.read(stream, 1 << 16)
+            whole = len(pending) // 8 * 8
+            if whole == 0:  # the end
+                status = child.wait()
+                return last, f"the process died with status {status}" if status else ""
+            last, pending = struct.unpack("<q", pending[whole - 8 : whole])[0], pending[whole:]
+        child.kill()
+        return last, f"no sign of life for {WATCH_SECONDS:g} s"
+
+
+def _read_all(first: int, count: int, seed: int, report: Path) -> None:
+    """Read mutants first..count, telling the number of each on stdout before it is begun."""
+    seeds = make_seeds()
+    whole = {name: read_audio(content) for name, content in seeds.items()}
+    totals: collections.Counter[str] = collections.Counter()
+    failures: list[dict[str, Any]] = []
+    slowest, memory = 0.0, _megabytes("VmRSS")
+    path = report.with_name("mutant.wav")
+    for index in range(first, count):
+        os.write(1, struct.pack("<q", index))
+        mutant = mutate(seeds, seed, index)
+        name = mutant.origin.partition(":")[0]
+        began = time.process_time()
+        try:
+            outcome = judge(mutant, seeds[name], len(whole[name]), index, path)
+        except Exception as error:
+            outcome = f"failed: {type(error).__name__}: {error}"
+        seconds = time.process_time() - began
+        if seconds > MOST_SECONDS:
+            outcome = f"failed: {seconds:.1f} s for one file"
+        if outcome.startswith("failed"):
+            failures.append({"index": index, "what": f"{mutant.origin}: {outcome}"})
+        totals[f"{name.partition('-')[0]} {outcome.partition(':')[0]}"] += 1
+        slowest = max(slowest, seconds)
+        if index % 1000 == 999 or index == count - 1 or failures:
+            growth = _megabytes("VmHWM") - memory
+            values = {"totals": totals, "failures": failures, "megabytes": growth, "seconds": slowest}
+            report.with_suffix(".new").write_text(json.dumps(values))
+            report.with_suffix(".new").replace(report)
+
+
+def judge(mutant: Mutant, original: bytes, num_samples: int, index: int, path: Path) -> str:
+    """Read a mutant, by turns as bytes, as a file and in part; returns what came of it, "failed: ..." if it is wrong.
+
+    Args:
+        mutant: what to read.
+        original: what it was made from.
+        num_samples: length of the original at 16 kHz.
+        index: of the mutant.
+        path: where a file may be written.
+    """
+    content = mutant.content
+    try:
+        if index % 4 == 1:
+            path.write_bytes(content)
+            wave = read_audio(path)
+        else:
+            wave = read_audio(content)
+        if index % 4 == 2:
+            _check_samples(read_audio(content, start=0.02, duration=0.1))
+        elif index % 4 == 3 and audio_seconds(content) > len(wave) / 16000 + 0.2:
+            return f"failed: {audio_seconds(content)} s stated, {len(wave) / 16000} s read"
+    except AudioError as error:
+        message = str(error)
+        is_clear = message.isprintable() and len(message) < 500 and error.reason
+        return "refused" if is_clear else f"failed: the message is {message!r}"
+    _check_samples(wave)
+    if len(wave) >= num_samples - SPARE_FRAMES:
+        return "read"
+    reason = why_shorter(mutant.origin, content, original, num_samples)
+    return f"shorter, {reason}" if reason else f"failed: {len(wave)} of {num_samples} samples without a word"
+
+
+def _check_samples(wave: np.ndarray) -> None:
+    assert wave.dtype == np.float32
+    assert wave.ndim == 1
+    assert wave.size > 0
+    assert np.isfinite(wave).all(), "NaN or infinite samples"
+
+
+def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) -> str | None:
+    """Return why a mutant is rightly shorter than its original, found without the reader; None if it is not."""
+    rate = soundfile.info(io.BytesIO(content)).samplerate
+    num_frames = len(read_audio(content, sample_rate=rate))
+    if rate != 16000 and num_frames >= num_samples - SPARE_FRAMES:
+        return "at another rate"
+    if content[:4] in (b"RIFF", b"RF64", b"FORM"):
+        name, layout = (b"SSND", ">I") if content[:4] == b"FORM" else (b"data", "<I")
+        position = content.find(name)
+        length = struct.unpack_from(layout, content, position + 4)[0]
+        if (length == 0 or length >= 0x7FFFF000) and len(content) < len(original):
+            return "all of a cut file that states no length"
+        if num_frames < _count_pcm_frames(content, length):
+            return None
+        end = position + 8 + length
+        following = content[end : end + 4] if end - position > 8 else b""
+        return "all of a shorter file" if len(content) - end < 8 or following.isalpha() else None
+    if content[:4] == b"OggS":
+        page = content.rfind(b"OggS")
+        is_trimmed = content[page + 6 : page + 14] != original[original.rfind(b"OggS") + 6 :][:8]
+        is_trimmed |= content[28:58] != original[28:58]  # the first packet: pre-skip, block sizes
+        return "trimmed as Ogg streams may be" if is_trimmed else None
+    if origin.startswith("mp3"):
+        is_stated = origin.startswith("mp3:") and content[:180] == original[:180]
+        return None if is_stated else "of an MP3 whose index is gone or changed"
+    return None
+
+
+def _count_pcm_frames(content: bytes, length: int) -> int:
+    """Return the frames in a chunk of samples by the header's channels and bits; 0 for other encodings."""
+    if content[:4] == b"FORM":
+        position = content.find(b"COMM")
+        channels, bits = struct.unpack_from(">H4xH", content, position + 8)
+        offset = struct.unpack_from(">I", content, content.find(b"SSND") + 8)[0]
+        return (length - 8 - offset) // (channels * ((bits + 7) // 8))
+    position = content.find(b"fmt ")
+    tag, channels, bits = struct.unpack_from("<HH10xH", content, position + 8)
+    return length // (channels * ((bits + 7) // 8)) if tag in (1, 3, 0xFFFE) else 0
+
+
+def _megabytes(field: str) -> float:
+    """Return the memory of this process now (VmRSS) or at most so far (VmHWM)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(lines[field].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--count", type=int, default=100_000, help="mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON file of the summary")
+    options = parser.parse_args()
+    summary = fuzz(options.count, options.seed)
+    text = json.dumps(summary, indent=2) + "\n"
+    if options.out:
+        options.out.write_text(text)
+    print(text, end="")
+    return 1 if summary["failures"] else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        _read_all(int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    else:
+        sys.exit(main())

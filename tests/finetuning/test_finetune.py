@@ -1,0 +1,242 @@
+"""Fine-tuning, from a folder of recordings to a classifier and a number that can be trusted."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from aape import cli
+from aape.config import FrontEndConfig, encoder_config
+from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.demo.run import AUDIO
+from aape.errors import CheckpointError, ConfigError, DataError
+from aape.finetuning import spectrograms, training
+from aape.finetuning.run import finetune, resolve
+from aape.models.encoder import AudioEncoder
+from aape.models.saved import read_model, save_model
+from corpus_copies import MAKERS, make_folders, note, table
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("nano")
+    save_model(folder, AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0), training={"steps": 3})
+    return str(folder)
+
+
+@pytest.fixture
+def config(nano, tmp_path):
+    """Two classes of real notes, a few steps."""
+
+    def make(**changes):
+        with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
+        table(tmp_path / "notes.csv", [{**row, "file": str(AUDIO / row["file"])} for row in rows])
+        options = {"data": str(tmp_path / "notes.csv"), "checkpoint": nano, "out": str(tmp_path / "run")}
+        options |= {"split": "split", "steps": 4, "batch": 4, "seeds": 1, "evaluations": 2, "workers": 0}
+        return FinetuneConfig(**{**options, "device": "cpu", **changes})
+
+    return make
+
+
+def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
+    """Bass and flute are easy: who cannot learn them has lost the clips' order, the gradient or the average."""
+    optim = FinetuneOptimConfig(learning_rate=2e-3, ema=0.8)
+    result = finetune(config(steps=60, batch=8, seeds=2, optim=optim))
+    assert result["scores"]["last"]["accuracy"]["mean"] >= 0.8
+    assert np.shape(result["scores"]["best"]["accuracy"]["values"]) == (2, 1)
+    assert result["scores"]["best_on_validation"] is None
+    assert result["pretraining"] == {"steps": 3}
+    assert result["batches_per_second"] > 0
+    run = tmp_path / "run"
+    written = json.loads((run / "result.json").read_text())
+    assert written["scores"] == result["scores"]
+    with open(run / "confusion.csv", newline="") as file:
+        confusion = [row[1:] for row in csv.reader(file)][1:]
+    num_test = result["partitions"][0]["num_test"]
+    assert np.asarray(confusion, dtype=int).sum() == 2 * num_test
+    pooled = np.trace(np.asarray(confusion, dtype=int)) / (2 * num_test)
+    assert pooled == pytest.approx(result["scores"]["last"]["accuracy"]["mean"])
+    with open(run / "per_class.csv", newline="") as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["bass", "flute"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["job"], line["step"]) for line in lines] == [
+        ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
+    ]  # fmt: skip
+    assert lines[1]["loss"] < lines[0]["loss"]
+    saved = read_model(run)
+    assert saved.labels == ["bass", "flute"]
+    assert saved.head is not None
+    assert saved.card["scores"][0]["metric"] == "accuracy"
+    assert "accuracy" in capsys.readouterr().out
+
+    # What is saved is what was scored: the same probabilities, from the file alone.
+    with np.load(run / "jobs" / "seed0-test" / "last.npz") as arrays:
+        names, probabilities = arrays["test_file"], arrays["test_probability"]
+    from aape.data.audio import read_audio
+    from aape.data.frontend import LogMel
+
+    log_mel = LogMel(**dataclasses.asdict(saved.front_end))(torch.from_numpy(read_audio(str(names[0])))[None])
+    with torch.inference_mode():
+        logits = saved.head(saved.encoder(log_mel))
+    np.testing.assert_allclose(logits.softmax(-1)[0].numpy(), probabilities[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("optim", [{}, {"ema": 0.0}])
+def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, optim):
+    """Days of AudioSet must not be lost, nor change by an interruption."""
+    options = {"optim": FinetuneOptimConfig(**optim), "save_every": 2, "steps": 6, "evaluations": 3, "seeds": 2}
+    whole = finetune(config(**options, out=str(tmp_path / "whole")))
+
+    train_step, calls = training.Trainer._train_step, []
+
+    def dies(self, found):
+        calls.append(self.step)
+        if len(calls) in (4, 11):
+            raise KeyboardInterrupt
+        return train_step(self, found)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config(**options, resume=resume))
+    result = finetune(config(**options, resume=True))
+    assert calls == [0, 1, 2, 3, 2, 3, 4, 5, 0, 1, 2, 2, 3, 4, 5]
+    assert result["scores"] == whole["scores"]
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+    with pytest.raises(ConfigError, match="already holds a run: continue it with --resume"):
+        finetune(config(**options))
+    with pytest.raises(ConfigError, match="steps was 6, and now is 7"):
+        finetune(config(**{**options, "steps": 7}, resume=True))
+    (tmp_path / "run" / "jobs" / "seed0-test" / "last.npz").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="damaged"):
+        finetune(config(**options, resume=True))
+
+
+def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypatch):
+    """Who has less memory gets the same result, up to the rounding of sums."""
+    gradients = []
+    update = training.WeightAverage.update
+
+    def note_gradient(self):
+        gradients.append({name: p.grad.clone() for name, p in self.source.named_parameters() if p.grad is not None})
+        update(self)
+
+    monkeypatch.setattr(training.WeightAverage, "update", note_gradient)
+    for at_once in (0, 1):
+        augment = AugmentConfig(drop_path=0.0)
+        finetune(config(steps=1, augment=augment, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * scale + 1e-9, rtol=1e-3)
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_every_public_set_is_fine_tuned_for_two_steps(task, nano, tmp_path):
+    """`aape finetune --task X --data FOLDER` works before the long run does."""
+    root = MAKERS[task](tmp_path / task)
+    options = ["--task", task, "--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    options += ["--steps=2", "--batch=2", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
+    options += ["--num-frames=64", "--no-selection-runs"]
+    assert cli.main(["finetune", *options]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    metrics = {"mAP", "d_prime"} if task in ("as2m", "as20k") else {"accuracy", "balanced_accuracy"}
+    assert set(result["scores"]["last"]) == metrics
+    assert all(found < published for found, published in result["counts"].values())
+    assert any("published" in warning for warning in result["warnings"])
+    if task == "as20k":
+        assert result["num_missing"] == 2
+        assert any("523 of 527 classes have no positive test clip" in warning for warning in result["warnings"])
+        assert read_model(tmp_path / "run").multi_label
+    if task == "esc50":
+        assert len(result["partitions"]) == 5
+    if task in ("scv2", "nsynth", "cremad"):
+        assert result["scores"]["best_on_validation"] is not None
+
+
+def test_folds_choose_their_step_by_runs_that_never_train_on_the_chooser(config, tmp_path):
+    result = finetune(config(split=None, fold="pitch", num_folds=3, steps=2))
+    assert len(result["partitions"]) == 3
+    assert result["scores"]["best_on_validation"] is not None
+    jobs = {path.name for path in (tmp_path / "run" / "jobs").iterdir()}
+    assert jobs == {f"seed0-{fold}{kind}" for fold in "123" for kind in ("", "-selection")}
+
+
+def test_a_folder_of_classes_is_all_it_takes(nano, tmp_path, capsys):
+    root = make_folders(tmp_path / "mine")
+    note(root / "rare" / "1.wav", 5)
+    options = ["--steps=2", "--batch=4", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
+    arguments = ["--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    assert cli.main(["finetune", *arguments, *options]) == 0
+    error = capsys.readouterr().err
+    assert "1 classes have a single clip" in error
+    assert "rare" in error
+    assert "held out for testing" in error
+
+
+def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path, capsys):
+    """NaN in the middle of a fold, a truncated file: a smaller data set must not go unnoticed."""
+    root = MAKERS["esc50"](tmp_path / "esc50")
+    broken = sorted((root / "audio").iterdir())[7]
+    soundfile.write(broken, np.full(6400, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    options = {"task": "esc50", "data": str(root), "checkpoint": nano, "out": str(tmp_path / "run"), "steps": 1}
+    options |= {"batch": 2, "seeds": 1, "evaluations": 1, "workers": 0, "num_frames": 64, "device": "cpu"}
+    config = FinetuneConfig(**options, selection_runs=False)
+    with pytest.raises(DataError, match=rf"1 of 20 clips cannot be read.*{broken.name}.*NaN"):
+        finetune(config)
+    result = finetune(dataclasses.replace(config, max_bad_fraction=0.1, out=str(tmp_path / "other")))
+    assert (result["num_clips"], result["num_bad"]) == (19, 1)
+    assert result["bad"][0]["file"] == f"audio/{broken.name}"
+    assert sum(part["num_test"] for part in result["partitions"]) == 19
+    assert f"left out: audio/{broken.name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, workers):
+    """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
+    root = make_folders(tmp_path / "mine")
+    options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
+    config = FinetuneConfig(**options, out=str(tmp_path / "kept"), workers=0, device="cpu", max_bad_fraction=0.2)
+    kept = finetune(config)
+    monkeypatch.setattr(spectrograms, "MOST_KEPT_BYTES", 0)
+    streamed = finetune(dataclasses.replace(config, out=str(tmp_path / "streamed"), workers=workers))
+    assert streamed["scores"] == kept["scores"]
+
+    monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
+    (root / "low" / "0.wav").write_bytes(b"RIFF")
+    result = finetune(dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers))
+    assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
+    assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
+
+
+def test_a_task_brings_its_protocol_and_options_override_it(nano):
+    options = {"data": "d", "checkpoint": nano, "out": "o"}
+    esc50 = resolve(FinetuneConfig(**options, task="esc50"))
+    assert (esc50.steps, esc50.batch, esc50.num_frames) == (8000, 128, 512)
+    assert (esc50.optim.layer_decay, esc50.optim.ema, esc50.augment.mixup) == (0.65, 0.0, 0.0)
+    scv2 = resolve(FinetuneConfig(**options, task="scv2", optim=FinetuneOptimConfig(learning_rate=1e-4), steps=7))
+    assert (scv2.optim.learning_rate, scv2.optim.layer_decay, scv2.steps) == (1e-4, 0.75, 7)
+    own = resolve(FinetuneConfig(**options))
+    assert own.num_frames is None
+    assert own.balanced_draws == 0
+
+
+def test_long_clips_are_scored_in_windows(config, tmp_path):
+    """A recording of a minute counts as a whole, as `aape classify` hears it."""
+    for number in range(2):
+        soundfile.write(tmp_path / f"long{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000 * 25), 16000)
+    rows = [{"file": f"long{n}.wav", "label": str(n), "split": "train"} for n in range(2)]
+    rows.append({"file": note(tmp_path / "short.wav", 1).name, "label": "1", "split": "test"})
+    table(tmp_path / "long.csv", [*rows, {**rows[0], "file": "copy.wav", "split": "test"}])
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "long0.wav").read_bytes())
+    result = finetune(config(data=str(tmp_path / "long.csv"), steps=1, batch=2))
+    assert result["partitions"][0]["num_test"] == 2

@@ -1,0 +1,78 @@
+"""The sequence of clips and masks belongs to the seed, not to the number of ranks and workers."""
+
+import hashlib
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from aape.config import MaskingConfig
+from aape.data.manifest import read_manifest
+from aape.demo.run import AUDIO
+from aape.pretraining.draws import ClipDraws, StepBatches, collate
+
+CLIPS, STEPS = 8, 6
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores here
+
+
+@pytest.fixture(scope="module")
+def draws(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    for note in sorted(AUDIO.glob("*.opus"))[:20]:
+        (folder / note.name).symlink_to(note)
+    return ClipDraws(
+        read_manifest(folder), num_draws=CLIPS * STEPS, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
+        masking=MaskingConfig(num_views=2),
+    )  # fmt: skip
+
+
+def sequence(draws, ranks, workers, passes=1, first_step=0, last_step=STEPS):
+    """Run a loader per rank, and put the steps together again: (clip, fingerprint of its samples and masks)."""
+    parts = []
+    for rank in range(ranks):
+        batches = StepBatches(
+            num_draws=len(draws), clips=CLIPS, passes=passes, rank=rank, world_size=ranks, first_step=first_step
+        )
+        loader = DataLoader(draws, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+        parts.append([batch for batch, _ in zip(loader, range((last_step - first_step) * passes), strict=False)])
+    found = []
+    for batches in zip(*parts, strict=True):
+        for batch in batches:
+            for i, clip in enumerate(batch["clip"]):
+                content = b"".join(batch[name][i].numpy().tobytes() for name in ("waveform", "visible", "queries"))
+                found.append((clip, hashlib.sha256(content).hexdigest()))
+    return found
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_order_is_the_same_for_any_ranks_and_workers(draws, ranks, workers):
+    """A result must not change with the machine it was computed on."""
+    wanted = sequence(draws, 1, 0)
+    assert sequence(draws, ranks, workers) == wanted
+    assert sorted(clip for clip, _ in wanted[:20]) == list(range(20))  # an epoch: nothing lost, nothing twice
+
+
+def test_order_survives_a_change_of_ranks_and_workers_in_mid_epoch(draws):
+    """Going on with other hardware goes on with the same clips."""
+    changed = sequence(draws, 2, 3, last_step=2) + sequence(draws, 4, 1, first_step=2, last_step=3)
+    changed += sequence(draws, 1, 0, passes=2, first_step=3)
+    assert changed == sequence(draws, 1, 0)
+
+
+def test_a_late_start_costs_nothing():
+    """Resuming at the end of 19 million draws reads no earlier one."""
+    batches = StepBatches(num_draws=19_200_000, clips=32, first_step=599_999)
+    assert [list(batch) for batch in batches] == [list(range(19_199_968, 19_200_000))]
+    assert len(batches) == 600_000
+
+
+def test_a_clip_draws_the_same_wherever_it_stands(draws):
+    """Crop and masks depend on (seed, epoch, clip), not on the order or the other clips."""
+    alone = ClipDraws(draws.clips, num_draws=40, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
+                      masking=MaskingConfig(num_views=2))  # fmt: skip
+    alone.epoch_order = lambda epoch: torch.arange(20)
+    wanted = {draws[i]["clip"]: draws[i] for i in range(20)}
+    for i in range(3):
+        for name in ("waveform", "visible", "queries"):
+            assert torch.equal(alone[i][name], wanted[i][name])

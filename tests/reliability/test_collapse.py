@@ -1,0 +1,31 @@
+"""A collapse is noticed after minutes, not after days."""
+
+import collapse
+import pytest
+
+from aape.cli import main
+from aape.demo.run import AUDIO
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Forty real notes, and their statistics."""
+    folder = tmp_path_factory.mktemp("sound")
+    for note in sorted(AUDIO.glob("*.opus"))[:40]:
+        (folder / note.name).symlink_to(note)
+    assert main(["stats", "--data", str(folder), "--out", str(folder.parent / "stats.json")]) == 0
+    return str(folder), str(folder.parent / "stats.json")
+
+
+def test_a_forced_collapse_is_told_within_200_steps(corpus, tmp_path, capsys):
+    """Momentum 0, no predictor, the same input everywhere: the alarm says so, and what to try."""
+    data, stats = corpus
+    result = collapse.train(data, tmp_path / "run", 200, 0, collapse.force, stats=stats, **collapse.FORCED)
+    assert min(result["alarms"].values()) <= 200
+    assert "--optim.momentum-start" in capsys.readouterr().err
+
+
+def test_a_healthy_run_raises_none(corpus, tmp_path):
+    """An alarm that cries wolf is switched off."""
+    data, stats = corpus
+    assert collapse.train(data, tmp_path / "run", 100, 0, stats=stats, **collapse.HEALTHY)["alarms"] == {}

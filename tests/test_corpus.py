@@ -1,0 +1,133 @@
+"""`aape data pack` and `aape data check`: a corpus that trains fast, and what is wrong with one."""
+
+import csv
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile
+
+from aape.cli import main
+from aape.data import load_clip, read_audio, read_manifest
+from aape.demo.run import AUDIO
+
+NOTES = sorted(AUDIO.glob("*.opus"))[:7]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Real notes in two folders, one of them a 44.1 kHz stereo WAV, listed with labels."""
+    (tmp_path / "sound" / "deep").mkdir(parents=True)
+    for note in NOTES[:5]:
+        (tmp_path / "sound" / note.name).symlink_to(note)
+    wave = np.repeat(read_audio(NOTES[5], sample_rate=44100)[:, None], 2, axis=1)
+    soundfile.write(tmp_path / "sound/deep/stereo.wav", wave, 44100)
+    (tmp_path / "sound/deep" / NOTES[0].with_suffix(".flac").name).write_bytes(b"not a sound")
+    names = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "sound").rglob("*.*"))
+    with open(tmp_path / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "class"), *((name, name.split("/")[1][:4]) for name in names)])
+    return tmp_path
+
+
+def pack(corpus, *more, data="list.csv", out="packed"):
+    return main(["data", "pack", "--data", str(corpus / data), "--out", str(corpus / out), "--clips-per-shard", "3",
+                 "--max-bad-fraction", "0.2", "--workers", "0", *more])  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "error"), [("flac", 1e-4), ("opus", 0.1)])
+def test_packed_clips_are_the_clips(corpus, kind, error):
+    """Same sound at 16 kHz mono, labels carried over, and places that need no scan of the shards."""
+    assert pack(corpus, "--format", kind, "--label", "class") == 0
+    packed = read_manifest(corpus / "packed/clips.csv", label="label")
+    before = {clip.name: clip for clip in read_manifest(corpus / "list.csv", label="class")}
+    assert len(packed) == 6
+    for clip in packed:
+        stem = clip.name.partition("/")[2].rpartition(".")[0]
+        source = next(value for name, value in before.items() if name.startswith(f"{stem}.") and ".flac" not in name)
+        assert clip.label == source.label
+        wanted, got = load_clip(source), load_clip(clip)
+        assert abs(len(got) - len(wanted)) <= 1
+        size = min(len(got), len(wanted))
+        assert np.sqrt(np.mean((got[:size] - wanted[:size]) ** 2)) <= error * max(0.1, np.abs(wanted).max())
+        assert clip.seconds == pytest.approx(len(got) / 16000, abs=1e-3)
+    scanned = []
+    for path in sorted((corpus / "packed").glob("*.tar")):
+        with tarfile.open(path) as shard:
+            scanned += [(member.offset_data, member.size) for member in shard]
+    assert scanned == [(clip.offset, clip.size) for clip in packed]
+    report = json.loads((corpus / "packed/report.json").read_text())
+    assert [item["name"].endswith(".flac") for item in report["bad"]] == [True]
+
+
+def test_a_stopped_packing_goes_on(corpus, monkeypatch):
+    """What is packed is not packed again, and the bytes are those of an unbroken run."""
+    assert pack(corpus) == 0
+    whole = {path.name: path.read_bytes() for path in (corpus / "packed").iterdir() if path.suffix in (".tar", ".csv")}
+    (corpus / "packed/clips.csv").unlink()
+    (corpus / "packed/shard-00001.tar").unlink()
+    kept = (corpus / "packed/shard-00000.tar").stat().st_mtime_ns
+    assert pack(corpus) == 0
+    assert {name: (corpus / "packed" / name).read_bytes() for name in whole} == whole
+    assert (corpus / "packed/shard-00000.tar").stat().st_mtime_ns == kept
+
+
+def test_workers_change_nothing(corpus):
+    """Two processes pack the same bytes as one."""
+    assert pack(corpus, out="one") == 0
+    assert pack(corpus, "--workers", "2", out="two") == 0
+    for path in (corpus / "one").glob("*.tar"):
+        assert path.read_bytes() == (corpus / "two" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda rows: rows[1].__setitem__(2, "9999999"), "is said to end at"),
+        (lambda rows: rows[1].__setitem__(3, "-1"), "not numbers of bytes"),
+        (lambda rows: rows[1].__setitem__(0, "gone.tar"), "missing"),
+    ],
+)
+def test_an_index_that_lies_is_refused(corpus, capsys, spoil, message):
+    """A place outside the shard, or no shard: one line, with the line of the CSV."""
+    assert pack(corpus) == 0
+    path = corpus / "packed/clips.csv"
+    rows = list(csv.reader(path.read_text().splitlines()))
+    spoil(rows)
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert main(["stats", "--data", str(path), "--out", str(corpus / "stats.json")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_shards_of_something_else_are_not_overwritten(corpus, capsys):
+    """Neither another corpus, nor a folder that was not empty."""
+    assert pack(corpus) == 0
+    assert pack(corpus, "--format", "opus") == 2
+    assert pack(corpus, out="sound") == 2
+    assert "choose another --out" in capsys.readouterr().err
+    assert pack(corpus, "--max-bad-fraction", "0.01", out="strict") == 2
+    assert "max_bad_fraction" in capsys.readouterr().err
+
+
+def test_check_says_what_there_is(corpus, capsys):
+    """Lengths, rates, classes, and each bad file with its reason."""
+    out = corpus / "report.json"
+    arguments = ["data", "check", "--data", str(corpus / "list.csv"), "--label", "class", "--out", str(out)]
+    assert main([*arguments, "--workers", "0"]) == 0
+    report = json.loads(out.read_text())
+    assert (report["num_clips"], report["sample_rates"], report["channels"]) == (
+        7, {"16000": 5, "44100": 1}, {"1": 5, "2": 1}
+    )  # fmt: skip
+    assert report["seconds"]["most"] == pytest.approx(3.0, abs=0.01)
+    assert sum(report["classes"].values()) == 6
+    assert [item["name"].endswith(".flac") for item in report["bad"]] == [True]
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_half_a_verb_lists_the_other_half(capsys):
+    """`aape data` alone says what there is."""
+    assert main(["data"]) == 0
+    assert "data pack" in capsys.readouterr().out
+    assert main(["data", "pak"]) == 2
+    assert "data pack" in capsys.readouterr().err

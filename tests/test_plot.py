@@ -1,0 +1,79 @@
+"""`aape plot`: what a user finds beside the figure, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from aape import cli
+from aape.analysis.runs import PANELS
+from aape.config import encoder_config
+from aape.config.model import FrontEndConfig
+from aape.models.encoder import AudioEncoder
+from aape.models.saved import save_model
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sound") / "noise.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(scale=0.1, size=32000), 16000)
+    return path
+
+
+def test_windows_are_drawn_with_their_numbers(tmp_path, capsys):
+    """Without the seed and the ends of every descent nobody can check the success rates."""
+    assert cli.main(["plot", "windows", "--out", str(tmp_path / "windows.svg"), "--tones", "10", "--steps", "3"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"windows.png", "windows.svg", "windows.json"}
+    content = json.loads((tmp_path / "windows.json").read_text())
+    assert content["config"]["seed"] == 0
+    assert len(content["success"]) == 8
+    assert len(content["recovery"]["runs"][0]["ends_hz"]) == 10
+    assert content["environment"]["torch"]
+    assert "two-sided exponential" in capsys.readouterr().out
+
+
+def test_a_clip_is_drawn_with_its_numbers(tmp_path, sound, capsys):
+    """The paper's Figure 4 of any sound, and the values for whoever draws it otherwise."""
+    arguments = ["plot", "clip", str(sound), "--out", str(tmp_path / "clip"), "--start", "0.5", "--seconds", "0.8"]
+    assert cli.main([*arguments, "--device", "cpu"]) == 0
+    assert "0.80 s of 2.00 s are shown" in capsys.readouterr().out
+    content = json.loads((tmp_path / "clip.json").read_text())
+    assert np.shape(content["frequencies_hz"]) == np.shape(content["decays_nepers_per_second"]) == (8, 5, 16)
+    assert np.allclose(content["seconds"], 0.5 + 0.16 * np.arange(0.5, 5))
+    assert (tmp_path / "clip.png").stat().st_size > 10_000
+    assert (tmp_path / "clip.svg").read_text().startswith("<?xml")
+
+
+def test_what_cannot_be_drawn_is_one_line(tmp_path, sound, capsys):
+    """A stem without kernels, a start behind the end, two files: each says what to do instead."""
+    save_model(tmp_path / "standard", AudioEncoder(encoder_config("nano", stem="patch")), FrontEndConfig())
+    out = ["--out", str(tmp_path / "x")]
+    for arguments, words in (
+        ([str(sound), "--model", str(tmp_path / "standard")], "no kernels"),
+        ([str(sound), "--start", "3"], "2.00 s long"),
+        ([str(sound), "--seconds", "11"], "at most 10.24"),
+        ([str(sound), "another.wav"], "one FILE at a time"),
+        ([], "FILE"),
+    ):
+        assert cli.main(["plot", "clip", *arguments, *out]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
+    """Comparing runs is how one finds what works; a line that is being written must not spoil it."""
+    fields = [field for panel in PANELS for field in panel[3]]
+    for run in ("a", "b"):
+        (tmp_path / run).mkdir()
+        lines = [json.dumps({"step": step, **{name: 1.0 / step for name in fields}}) for step in (10, 20, 30)]
+        (tmp_path / run / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 40, "lo')
+    assert (
+        cli.main(["plot", "run", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "curves.png")]) == 0
+    )
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert (tmp_path / "curves.svg").exists()
+    assert cli.main(["plot", "run", str(tmp_path)]) == 2
+    assert "no metrics.jsonl" in capsys.readouterr().err
