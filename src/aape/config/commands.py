@@ -262,7 +262,7 @@ class EmbedConfig:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
         out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); a run that was killed goes on where it was.
-        batch: clips per forward pass.
+        batch: clips per forward pass, at most; a CPU takes 4.
         device: where to run.
     """
 
@@ -286,7 +286,7 @@ class ClassifyConfig:
         top: labels per file, at most.
         threshold: leave out labels with a lower score (0 to 1).
         out: file to write, .json (with times, window by window) or .csv.
-        batch: clips per forward pass.
+        batch: clips per forward pass, at most; a CPU takes 4.
         device: where to run.
     """
 
