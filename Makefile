@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
-# For one test. It asks for torchvision, which the test replaces by a stub, so it comes without what it asks for.
-TIMM := $(shell grep '^timm==' constraints.txt)
+# For tests. They ask for torchvision, tensorflow and torchaudio, which the tests replace by stubs or do without.
+GUESTS := $(shell grep -E '^(timm|hearvalidator|xares)==' constraints.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-kernels test-slow lint format clean
@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py src/aape/ops/sblu.c
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[dev,plots]'
-	$(PIP) install --no-deps $(TIMM)
+	$(PIP) install --no-deps $(GUESTS)
 	@touch $@
 
 demo: $(STAMP)

@@ -45,7 +45,7 @@ class SamplesToEmbeddings(nn.Module):
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
         self.log_mel, self.encoder = model.log_mel, copy.deepcopy(model.encoder).requires_grad_(False)
-        self.encoder.stem.pos_embed = _AnyLength(self.encoder.stem.pos_embed.table)
+        self.encoder.stem.register_module("pos_embed", _AnyLength(self.encoder.stem.pos_embed.table))
         self.num_freq = model.log_mel.n_mels // model.encoder.patch_size
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,72 @@
+"""HEAR and X-ARES with their own checkers: whoever runs those benchmarks changes a name and nothing else.
+
+hearvalidator imports tensorflow for models that we have not; two lines stand in for it. xares asks for torchaudio and
+more, but its checker for loguru only.
+"""
+
+import importlib.machinery
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+import aape
+from aape import hear
+from aape.xares import AaPEEncoder
+
+
+@pytest.fixture
+def validate(monkeypatch):
+    """The module hearvalidator.validate, without tensorflow."""
+    tensorflow = types.ModuleType("tensorflow")
+    tensorflow.Module = type("Module", (), {})
+    tensorflow.__spec__ = importlib.machinery.ModuleSpec("tensorflow", None)  # others ask whether it is installed
+    monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
+    pytest.importorskip("hearvalidator")
+    return importlib.import_module("hearvalidator.validate")
+
+
+def test_the_hear_validator_passes(validate, monkeypatch, capsys):
+    """`hear-validator aape.hear` says "Looks good!"; its one warning is about our patches, which are 160 ms apart."""
+    monkeypatch.setattr(sys, "argv", ["hear-validator", "aape.hear", "--device", "cpu"])
+    with pytest.warns(UserWarning, match="less than or equal to 50ms") as caught:
+        validate.main()
+    assert len(caught) == 1
+    assert capsys.readouterr().out.endswith("Looks good!\n")
+
+
+def test_the_hear_validator_takes_a_path(validate, monkeypatch, capsys):
+    """HEAR gives the path of the weights to `load_model`."""
+    assert hear.load_model("tiny").scene_embedding_size == 384
+    with pytest.raises(aape.CheckpointError):
+        validate.ValidateModel("aape.hear", "nowhere", "cpu")()
+
+
+def test_hear_gives_the_vectors_of_embed():
+    """A benchmark of other vectors than the package's own would be about something else."""
+    clips = 0.1 * torch.randn(2, 20000, generator=torch.Generator().manual_seed(0))
+    ours, theirs = aape.load_model("tiny", "cpu"), hear.load_model()
+    assert np.array_equal(hear.get_scene_embeddings(clips, theirs), ours.embed(clips.numpy(), 16000))
+    assert np.array_equal(theirs(clips), ours.embed(clips.numpy(), 16000))
+    embeddings, timestamps = hear.get_timestamp_embeddings(clips, theirs)
+    frames, milliseconds = ours.embed_frames(clips[1].numpy(), 16000)
+    assert np.array_equal(embeddings[1], frames)
+    assert np.array_equal(timestamps[1], milliseconds)
+
+
+def test_the_xares_checker_passes():
+    """`check_audio_encoder` returns True; its reasons go to loguru."""
+    checker = pytest.importorskip("xares.audio_encoder_checker")
+    assert checker.check_audio_encoder(AaPEEncoder())
+
+
+def test_xares_gets_frames_at_the_step_that_is_announced():
+    """X-ARES aligns labels with frames by `hop_size_in_ms`."""
+    encoder = AaPEEncoder("tiny")
+    assert (encoder.sampling_rate, encoder.hop_size_in_ms, encoder.output_dim) == (16000, 160, 8 * 192)
+    assert encoder(torch.zeros(3, 2 * 16000)).shape == (3, 13, 1536)
+    assert encoder(torch.zeros(16000)).shape == (1, 7, 1536)
+    with pytest.raises(aape.CheckpointError):
+        AaPEEncoder("nowhere")
