@@ -14,7 +14,7 @@ PROGRAM = """
 import json, os, sys
 import torch
 from aape.config import LossConfig, MaskingConfig, OptimConfig, PretrainConfig
-from aape.pretraining.run import build_trainer
+from aape.pretraining.run import build_trainer, close_ranks
 data, stats, out, accumulate = *sys.argv[1:4], int(sys.argv[4])
 trainer, _ = build_trainer(PretrainConfig(
     data=data, stats=stats, out=out, model="nano", steps=20, clips=8, workers=0, crop_seconds=1.0, device="cpu",
@@ -26,6 +26,7 @@ trainer.model.log_mel.forward = lambda wave, forward=log_mel.forward: forward(wa
 spectrograms = trainer.model.spectrograms
 trainer.model.spectrograms = lambda wave, lengths: spectrograms(wave.double(), lengths)
 trainer.train()
+close_ranks()
 """
 
 

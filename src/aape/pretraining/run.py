@@ -77,6 +77,14 @@ def pretrain(config: PretrainConfig) -> None:
         raise SystemExit(128 + signal.SIGTERM)
     if trainer.is_world_process_zero():
         _finish(config, trainer)
+    close_ranks()
+
+
+def close_ranks() -> None:
+    """End the process group in order: gloo's threads abort a process that exits under them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]:
