@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -77,13 +78,16 @@ def pretrain(config: PretrainConfig) -> None:
         raise SystemExit(128 + signal.SIGTERM)
     if trainer.is_world_process_zero():
         _finish(config, trainer)
-    close_ranks()
+    close_ranks(trainer)
 
 
-def close_ranks() -> None:
+def close_ranks(trainer: PretrainTrainer) -> None:
     """End the process group in order: gloo's threads abort a process that exits under them."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
+        trainer.model_wrapped = trainer.model  # DistributedDataParallel would keep the group alive
+        trainer.accelerator.free_memory()
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
