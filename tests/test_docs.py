@@ -59,7 +59,7 @@ def test_every_snippet_runs(page, desk):
                 assert main(arguments) == 0, line
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "aliasing.md"])
 def test_links_lead_somewhere(page):
     """No dead link, no missing heading."""
     for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (DOCS / page).read_text(encoding="utf-8")):

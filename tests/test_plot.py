@@ -63,6 +63,47 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, sound, capsys):
     assert not list(tmp_path.glob("x*"))
 
 
+def test_aliasing_is_measured_and_drawn(tmp_path, capsys):
+    """One command, one figure, one JSON: every stem, both phases, a model, and which recordings were left out."""
+    (tmp_path / "sounds").mkdir()
+    for name, seconds in (("a.wav", 2.3), ("b.wav", 3.0), ("short.wav", 1.0)):
+        noise = np.random.default_rng(len(name)).normal(scale=0.1, size=int(seconds * 16000))
+        soundfile.write(tmp_path / "sounds" / name, noise, 16000)
+    save_model(tmp_path / "mine", AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
+    options = ["--models", str(tmp_path / "mine"), "--seeds", "1", "--clips", "1", "--sounds", "3"]
+    arguments = ["plot", "aliasing", *options, "--out", str(tmp_path / "aliasing"), "--data"]
+    assert cli.main([*arguments, str(tmp_path / "sounds")]) == 0
+    shown = capsys.readouterr()
+    assert "left out: 1 of the recordings, the first short.wav: shorter than 2.24 s" in shown.err
+    content = json.loads((tmp_path / "aliasing.json").read_text())
+    names = {row["tokens"] for row in content["decoding"]}
+    mine = {f"{tmp_path / 'mine'}: {part}" for part in ("stem", "patch tokens", "class token")}
+    assert names > mine | {"standard", "AaPE bilateral", "AaPE analytic", "log-mel frames", "log-mel patches"}
+    assert all("AaPE bilateral, long + averaging" in text for text in (names, shown.out))
+    assert content["rates_hz"][0] == 5
+    assert content["shifts_ms"] == list(range(0, 170, 10))
+    for rows in content["stability"].values():
+        assert {row["tokens"] for row in rows} == names
+        for row in rows:
+            assert abs(row["median"][0]) < 1e-9  # no shift, no distance
+            assert min(row["median"][1:]) > 0
+    assert all(np.sum(row["confusion"]) == 15 for row in content["decoding"] if row["read_out"] == "mean")
+    assert (tmp_path / "aliasing.png").stat().st_size > 10_000
+    assert (tmp_path / "aliasing.svg").exists()
+    (tmp_path / "sounds" / "b.wav").unlink()
+    assert cli.main([*arguments, str(tmp_path / "sounds")]) == 2
+    assert "1 of 2 recordings can be used" in capsys.readouterr().err
+
+
+def test_a_model_of_other_patches_is_no_subject_of_the_laboratory(tmp_path, capsys):
+    """Its tokens have another Nyquist frequency: the rates would not fold onto each other."""
+    save_model(tmp_path / "fast", AudioEncoder(encoder_config("nano", stem="patch")), FrontEndConfig(hop_length=80))
+    assert cli.main(["plot", "aliasing", "--models", str(tmp_path / "fast"), "--out", str(tmp_path / "x")]) == 2
+    assert "front end" in capsys.readouterr().err
+    assert cli.main(["plot", "aliasing", "--sounds", "1"]) == 2
+    assert not list(tmp_path.glob("x*"))
+
+
 def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
     """Comparing runs is how one finds what works; a line that is being written must not spoil it."""
     fields = [field for panel in PANELS for field in panel[3]]

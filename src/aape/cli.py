@@ -63,6 +63,7 @@ VERBS: dict[str, Verb] = {
     "stats": Verb(config.StatsConfig, "aape.stats:stats"),
     "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
     "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
+    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
     "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
     "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
 }

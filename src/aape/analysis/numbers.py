@@ -65,6 +65,12 @@ def mel_position(hertz: float, band: tuple[float, float], n_mels: int) -> float:
     return (n_mels + 1) * (mel - low) / (high - low) - 0.5
 
 
+def mel_hertz(position: float, band: tuple[float, float], n_mels: int) -> float:
+    """Return the frequency, in Hz, at a place on an axis of mel bins: the inverse of `mel_position`."""
+    low, high = (math.log10(1 + value / 700) for value in band)
+    return 700 * (10 ** (low + (position + 0.5) / (n_mels + 1) * (high - low)) - 1)
+
+
 def nearest_neighbours(vectors: NDArray[np.floating], queries: list[int], count: int) -> list[list[tuple[int, float]]]:
     """Find each query's nearest rows by the cosine of standardised vectors.
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aape.analysis.aliasing import APPARENT_HERTZ, RATES, READ_OUTS, SHIFTS
 from aape.analysis.numbers import FRAMES_PER_SECOND, ChosenKernels, mel_position
 from aape.analysis.windows import KERNELS, WINDOW_EDGES, WINDOWS, Recovery, Spectra, success_by_distance
 from aape.errors import AapeError
@@ -161,6 +163,92 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*near.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def plot_aliasing(decoded: Sequence[Mapping[str, Any]], shifted: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Draw what linear decoders read from tokens, and how far shifts below a patch move them.
+
+    Args:
+        decoded: rows of `aape.analysis.aliasing.summarise_decoding`.
+        shifted: rows of `aape.analysis.aliasing.summarise_shifts`, by the sounds that were shifted.
+    """
+    figure = make_figure(16, 9.5)
+    names = list(dict.fromkeys(row["tokens"] for row in decoded))
+    styles = _token_styles(names)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    top, bottom = parts
+    heard = [row for row in decoded if row["tokens"] in _confusions(names) and "confusion" in row]
+    accuracy, *maps = top.subplots(1, 1 + len(heard), width_ratios=[1.55, *[1] * len(heard)])
+    chance = 100 / len(RATES)
+    accuracy.axvline(chance, color="0.4", linewidth=1, linestyle=":", label=f"chance, {chance:.1f} %")
+    for offset, (kind, marker, colour) in enumerate(
+        zip(READ_OUTS, "os^", ("#0072b2", "#56b4e9", "#d55e00"), strict=True)
+    ):
+        rows = [row for row in decoded if row["read_out"] == kind]
+        shares, low, high = (100 * np.array([row[key] for row in rows]) for key in ("accuracy", "lowest", "highest"))
+        places = np.array([names.index(row["tokens"]) for row in rows]) + 0.22 * (offset - 1)
+        accuracy.errorbar(shares, places, xerr=[shares - low, high - shares], fmt=marker, color=colour, markersize=5,
+                          elinewidth=1, label=READ_OUTS[kind])  # fmt: skip
+    accuracy.set_yticks(range(len(names)), names)
+    accuracy.set(xlim=(0, 103), ylim=(len(names) - 0.4, -0.6), xlabel="heard right (%)")
+    accuracy.set_title(
+        f"{len(RATES)} modulation rates that all fold to {APPARENT_HERTZ:g} Hz,\nread by a linear decoder"
+    )
+    accuracy.grid(axis="x", alpha=0.3)
+    accuracy.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.3, -0.12), ncols=2, frameon=False)
+    ticks = range(0, len(RATES), 2)
+    for axes, row in zip(maps, heard, strict=True):
+        shares = 100 * row["confusion"] / row["confusion"].sum(1, keepdims=True)
+        drawn = axes.imshow(shares, cmap="viridis", vmin=0, vmax=100, origin="lower")
+        axes.set_title(f"{row['tokens']}:\nmean of all tokens")
+        axes.set_xticks(ticks, [f"{RATES[tick]:g}" for tick in ticks], rotation=90)
+        axes.set_yticks(ticks, [f"{RATES[tick]:g}" for tick in ticks])
+        axes.set(xlabel="rate heard (Hz)", ylabel="rate played (Hz)" if axes is maps[0] else "")
+    top.colorbar(drawn, ax=maps, label="of the sounds of a rate (%)", shrink=0.7, pad=0.01)
+    milliseconds = 1000 / FRAMES_PER_SECOND * np.arange(1, len(SHIFTS))
+    panels = bottom.subplots(1, 4, sharex=True)
+    for axes, (sounds, kind) in zip(panels, itertools.product(shifted, ("mean", "token")), strict=True):
+        for row in shifted[sounds]:
+            if row["compared"] == kind:
+                low, median, high = (100 * row[key][1:] for key in ("lower_quartile", "median", "upper_quartile"))
+                axes.plot(milliseconds, median, **styles[row["tokens"]], label=row["tokens"])
+                if styles[row["tokens"]]["linestyle"] == "-":  # more shades than that hide each other
+                    axes.fill_between(milliseconds, low, high, color=styles[row["tokens"]]["color"], alpha=0.15, lw=0)
+        what = "mean token" if kind == "mean" else "tokens, place by place"
+        axes.set(title=f"{sounds}: {what}", xlabel="shift (ms)", yscale="log", xticks=range(0, 161, 40))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("cosine distance moved, % of that\nbetween sounds (median, quartiles)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    bottom.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+    return figure
+
+
+def _confusions(names: Sequence[str]) -> list[str]:
+    """Choose the tokens whose confusions are drawn: both stems, and the stem of the first model if there is one."""
+    return ["standard", "AaPE bilateral", *[name for name in names if name.endswith(": stem")][:1]]
+
+
+def _token_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give each kind of tokens a line: a colour per family (Okabe and Ito's palette), a dash per member."""
+    styles = {
+        "log-mel frames": ("0.55", ":"),
+        "log-mel patches": ("0.55", "--"),
+        "standard": ("#e69f00", "-"),
+        "standard + GELU": ("#e69f00", "--"),
+        "AaPE bilateral": ("#0072b2", "-"),
+        "AaPE bilateral, long windows": ("#0072b2", "-."),
+        "AaPE bilateral, long + averaging": ("#0072b2", ":"),
+        "AaPE bilateral, fixed": ("#0072b2", "--"),
+        "AaPE analytic": ("#56b4e9", "-"),
+        "AaPE analytic, long windows": ("#56b4e9", "-."),
+        "AaPE analytic, long + averaging": ("#56b4e9", ":"),
+    }
+    models = [name for name in names if name not in styles]
+    colours = ("#d55e00", "#009e73", "#cc79a7", "#000000")
+    for place, name in enumerate(models):  # three of each model
+        styles[name] = (colours[place // 3 % len(colours)], ("-", "--", ":")[place % 3])
+    return {name: {"color": styles[name][0], "linestyle": styles[name][1], "linewidth": 1.6} for name in names}
 
 
 def save_figure(figure: Figure, out: str | os.PathLike[str]) -> list[Path]:

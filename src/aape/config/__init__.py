@@ -18,7 +18,7 @@ from aape.config.commands import (
     StatsConfig,
     WatchConfig,
 )
-from aape.config.figures import ExportConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
+from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig, QueueConfig, TableConfig
 from aape.config.model import (
     MODEL_SIZES,
@@ -43,6 +43,7 @@ __all__ = [
     "LossConfig",
     "MaskingConfig",
     "OptimConfig",
+    "PlotAliasingConfig",
     "PlotClipConfig",
     "PlotRunConfig",
     "PlotWindowsConfig",

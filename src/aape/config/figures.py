@@ -71,6 +71,32 @@ class PlotClipConfig:
 
 
 @dataclass(frozen=True)
+class PlotAliasingConfig:
+    """`aape plot aliasing`: what the tokens of each stem tell of folded modulation, and how far small shifts move them.
+
+    Args:
+        out: figure to write, as .png and .svg, with the numbers beside it as .json.
+        data: recordings to shift: a folder, CSV or tar shard; by default those of the package.
+        models: names (tiny is part of the package) or saved folders to measure too, as in tiny,runs/mine; [] for none.
+        seeds: repetitions, each with weights and sounds of its own.
+        clips: sounds of each modulation rate to train a decoder with; half as many test it.
+        sounds: recordings, and modulated tones, to shift in each repetition.
+    """
+
+    out: str = "aliasing"
+    data: str | None = None
+    models: tuple[str, ...] = ("tiny",)
+    seeds: int = 3
+    clips: int = 24
+    sounds: int = 12
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "seeds", "clips")
+        if self.sounds < 2:
+            raise ConfigError(f"sounds: at least 2, to have a distance between them, got {self.sounds}")
+
+
+@dataclass(frozen=True)
 class PlotRunConfig:
     """`aape plot run`: losses, variances, learning rate and throughput of pre-training runs.
 

@@ -13,6 +13,7 @@ from aape.analysis.plots import plot_kernels, plot_pretraining, require_matplotl
 from aape.config import DemoConfig, LossConfig, MaskingConfig, OptimConfig, PretrainConfig, ProbeConfig, StatsConfig
 from aape.data.audio import read_audio
 from aape.data.manifest import Clip, read_manifest
+from aape.demo import AUDIO
 from aape.errors import ConfigError
 from aape.inference import AudioModel, load_model
 from aape.layers.aape import AaPE
@@ -25,7 +26,6 @@ from aape.training.results import write_json, write_result, write_run_header
 if TYPE_CHECKING:
     from rich.table import Table
 
-AUDIO = Path(__file__).parent / "audio"
 MARKER = "aape-demo"  # in a folder that this demo made, and may make again
 NUM_QUERIES, NUM_NEIGHBOURS = 4, 3
 CLIPS_PER_STEP = 8
