@@ -136,7 +136,8 @@ def in_process(monkeypatch):
     """Run the queue's commands here: a fresh interpreter for each would take most of the test's time."""
     commands = []
 
-    def run(command):
+    def run(entry):
+        command = entry.command()
         assert command[:3] == [sys.executable, "-m", "aape"]
         commands.append(command[3:])
         return cli.main(command[3:])
@@ -200,7 +201,8 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
 
     commands = []
 
-    def fails(command):
+    def fails(entry):
+        command = entry.command()
         commands.append(command)
         return 2 if command[3] == "finetune" else 0
 
