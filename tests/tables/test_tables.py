@@ -212,6 +212,14 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
     with pytest.raises(AapeError, match="2 of 4 runs failed: runs/paper/finetune/aape-esc50, "):
         queue.run_queue(QueueConfig(["list.txt"]))
     assert len(commands) == 4
+    monkeypatch.setattr(queue, "execute", lambda entry: -9)  # out of memory
+    with pytest.raises(AapeError, match="4 of 4 runs failed"):
+        queue.run_queue(QueueConfig(["list.txt"]))
+    for status in (130, 143, -15):  # stopped: so is the list
+        monkeypatch.setattr(queue, "execute", lambda entry, status=status: status)
+        with pytest.raises(KeyboardInterrupt):
+            queue.run_queue(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(queue, "execute", fails)
     with pytest.raises(AapeError, match="1 of 4 runs failed"):
         queue.run_queue(QueueConfig(["list.txt"], keep_going=False))
     assert len(commands) == 6

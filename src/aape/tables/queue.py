@@ -20,7 +20,7 @@ from aape.tables.runs import VERBS, check_verb
 from aape.training.results import RESULT_NAME
 
 RESUMABLE = ("pretrain", "finetune")
-STOPPED = (130, 143)  # by Ctrl-C, by SIGTERM: the list stops too
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def run_queue(config: QueueConfig) -> None:
             continue
         print(head, flush=True)
         status = execute(entry)
-        if status in STOPPED or status < 0:
+        if status in STOPPED:
             raise KeyboardInterrupt
         if status:
             failed.append(str(entry.out))
