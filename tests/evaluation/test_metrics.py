@@ -1,5 +1,7 @@
 """Scores that a table prints: against loops and by hand."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,24 @@ def test_average_precision_equals_a_loop_and_classes_without_positives_are_told(
     assert perfect.mean_average_precision == 1
     # Areas of 0.5 are chance: d-prime 0.
     assert multi_label_scores(np.zeros((8, 1)), np.arange(8)[:, None] % 2).d_prime == pytest.approx(0)
+
+
+def test_equal_probabilities_are_one_threshold_and_d_prime_comes_from_the_mean_area():
+    """A model that gives many clips the same score must not profit from the order they are listed in."""
+    generator = np.random.default_rng(1)
+    targets = (generator.uniform(size=(80, 3)) < 0.3).astype(int)
+    probabilities = np.round(0.3 * targets + 0.7 * generator.uniform(size=(80, 3)), 1)
+    scores = multi_label_scores(probabilities, targets)
+    areas = []
+    for label in range(3):
+        truth, own = targets[:, label], probabilities[:, label]
+        precision, recall = 0.0, 0.0
+        for threshold in sorted(set(own), reverse=True):
+            chosen = truth[own >= threshold]
+            precision += chosen.mean() * (chosen.sum() / truth.sum() - recall)
+            recall = chosen.sum() / truth.sum()
+        assert scores.average_precision[label] == pytest.approx(precision, abs=1e-6)
+        pairs = own[truth == 1][:, None] - own[truth == 0]
+        areas.append(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+        assert scores.area[label] == pytest.approx(areas[-1], abs=1e-6)
+    assert scores.d_prime == pytest.approx(2**0.5 * NormalDist().inv_cdf(np.mean(areas)), abs=1e-5)

@@ -8,6 +8,7 @@ from torch import nn
 from aape.config import encoder_config
 from aape.data.augment import Draws, class_balanced_weights, mix_up, spec_augment
 from aape.finetuning.training import Classifier
+from aape.layers.pos_embed import PositionTable
 from aape.layers.transformer import DropPath
 from aape.models.encoder import AudioEncoder
 from aape.training.ema import WeightAverage
@@ -33,6 +34,21 @@ def test_rates_fall_from_the_head_to_the_stem():
             assert rate == 1, name
     assert decays["head.linear.weight"] == 0.05
     assert decays["head.norm.weight"] == decays["encoder.cls_token"] == 0
+
+
+@pytest.mark.parametrize("frames", [1008, 512, 112], ids=["AudioSet", "ESC-50", "SCV2"])
+def test_positions_of_other_lengths_are_cut_in_time_or_interpolated(frames):
+    """Ten seconds are longer than the six of pre-training: a wrong place for every patch costs points, silently."""
+    num_time = frames // 16
+    table = PositionTable((8, 38), 64)
+    found = table(num_time).unflatten(0, (8, num_time)).detach().numpy()
+    places = (
+        np.arange(num_time) if num_time <= 38 else np.clip((np.arange(num_time) + 0.5) * 38 / num_time - 0.5, 0, 37)
+    )
+    for band in range(8):
+        for dim in range(64):
+            wanted = np.interp(places, np.arange(38), table.table[band, :, dim].detach().numpy())
+            np.testing.assert_allclose(found[band, :, dim], wanted, atol=1e-5)
 
 
 def test_drop_path_leaves_out_whole_clips_and_keeps_the_mean():

@@ -27,17 +27,19 @@ PAPER = RECIPES / "paper"
 CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
 ALL = sorted(path for verb in CONFIGS for path in (PAPER / verb).glob("*.yaml"))
 SETTINGS = {
-    "aape-con0.01": ("loss.contrastive_weight", 0.01),
-    "aape-con0.001": ("loss.contrastive_weight", 0.001),
-    "patch-con0.1": ("encoder.stem", "patch"),
-    "fixed": ("encoder.adaptive", False),
-    "k31": ("encoder.kernel_size", 31),
-    "k127": ("encoder.kernel_size", 127),
-    "cnn": ("predictor.kind", "cnn"),
-    "analytic": ("encoder.phase", "analytic"),
-    "mask-context": ("encoder.mask_context", True),
-    "channel-norm": ("loss.target_norm", "channel"),
-    "eat-loss": ("loss.reduction", "eat"),
+    "aape-con0.01": {"loss.contrastive_weight": 0.01},
+    "aape-con0.001": {"loss.contrastive_weight": 0.001},
+    "patch-con0.01": {"encoder.stem": "patch", "loss.contrastive_weight": 0.01},
+    "patch-con0.001": {"encoder.stem": "patch", "loss.contrastive_weight": 0.001},
+    "patch-con0.1": {"encoder.stem": "patch"},
+    "fixed": {"encoder.adaptive": False},
+    "k31": {"encoder.kernel_size": 31},
+    "k127": {"encoder.kernel_size": 127},
+    "cnn": {"predictor.kind": "cnn"},
+    "analytic": {"encoder.phase": "analytic"},
+    "mask-context": {"encoder.mask_context": True},
+    "channel-norm": {"loss.target_norm": "channel"},
+    "eat-loss": {"loss.reduction": "eat"},
 }
 
 
@@ -64,12 +66,12 @@ def test_every_recipe_builds(path):
             build_predictor(config.predictor, 768, (8, 38))
 
 
-@pytest.mark.parametrize(("name", "setting"), SETTINGS.items(), ids=SETTINGS.keys())
-def test_a_variant_differs_from_the_paper_s_model_in_what_its_name_says_alone(name, setting):
+@pytest.mark.parametrize(("name", "settings"), SETTINGS.items(), ids=SETTINGS.keys())
+def test_a_variant_differs_from_the_paper_s_model_in_what_its_name_says_alone(name, settings):
     from aape.tables.runs import expected
 
     ours, base = (expected(PAPER / f"pretrain/{own}.yaml", "pretrain") for own in (name, "aape"))
-    assert {key: value for key, value in ours.items() if base.get(key) != value and key != "out"} == dict([setting])
+    assert {key: value for key, value in ours.items() if base.get(key) != value and key != "out"} == settings
 
 
 def test_every_cell_has_a_recipe_a_place_in_the_queue_and_a_line_in_the_readme():
@@ -136,7 +138,8 @@ def in_process(monkeypatch):
     """Run the queue's commands here: a fresh interpreter for each would take most of the test's time."""
     commands = []
 
-    def run(command):
+    def run(entry):
+        command = entry.command()
         assert command[:3] == [sys.executable, "-m", "aape"]
         commands.append(command[3:])
         return cli.main(command[3:])
@@ -200,7 +203,8 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
 
     commands = []
 
-    def fails(command):
+    def fails(entry):
+        command = entry.command()
         commands.append(command)
         return 2 if command[3] == "finetune" else 0
 
@@ -208,6 +212,14 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
     with pytest.raises(AapeError, match="2 of 4 runs failed: runs/paper/finetune/aape-esc50, "):
         queue.run_queue(QueueConfig(["list.txt"]))
     assert len(commands) == 4
+    monkeypatch.setattr(queue, "execute", lambda entry: -9)  # out of memory
+    with pytest.raises(AapeError, match="4 of 4 runs failed"):
+        queue.run_queue(QueueConfig(["list.txt"]))
+    for status in (130, 143, -15):  # stopped: so is the list
+        monkeypatch.setattr(queue, "execute", lambda entry, status=status: status)
+        with pytest.raises(KeyboardInterrupt):
+            queue.run_queue(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(queue, "execute", fails)
     with pytest.raises(AapeError, match="1 of 4 runs failed"):
         queue.run_queue(QueueConfig(["list.txt"], keep_going=False))
     assert len(commands) == 6

@@ -72,6 +72,8 @@ class FinetuneConfig:
         clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
         num_frames: frames that clips are cut or padded to; the task's own where not given; for csv every clip keeps its
             own, and more than 1008 are windows.
+        crop_frames: of clips that keep their own length, longer ones are cut in training, to a random part of so many
+            frames; less is faster, and another part every time. Scored is the whole clip.
         balanced_draws: class-balanced draws per epoch, 0 for every clip once; the task's own where not given.
         seeds: how often everything is trained.
         first_seed: the first of them, to share them out among machines.
@@ -101,6 +103,7 @@ class FinetuneConfig:
     batch: int | None = None
     clips_at_once: int = 0
     num_frames: int | None = None
+    crop_frames: int = 1008
     balanced_draws: int | None = None
     seeds: int = 3
     first_seed: int = 0
@@ -115,7 +118,8 @@ class FinetuneConfig:
     augment: AugmentConfig = AugmentConfig()
 
     def __post_init__(self) -> None:
-        _require_positive(self, "steps", "batch", "num_frames", "seeds", "evaluations", "save_every", "min_fold_clips")
+        _require_positive(self, "steps", "batch", "num_frames", "crop_frames", "seeds", "evaluations", "save_every")
+        _require_positive(self, "min_fold_clips")
 
 
 @dataclass(frozen=True)

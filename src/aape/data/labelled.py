@@ -88,7 +88,7 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
     unknown = [(label, clip.name) for clip, own in named for label in own if label not in numbers]
     if unknown:
         label, name = unknown[0]
-        counted = f"{len(unknown)} of {len(clips)} labels are none of the {len(names)} classes"
+        counted = f"{len(unknown)} of {sum(map(len, labels))} labels are none of the {len(names)} classes"
         raise DataError(f"{counted}, the first is {label!r} of {name}")
     targets = [tuple(sorted({numbers[name] for name in own})) for own in labels]
     return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
@@ -154,6 +154,15 @@ def find_singles(labelled: LabelledSet) -> list[str]:
     return [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
 
 
+def describe(labelled: LabelledSet) -> list[str]:
+    """Return what a reader of the numbers should know of the set, in sentences."""
+    found, single = list(labelled.warnings), find_singles(labelled)
+    if single:
+        counted = f"{len(single)} of {len(labelled.classes)}"
+        found.append(f"classes with a single clip, never both trained on and tested: {counted}: {', '.join(single)}")
+    return found
+
+
 def _with_classes(data: str | os.PathLike[str], clips: list[Clip], multi_label: bool) -> LabelledSet:
     labelled = label_clips(clips, separator="[,;]" if multi_label else "")
     if len(labelled.classes) < 2:
@@ -178,19 +187,24 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
         raise DataError(
             f"{root}: {len(stray)} of {len(clips)} sound files lie in no folder of a class, the first is {stray[0]!r}"
         )
+    folders = {path.relative_to(root).as_posix() for path in root.glob("/".join("*" * depth)) if path.is_dir()}
+    folders = {name for name in folders if not any(part.startswith(".") for part in name.split("/"))}
+    empty = sorted(folders - {"/".join(own[:depth]) for own in parts})
+    warnings = (
+        [f"{len(empty)} of {len(folders)} class folders hold no sound, the first is {empty[0]!r}"] if empty else []
+    )
     labels = [own[depth - 1] for own in parts]
     if has_splits:
         splits = [own[0].lower() for own in parts]
-        warnings: tuple[str, ...] = ()
     else:
         by_class: dict[str, list[int]] = defaultdict(list)
         for index in sorted(range(len(clips)), key=lambda index: zlib.crc32(clips[index].name.encode())):
             by_class[labels[index]].append(index)
         tested = {index for members in by_class.values() for index in members[1:][::HELD_OUT]}
         splits = ["test" if index in tested else "train" for index in range(len(clips))]
-        warnings = (f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name",)
+        warnings.append(f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name")
     found = [
         dataclasses.replace(clip, label=label, split=split)
         for clip, label, split in zip(clips, labels, splits, strict=True)
     ]
-    return found, warnings
+    return found, tuple(warnings)

@@ -100,8 +100,8 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
     Raises:
         DataError: for a blank or unknown value, and if there is nothing to train or to test on.
     """
-    train, validation, test = [], [], []
-    for index, (split, name) in enumerate(zip(splits, names, strict=True)):
+    train, validation, test, odd = [], [], [], []
+    for index, split in enumerate(splits):
         value = (split or "").strip().lower()
         if value == "train":
             train.append(index)
@@ -110,8 +110,10 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
         elif value.startswith("test"):
             test.append(index)
         else:
-            known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
-            raise DataError(f"{name}: {f'unknown split {split!r}' if value else 'no split'}: expected {known}")
+            odd.append(f"{names[index]}: {f'unknown split {split!r}' if value else 'no split'}")
+    if odd:
+        known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
+        raise DataError(f"{len(odd)} of {len(names)} clips have no split that is known, {odd[0]}: expected {known}")
     for part, wanted in ((train, "train"), (test, "test")):
         if not part:
             raise DataError(f"no clip has split {wanted!r}: the values are {', '.join(sorted(set(map(str, splits))))}")

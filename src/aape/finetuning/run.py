@@ -16,7 +16,7 @@ import torch
 
 from aape.config.finetuning import FinetuneConfig
 from aape.data.corpora import protocol, read_task
-from aape.data.labelled import LabelledSet, find_singles
+from aape.data.labelled import LabelledSet, describe
 from aape.errors import CheckpointError, ConfigError
 from aape.evaluation.folds import Indices, Partition, partitions
 from aape.finetuning.report import MEANING, score_table, summarise_runs, write_classes
@@ -149,10 +149,7 @@ def make_jobs(parts: list[Partition], config: FinetuneConfig) -> list[Job]:
 
 def find_warnings(labelled: LabelledSet, parts: list[Partition], per_class: list[dict[str, Any]]) -> list[str]:
     """Return what a reader of the numbers should know, in sentences."""
-    found = list(labelled.warnings)
-    single = find_singles(labelled)
-    if single:
-        found.append(f"{len(single)} classes have a single clip, never both trained on and tested: {', '.join(single)}")
+    found = describe(labelled)
     unseen: list[str] = []
     for part in parts:
         seen = {target for index in part.train for target in labelled.targets[index]}

@@ -105,6 +105,13 @@ class Spectrograms:
         left._kept = {numbers[name]: own for name, own in named if name in numbers}
         return left
 
+    def by_length(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return clips (n,) so that those of one length stand together, where the log-mels are kept."""
+        if not self._is_complete:
+            return indices
+        lengths = [self._kept[index].shape[-1] if index in self._kept else 0 for index in indices.tolist()]
+        return indices[np.argsort(lengths, kind="stable")]
+
     def stream(self, batches: Batches, steps: Iterable[int]) -> Iterator[list[tuple[int, Tensor]]]:
         """Yield, for each step, index and log-mel (F, T) of those of its clips that can be read."""
         if not self._is_complete:

@@ -35,7 +35,7 @@ from aape.training.optim import adamw, layer_decay
 from aape.training.results import write_atomically
 from aape.training.schedules import warmup_cosine
 
-MAX_FRAMES = 1008  # of a clip that keeps its own length: 10 s; more are windows
+MAX_FRAMES = 1008  # of a clip that is scored at its own length: 10 s; more are windows
 CHECKPOINT = "checkpoint.pt"
 Probabilities = NDArray[np.float32]
 
@@ -151,7 +151,7 @@ class Trainer:
             Of each watched set, the clips that could be read and their probabilities (n, C) after the last step.
         """
         self._restore(folder / CHECKPOINT)
-        every = max(1, self.steps // self.config.evaluations)
+        every = -(-self.steps // self.config.evaluations)
         last: dict[str, tuple[Indices, Probabilities]] = {}
         since = self.step
         started = time.perf_counter()
@@ -181,7 +181,7 @@ class Trainer:
         """Return the clips that can be read, and their probabilities (n, C): softmax, or sigmoid of several labels."""
         model = self.average.module.eval()
         at_once = self.config.clips_at_once or self.batch
-        batches = np.array_split(indices, max(1, -(-len(indices) // at_once)))
+        batches = np.array_split(self.spectrograms.by_length(indices), max(1, -(-len(indices) // at_once)))
         kept: list[int] = []
         rows: list[Tensor] = []
         for found in self.spectrograms.stream(batches, range(len(batches))):
@@ -197,7 +197,8 @@ class Trainer:
                 count.index_add_(0, places, torch.ones_like(probability[:, :1]))
             kept += [index for index, _ in found]
             rows.append((total / count).cpu())
-        return np.asarray(kept, dtype=np.int64), torch.cat(rows).numpy()
+        order = np.argsort(kept)
+        return np.asarray(kept, dtype=np.int64)[order], torch.cat(rows).numpy()[order]
 
     def _train_step(self, found: list[tuple[int, Tensor]]) -> Tensor:
         generator = np.random.default_rng((self.job.seed, self.step, 1))
@@ -234,7 +235,7 @@ class Trainer:
 
     def _crop(self, own: Tensor, generator: np.random.Generator) -> Tensor:
         """Cut a random part out of a longer clip; pad a shorter one where there is a fixed length."""
-        limit = self.config.num_frames or MAX_FRAMES
+        limit = self.config.num_frames or self.config.crop_frames
         if own.shape[-1] > limit:
             start = int(generator.integers(0, own.shape[-1] - limit + 1))
             return own[:, start : start + limit]

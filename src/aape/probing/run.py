@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aape.config import ProbeConfig
 from aape.data.corpora import protocol as protocol_of
 from aape.data.corpora import read_task
-from aape.data.labelled import LabelledSet, find_singles
+from aape.data.labelled import LabelledSet, describe
 from aape.data.manifest import Clip
 from aape.errors import ConfigError, DataError
 from aape.evaluation.folds import Partition, partitions
@@ -190,10 +190,7 @@ def compute_features(
 def find_warnings(labelled: LabelledSet, protocol: Protocol, rows: dict[str, Any]) -> list[str]:
     """Return what a reader of the numbers should know, in sentences."""
     classes = labelled.classes
-    found = list(labelled.warnings)
-    single = find_singles(labelled)
-    if single:
-        found.append(f"{len(single)} classes have a single clip, never both trained on and tested: {', '.join(single)}")
+    found = describe(labelled)
     unseen = [(item.name, _unseen(item, protocol)) for item in protocol.partitions]
     num_clips = sum(len(indices) for _, indices in unseen)
     if num_clips:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Mapping
@@ -23,25 +24,29 @@ class Cell:
     Attributes:
         row: title of the row.
         column: title of the column.
-        run: what the run is called: verb/name.
+        verb: of the run.
+        run: its folder below that of all runs, and without its ending the recipe beside the tables.
         paper: the paper's value, if it has one.
         scores: ours by name ("best", "best_on_validation", "last"), or under "value" what is measured; None: not run.
         std: over seeds, of the same.
+        shown: the score that the table is about, "best" as in the paper's tables or another.
         notes: how the run differs from the recipe, and the data from what was published.
     """
 
     row: str
     column: str
+    verb: str
     run: str
     paper: float | None
     scores: dict[str, float | None] | None
     std: dict[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    shown: str = "best"
 
     @property
     def is_measured(self) -> bool:
         """Whether the value belongs to the pre-trained model, not to a score on a task."""
-        return self.run.startswith("pretrain/")
+        return self.verb == "pretrain"
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class Grid:
 
     title: str
     rows: list[list[Cell]]
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether the paper has any of it."""
+        return any(cell.paper is not None for row in self.rows for cell in row)
 
 
 def read_tables(path: Path) -> dict[str, Any]:
@@ -65,7 +75,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         columns = content["columns"]
         for table in content["tables"]:
             for row in table["rows"]:
-                unknown = set(table["columns"]) - set(columns) | set(row["paper"]) - set(table["columns"])
+                unknown = set(table["columns"]) - set(columns) | set(row.get("paper", ())) - set(table["columns"])
                 if unknown:
                     raise ConfigError(f"{path}: {table['title']}: unknown column {', '.join(sorted(unknown))}")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,44 +96,49 @@ def collect(tables: Path, runs: Path) -> list[Grid]:
     grids = []
     for table in content["tables"]:
         rows = [
-            [_cell(row, key, content["columns"][key], tables.parent, runs) for key in table["columns"]]
+            [
+                _cell(row, key, content["columns"][key], table.get("score", "best"), tables.parent, runs)
+                for key in table["columns"]
+            ]
             for row in table["rows"]
         ]
         grids.append(Grid(table["title"], rows))
     return grids
 
 
-def _cell(row: Mapping[str, Any], key: str, column: Mapping[str, str], recipes: Path, runs: Path) -> Cell:
-    paper = row["paper"].get(key)
+def _cell(row: Mapping[str, Any], key: str, column: Mapping[str, str], shown: str, recipes: Path, runs: Path) -> Cell:
+    paper = row.get("paper", {}).get(key)
     if "measure" in column:
         run = f"pretrain/{row['run']}"
         value = MEASURES[column["measure"]](recipes / f"{run}.yaml", runs / run)
-        return Cell(row["title"], column["title"], run, paper, None if value is None else {"value": value})
-    run = f"{column['verb']}/{row['run']}-{key}"
+        return Cell(row["title"], column["title"], "pretrain", run, paper, None if value is None else {"value": value})
+    verb = column["verb"]
+    run = column.get("run", f"{verb}/{{run}}-{key}").format(run=row["run"])
+    cell = Cell(row["title"], column["title"], verb, run, paper, None, shown=shown)
     result = read_result(runs / run)
-    if result is None:
-        return Cell(row["title"], column["title"], run, paper, None)
-    summary = result["scores"] if column["verb"] == "finetune" else result["rows"]["encoder"]["scores"]
+    features = column.get("features", "encoder")
+    if result is None or (verb == "probe" and features not in result["rows"]):
+        return cell
+    summary = result["scores"] if verb == "finetune" else result["rows"][features]["scores"]
     own = {name: (values or {}).get(column["metric"]) for name, values in summary.items()}
     scores = {name: 100 * values["mean"] if values else None for name, values in own.items()}
     spread = {name: (values or {}).get("std_seeds") for name, values in own.items()}
     std = {name: None if value is None else 100 * value for name, value in spread.items()}
-    notes = _notes(result, recipes, runs, run, row["run"], key)
-    return Cell(row["title"], column["title"], run, paper, scores, std, notes)
+    notes = _notes(result, cell, recipes, runs, recipes / f"pretrain/{row['run']}.yaml")
+    return dataclasses.replace(cell, scores=scores, std=std, notes=notes)
 
 
-def _notes(result: Mapping[str, Any], recipes: Path, runs: Path, run: str, name: str, task: str) -> tuple[str, ...]:
-    verb = run.partition("/")[0]
-    notes = differences(expected(recipes / f"{run}.yaml", verb), read_settings(runs / run))
+def _notes(result: Mapping[str, Any], cell: Cell, recipes: Path, runs: Path, encoder: Path) -> tuple[str, ...]:
+    notes = differences(expected(recipes / f"{cell.run}.yaml", cell.verb), read_settings(runs / cell.run))
     before = flatten(result.get("pretraining") or {})
-    if before:
-        pretraining = differences(expected(recipes / f"pretrain/{name}.yaml", "pretrain"), before)
+    if before and encoder.exists():  # else any encoder will do
+        pretraining = differences(expected(encoder, "pretrain"), before)
         notes += [f"pre-training: {note}" for note in pretraining]
-    else:
+    elif not before:
         notes.append("pre-training: unknown")
     for part, (found, published) in (result.get("counts") or {}).items():
         if found != published:
-            notes.append(f"{title_of(task)}: {found:,} of {published:,} clips ({part})")
+            notes.append(f"{title_of(result['task'])}: {found:,} of {published:,} clips ({part})")
     if result.get("num_bad"):
         notes.append(f"{result['num_bad']} clips could not be read")
     return tuple(notes)

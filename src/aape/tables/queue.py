@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from aape.tables.runs import VERBS, check_verb
 from aape.training.results import RESULT_NAME
 
 RESUMABLE = ("pretrain", "finetune")
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ def run_queue(config: QueueConfig) -> None:
             print(f"{head}: done already", flush=True)
             continue
         print(head, flush=True)
-        status = execute(entry.command())
-        if status == 130 or status < 0:
+        status = execute(entry)
+        if status in STOPPED:
             raise KeyboardInterrupt
         if status:
             failed.append(str(entry.out))
@@ -64,9 +70,41 @@ def run_queue(config: QueueConfig) -> None:
         raise AapeError(f"{len(failed)} of {len(entries)} runs failed: {', '.join(failed)}")
 
 
-def execute(command: list[str]) -> int:
-    """Run a command to its end, and return its exit status."""
-    return subprocess.run(command, check=False).returncode
+def execute(entry: Entry) -> int:
+    """Run a line of the list to its end, and return its exit status; who stops the queue stops its run.
+
+    A run whose queue was killed may live on: its folder stays locked for as long as it does, and two processes never
+    write into one.
+    """
+    entry.out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(entry.out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with subprocess.Popen(entry.command(), pass_fds=(folder,)) as process, _terminating(process):
+            return process.wait()
+    except BlockingIOError:
+        print(f"{entry.out}: another process is still at work there", file=sys.stderr)
+        return 2
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let a process end with this one: SIGTERM and Ctrl-C are passed on, and waited for."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def read_list(path: Path) -> list[Entry]:

@@ -10,10 +10,10 @@ from aape.config.finetuning import TableConfig
 from aape.tables.collect import Cell, Grid, collect
 from aape.training.results import write_atomically
 
-NOT_RUN = "not run"
+NOT_RUN, NOT_AVAILABLE = "not run", "n/a"
 CAPTION = (
-    "Per cent where not said otherwise: ours, best step of the test data as the paper reports it ± standard deviation "
-    "over seeds, (last step), and behind the bar the paper's value."
+    "Per cent where not said otherwise, ± standard deviation over seeds. Beside a paper's value, which stands behind "
+    "the bar, ours is the best step of the test data, as the paper reports it, (and the last); elsewhere the last."
 )
 
 
@@ -36,7 +36,8 @@ def table(config: TableConfig) -> None:
         for cell in grid.rows[0]:
             shown.add_column(cell.column, justify="right", overflow="fold")
         for row in grid.rows:
-            shown.add_row(row[0].row, *(f"{show(cell)} | {show_paper(cell)}" for cell in row))
+            cells = [f"{show(cell)} | {show_paper(cell)}" if grid.has_paper else show(cell) for cell in row]
+            shown.add_row(row[0].row, *cells)
         console.print(shown)
     console.print(CAPTION, highlight=False)
     for run, notes in collect_notes(grids).items():
@@ -55,9 +56,12 @@ def show(cell: Cell) -> str:
         return NOT_RUN
     if "value" in cell.scores:
         return f"{cell.scores['value']:.2f}"
-    spread = cell.std.get("best")
-    text = f"{cell.scores['best']:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-    return f"{text} ({cell.scores['last']:.1f}){'*' if cell.notes else ''}"
+    value, spread = cell.scores.get(cell.shown), cell.std.get(cell.shown)
+    if value is None:
+        return NOT_AVAILABLE
+    text = f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+    last = "" if cell.shown == "last" else f" ({cell.scores['last']:.1f})"
+    return f"{text}{last}{'*' if cell.notes else ''}"
 
 
 def show_paper(cell: Cell) -> str:
@@ -73,15 +77,19 @@ def collect_notes(grids: list[Grid]) -> dict[str, tuple[str, ...]]:
 
 
 def markdown(grids: list[Grid]) -> str:
-    """Return a table per grid, with each cell's recipe and command."""
+    """Return a table per grid: beside the paper's values a line per cell with its command, else rows and columns."""
     parts = []
     for grid in grids:
-        lines = [f"### {grid.title}", "", "| row | column | command | paper | ours |", "|---|---|---|---|---|"]
-        for row in grid.rows:
-            for cell in row:
-                verb, _, name = cell.run.partition("/")
-                command = f"`aape {verb} --config recipes/paper/{verb}/{name}.yaml`"
+        lines = [f"### {grid.title}", ""]
+        if grid.has_paper:
+            lines += ["| row | column | command | paper | ours |", "|---|---|---|---|---|"]
+            for cell in (cell for row in grid.rows for cell in row):
+                command = f"`aape {cell.verb} --config recipes/paper/{cell.run}.yaml`"
                 lines.append(f"| {cell.row} | {cell.column} | {command} | {show_paper(cell)} | {show(cell)} |")
+        else:
+            columns = [cell.column for cell in grid.rows[0]]
+            lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+            lines += [f"| {row[0].row} | {' | '.join(map(show, row))} |" for row in grid.rows]
         parts.append("\n".join(lines))
     notes = "\n".join(f"\\* {run}: {'; '.join(own)}" for run, own in collect_notes(grids).items())
     return "\n\n".join([*parts, notes] if notes else parts) + "\n"

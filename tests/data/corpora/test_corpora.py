@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from aape.data.corpora import CORPORA, protocol, read_task
+from aape.data.corpora.audioset import LABELS
 from aape.data.corpora.cremad import PUBLISHED, split_actors
 from aape.data.labelled import find_singles
 from aape.data.manifest import load_clip
@@ -118,12 +119,28 @@ def remove(pattern, keep=0):
     return damage
 
 
+def shorten(path, by):
+    path.write_text(path.read_text()[:-by])
+
+
+def repeat_line(path):
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[-1]]) + "\n")
+
+
+def write_split(root, last):
+    names = sorted(path.name for path in (root / "AudioWAV").iterdir())
+    rows = [{"filename": name, "split": split} for name, split in zip(names, ["train", last], strict=False)]
+    table(root / "split.csv", rows)
+    return root / "split.csv"
+
+
 @pytest.mark.parametrize(
     ("task", "damage", "words"),
     [
         ("esc50", drop_fold, "5 folds, 4 of them are here; missing: 3"),
         ("esc50", remove("audio/*", keep=13), "7 of 20 files of ESC-50 are missing, the first is 'audio/"),
-        ("esc50", lambda root: rewrite(root / "meta/esc50.csv", "dog", "wolf"), "5 of 20 labels.*50 classes.*'wolf'"),
+        ("esc50", lambda root: rewrite(root / "meta/esc50.csv", "dog", "wolf"), "copy: 5 of 20 labels.*50 cl.*'wolf'"),
         ("esc50", lambda root: rewrite(root / "meta/esc50.csv", "category", "class"), "no column category.*version"),
         ("us8k", remove("audio/fold7/*"), "2 of 20 files of UrbanSound8K"),
         ("us8k", lambda root: rewrite(root / "metadata/UrbanSound8K.csv", ",10,", ",11,"), "missing: 10; unknown: 11"),
@@ -136,8 +153,16 @@ def remove(pattern, keep=0):
         ("cremad", lambda root: note(root / "AudioWAV/readme.wav", 0), "1 of 37 files are not named"),
         ("cremad", lambda root: note(root / "AudioWAV/1001_DFA_JOY_XX.wav", 0), "1 of 37 labels.*'JOY'"),
         ("as20k", remove("eval/*"), "0 of the 9 clips of eval_segments.csv"),
-        ("as20k", lambda root: rewrite(root / "class_labels_indices.csv", "/m/0003", "/x/3"), "labels are none of"),
-        ("as20k", lambda root: rewrite(root / "eval_segments.csv", "0.000,", "zero,"), "not a segment list"),
+        ("as20k", lambda root: rewrite(root / LABELS, "/m/0003", "/x/3"), "labels are none of"),
+        ("as20k", lambda root: rewrite(root / "eval_segments.csv", "0.000,", "zero,"), "segment 1 of 9 is not an id"),
+        ("as20k", lambda root: shorten(root / "eval_segments.csv", 30), "segment 9 of 9 is not.*or not all of it"),
+        ("as20k", lambda root: rewrite(root / LABELS, "/m/0500", "/m/0499"), "526 different labels in 527"),
+        ("esc50", lambda root: repeat_line(root / "meta/esc50.csv"), "1 of 21 clips of ESC-50 are listed twice"),
+        ("scv2", lambda root: repeat_line(root / "testing_list.txt"), "1 of 7 lines of .* name a file again"),
+        ("nsynth", lambda root: rewrite(root / "nsynth-test/examples.json", "family_str", "family"), "3 of 3 notes"),
+        ("nsynth", lambda root: (root / "nsynth-test/examples.json").write_text("[1]"), "1 of 1 notes have no"),
+        ("cremad", lambda root: write_split(root, "holdout"), "1 of 2 splits are none of.*: 'holdout'"),
+        ("cremad", lambda root: repeat_line(write_split(root, "test")), "1 of 3 rows name a file again"),
         ("as2m", remove("unbalanced_train_segments.csv"), "1 of 4 parts are missing: unbalanced"),
     ],
 )  # fmt: skip
@@ -155,6 +180,31 @@ def test_the_wrong_folder_is_named(task, roots, tmp_path):
     for root in (tmp_path, tmp_path / "nowhere", roots["esc50" if task != "esc50" else "us8k"]):
         with pytest.raises(DataError, match=r"not the folder of|no such folder"):
             read_task(task, root)
+
+
+def test_the_right_folder_is_pointed_at_where_it_is_one_step_away(roots, copy):
+    """People give the folder that they unpacked into, or one that they looked into."""
+    root = copy("esc50")
+    for wrong in (root.parent, root / "audio"):
+        with pytest.raises(DataError, match=f"2 of 2 parts are missing.*; {root} has them all"):
+            read_task("esc50", wrong)
+    with pytest.raises(DataError, match=r"esc50.csv: not a folder"):
+        read_task("esc50", root / "meta/esc50.csv")
+
+
+def test_what_is_less_than_published_is_counted(roots, copy):
+    """A half-unpacked archive may look whole: no list names what is missing."""
+    root = copy("cremad")
+    remove("AudioWAV/*", keep=20)(root)
+    assert "CREMA-D: 20 clips found (clips), 7,442 published" in read_task("cremad", root).warnings
+    write_split(root, "test")
+    rewrite(root / "split.csv", "train", "valid")
+    with open(root / "split.csv", "a") as file:
+        file.write("1003_DFA_ANG_XX.wav,train\n")
+    assert "split.csv leaves out 17 of 20 files of AudioWAV" in read_task("cremad", root).warnings
+    warnings = read_task("as20k", roots["as20k"]).warnings
+    assert "AudioSet: 1 of the 9 clips listed in eval_segments.csv are missing" in warnings
+    assert any("eval_segments.csv lists 9 clips, 20,371 published" in warning for warning in warnings)
 
 
 def test_a_labels_file_of_another_length_is_a_warning_with_both_numbers(copy):
@@ -182,6 +232,8 @@ def test_a_folder_of_classes_needs_no_table(tmp_path):
     again = read_task("csv", root)
     assert find_singles(again) == ["once"]
     assert next(clip.split for clip in again.clips if clip.label == "once") == "train"
+    (root / "nothing").mkdir()
+    assert "1 of 4 class folders hold no sound, the first is 'nothing'" in read_task("csv", root).warnings
     note(root / "stray.wav", 3)
     with pytest.raises(DataError, match=r"1 of 14 sound files lie in no folder of a class, the first is 'stray.wav'"):
         read_task("csv", root)

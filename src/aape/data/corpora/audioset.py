@@ -32,6 +32,11 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
     require(root, "AudioSet", LABELS, *files)
     rows = read_table(root / LABELS, "index", "mid", "display_name")
     numbers = {row["mid"]: number for number, row in enumerate(rows)}
+    if len(numbers) < len(rows) or any(row["index"] != str(number) for number, row in enumerate(rows)):
+        raise DataError(
+            f"{root / LABELS}: {len(numbers)} different labels in {len(rows)} rows, or rows not numbered from 0: "
+            "a file of another version?"
+        )
     stems = {Path(clip.name).stem: clip for clip in read_manifest(root)}
     clips: list[Clip] = []
     targets: list[tuple[int, ...]] = []
@@ -39,7 +44,7 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
     warnings: list[str] = []
     num_missing = 0
     if len(rows) != NUM_CLASSES:
-        warnings.append(f"{LABELS} has {len(rows)} classes, {NUM_CLASSES} published: a file of another version?")
+        warnings.append(f"{root / LABELS} has {len(rows)} classes, {NUM_CLASSES} published: a file of another version?")
     for file in files:
         split, published = LISTS[file]
         segments = _read_segments(root / file)
@@ -56,7 +61,12 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
                 clips.append(Clip(found.path, found.name, found.offset, found.size, label=",".join(mids), split=split))
                 targets.append(tuple(sorted({numbers[mid] for mid in mids})))
         counts[file] = (len(clips) - before, published)
-        num_missing += len(segments) - counts[file][0]
+        missing = len(segments) - counts[file][0]
+        num_missing += missing
+        if missing:
+            warnings.append(f"AudioSet: {missing:,} of the {len(segments):,} clips listed in {file} are missing")
+        if len(segments) != published:
+            warnings.append(f"AudioSet: {file} lists {len(segments):,} clips, {published:,} published: not all of it?")
         if not counts[file][0]:
             raise DataError(f"{root}: 0 of the {len(segments):,} clips of {file} are here")
     classes = [row["display_name"] for row in rows]
@@ -67,14 +77,21 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
 
 
 def _read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
-    segments = []
+    segments: list[tuple[str, float, float, list[str]]] = []
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.reader((line for line in file if not line.startswith("#")), skipinitialspace=True):
-                name, start, end, mids = row
-                segments.append((name, float(start), float(end), mids.split(",")))
-    except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
+            rows = list(csv.reader((line for line in file if not line.startswith("#")), skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: not a segment list of AudioSet ({error})") from error
+    for row in rows:
+        try:
+            name, start, end, mids = row
+            segments.append((name, float(start), float(end), mids.split(",")))
+        except ValueError as error:
+            raise DataError(
+                f"{path}: segment {len(segments) + 1} of {len(rows)} is not an id, start, end and labels: "
+                f"{', '.join(row)!r}: not a segment list of AudioSet, or not all of it"
+            ) from error
     return segments
 
 

@@ -13,6 +13,7 @@ from aape.errors import DataError
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]
 PUBLISHED = {"train": 5155, "valid": 732, "test": 1551}
+NUM_CLIPS = 7442  # of the data set; the paper's split leaves four out
 SPLIT_FILE = "split.csv"  # the user's, beside AudioWAV: columns filename and split
 
 
@@ -27,17 +28,31 @@ def read(root: Path) -> LabelledSet:
             f"{root}: {len(odd)} of {len(files)} files are not named ACTOR_SENTENCE_EMOTION_LEVEL: {odd[0]}"
         )
     if (root / SPLIT_FILE).is_file():
-        splits = {row["filename"]: row["split"] for row in read_table(root / SPLIT_FILE, "filename", "split")}
+        splits = _read_split(root / SPLIT_FILE)
+        unused = len(files.keys() - splits.keys())
+        warnings = [f"{SPLIT_FILE} leaves out {unused} of {len(files)} files of AudioWAV"] if unused else []
         files = {name: files.get(name, str(root / "AudioWAV" / name)) for name in splits}
         parts |= {name: Path(name).stem.split("_") for name in files}
-        warnings = []
+        published = PUBLISHED
     else:
+        published = {"clips": NUM_CLIPS, **PUBLISHED}
         actors = split_actors(Counter(own[0] for own in parts.values()))
         splits = {name: actors[own[0]] for name, own in parts.items()}
         warnings = [f"the split by actor is ours; with the paper's, put {SPLIT_FILE} (filename,split) beside AudioWAV"]
     clips = [Clip(path, name, label=(parts[name] + [""] * 3)[2], split=splits[name]) for name, path in files.items()]
     groups = [parts[name][0] for name in files]
-    return assemble("CREMA-D", root, clips, classes=CLASSES, published=PUBLISHED, groups=groups, warnings=warnings)
+    return assemble("CREMA-D", root, clips, classes=CLASSES, published=published, groups=groups, warnings=warnings)
+
+
+def _read_split(path: Path) -> dict[str, str]:
+    rows = read_table(path, "filename", "split")
+    splits = {row["filename"]: row["split"] for row in rows}
+    if len(splits) < len(rows):
+        raise DataError(f"{path}: {len(rows) - len(splits)} of {len(rows)} rows name a file again")
+    odd = [split for split in splits.values() if split not in PUBLISHED]
+    if odd:
+        raise DataError(f"{path}: {len(odd)} of {len(rows)} splits are none of {', '.join(PUBLISHED)}: {odd[0]!r}")
+    return splits
 
 
 def split_actors(clips_per_actor: Counter[str]) -> dict[str, str]:

@@ -39,12 +39,14 @@ def require(root: Path, title: str, *names: str) -> None:
         DataError: says what is not in it.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: {'not a folder' if root.exists() else 'no such folder'}")
     missing = [name for name in names if not (root / name).exists()]
     if missing:
+        nearby = [*root.resolve().parents[:2], *(child for child in sorted(root.iterdir()) if child.is_dir())]
+        right = next((folder for folder in nearby if all((folder / name).exists() for name in names)), None)
         raise DataError(
             f"{root}: not the folder of {title}, or not all of it: {len(missing)} of {len(names)} parts are missing: "
-            f"{', '.join(missing)}"
+            f"{', '.join(missing)}" + (f"; {right} has them all" if right else "")
         )
 
 
@@ -105,8 +107,13 @@ def assemble(
         warnings: what the reader has found already.
 
     Raises:
-        DataError: a file, a fold, a split or all clips of a class are missing; an unknown label.
+        DataError: a file, a fold or a split is missing, a clip is listed twice, a label is unknown.
     """
+    twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{root}: {len(twice)} of {len(clips)} clips of {title} are listed twice, the first is {twice[0]!r}"
+        )
     wanted = set(folds)
     there = {str(clip.fold) for clip in clips} if wanted else set()
     if there != wanted:
@@ -121,7 +128,10 @@ def assemble(
             f"{root}: {len(missing)} of {len(clips)} files of {title} are missing, the first is {missing[0]!r}: "
             "unpack the archive again"
         )
-    labelled = label_clips(clips, classes=classes)
+    try:
+        labelled = label_clips(clips, classes=classes)
+    except DataError as error:
+        raise DataError(f"{root}: {error}") from error
     found = Counter(str(clip.split) for clip in clips)
     counts = {name: (len(clips) if name == "clips" else found[name], number) for name, number in published.items()}
     for name, (number, expected) in counts.items():
@@ -131,7 +141,8 @@ def assemble(
     absent = [name for number, name in enumerate(classes) if number not in used]
     notes = list(warnings)
     if absent:
-        notes.append(f"{len(classes) - len(absent)} of {len(classes)} classes are here, without {', '.join(absent)}")
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        notes.append(f"{title}: {len(classes) - len(absent)} of {len(classes)} classes are here, without {shown}")
     return dataclasses.replace(
         labelled,
         groups=groups,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from aape.data.corpora.layout import Corpus, assemble, require
 from aape.data.labelled import LabelledSet
@@ -22,13 +23,19 @@ def read(root: Path) -> LabelledSet:
         path = root / f"nsynth-{split}/examples.json"
         try:
             notes = json.loads(path.read_text(encoding="utf-8"))
-            for key, note in notes.items():
-                name = f"nsynth-{split}/audio/{key}.wav"
-                label = str(note["instrument_family_str"])
-                clips.append(Clip(str(root / name), name, label=label, split=split))
-                groups.append(str(note["instrument_str"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not the notes of NSynth ({error!r})") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not the notes of NSynth, or not all of them ({error})") from error
+        fields = ("instrument_family_str", "instrument_str")
+        own: dict[str, Any] = notes if isinstance(notes, dict) else {"": None}
+        odd = [key for key, note in own.items() if not (isinstance(note, dict) and note.keys() >= set(fields))]
+        if odd:
+            wanted = " and ".join(fields)
+            raise DataError(f"{path}: {len(odd)} of {len(own)} notes have no {wanted}: a file of another version?")
+        for key, note in own.items():
+            name = f"nsynth-{split}/audio/{key}.wav"
+            label = str(note["instrument_family_str"])
+            clips.append(Clip(str(root / name), name, label=label, split=split))
+            groups.append(str(note["instrument_str"]))
     return assemble("NSynth", root, clips, classes=CLASSES, published=PUBLISHED, groups=groups)
 
 

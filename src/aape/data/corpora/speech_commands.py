@@ -20,7 +20,11 @@ LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 def read(root: Path) -> LabelledSet:
     """Read the unpacked archive: a folder per word and two lists; what is on neither list is for training."""
     require(root, "Speech Commands V2", *LISTS.values())
-    listed = {name: split for split, file in LISTS.items() for name in read_lines(root / file)}
+    lines = [(name, split) for split, file in LISTS.items() for name in read_lines(root / file)]
+    listed = dict(lines)
+    if len(listed) < len(lines):
+        twice = len(lines) - len(listed)
+        raise DataError(f"{root}: {twice} of {len(lines)} lines of {' and '.join(LISTS.values())} name a file again")
     recordings = {clip.name: clip for clip in read_manifest(root) if not clip.name.startswith("_background_noise_/")}
     absent = [name for name in listed if name not in recordings]
     if absent:
