@@ -7,10 +7,10 @@ import pytest
 import soundfile
 import torch
 
-from aape.data.frontend import LogMel
+from aape.data.frontend import LogMel, time_statistics
 from aape.data.manifest import Clip, load_clip
 from aape.errors import DataError
-from aape.probing.features import Features, embeddings, log_mel_statistics, summarise
+from aape.probing.features import Features, embeddings, log_mel_statistics
 
 
 class FakeModel:
@@ -101,7 +101,7 @@ def test_the_four_statistics_are_those_of_numpy(tmp_path, clips):
 
 
 def test_a_single_frame_has_no_deviation_and_no_nan():
-    statistics = summarise(torch.tensor([[1.0], [2.0]]))
+    statistics = time_statistics(torch.tensor([[1.0], [2.0]]))
     assert statistics.tolist() == [1, 2, 0, 0, 1, 2, 0, 0]
 
 

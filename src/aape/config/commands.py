@@ -57,10 +57,12 @@ class PredictorConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """L = L_mask + L_utt + contrastive_weight * L_con (method 7).
+    """L = L_mask + L_utt + contrastive_weight * L_con (method 7) + statistics_weight * L_stat [ours].
 
     Args:
         contrastive_weight: weight of the contrastive loss.
+        statistics_weight: weight of telling the clip's log-mel statistics from the class token; the paper has none.
+        statistics_components: principal components of the statistics that are told.
         temperature: temperature of the contrastive loss [ours].
         reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
         target: what the teacher gives of each block, its output or its MLP's.
@@ -69,6 +71,8 @@ class LossConfig:
     """
 
     contrastive_weight: float = 0.1
+    statistics_weight: float = 0.0
+    statistics_components: int = 64
     temperature: float = 0.1
     reduction: Literal["mean", "eat"] = "mean"
     target: Literal["block", "ffn"] = "block"

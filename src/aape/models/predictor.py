@@ -18,7 +18,7 @@ class CrossAttentionPredictor(nn.Module):
     Args:
         embed_dim: D of the encoder.
         grid_size: (Nf, Nt).
-        width: of its blocks; 2D/3 by default.
+        width: of its blocks; by default 2D/3, rounded to heads of 32.
         depth: number of blocks.
         num_heads: heads per block; of 32 channels by default.
     """
@@ -27,7 +27,7 @@ class CrossAttentionPredictor(nn.Module):
         self, embed_dim: int, grid_size: tuple[int, int], width: int = 0, depth: int = 0, num_heads: int = 0
     ) -> None:
         super().__init__()
-        width = width or (64 if embed_dim <= 64 else 2 * embed_dim // 3)
+        width = width or (64 if embed_dim <= 64 else 32 * round(embed_dim / 48))  # a multiple of its heads
         self.mask_token = nn.Parameter(torch.empty(width))
         nn.init.normal_(self.mask_token, std=0.02)
         self.register_buffer("positions", sincos_2d(width, grid_size).flatten(0, 1), persistent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -107,6 +108,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
 
     def _build_method(self) -> TeacherStudent:
         predictor, loss = _section(self.config, "predictor", PredictorConfig), _section(self.config, "loss", LossConfig)
+        loss = dataclasses.replace(loss, statistics_weight=0.0)  # its components belong to a corpus: `aape pretrain`
         return TeacherStudent(self.encoder, self.grid_size, predictor, loss)
 
     def _fresh_part(self, name: str) -> nn.Module | None:

@@ -23,6 +23,7 @@ from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, save_model
 from aape.pretraining.draws import ClipDraws
+from aape.pretraining.statistics import ClipStatistics
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.stats import measure, read_stats
 from aape.training import checkpoints
@@ -31,9 +32,10 @@ from aape.training.records import Records
 from aape.training.results import write_json, write_result, write_run_header
 
 if TYPE_CHECKING:  # it imports transformers
-    from aape.pretraining.trainer import PretrainTrainer
+    from aape.pretraining.trainer import PretrainTrainer, WaveformToLoss
 
 METRICS_NAME = "metrics.jsonl"
+CLIPS_FOR_STATISTICS = 2000
 MAY_CHANGE = {
     "resume",
     "workers",
@@ -119,10 +121,14 @@ def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]
     if config.optim.compile:
         method.compile(dynamic=False)
     step = training.StepByStep(method, config.optim)
+    model = training.WaveformToLoss(method, LogMel(**dataclasses.asdict(front_end)), num_frames)
+    draws = _build_draws(config, clips, front_end, num_frames)
+    if method.statistics is not None and checkpoint is None:  # else the checkpoint has them
+        _fit_statistics(method.statistics, model, draws)
     trainer = training.PretrainTrainer(
-        model=training.WaveformToLoss(method, LogMel(**dataclasses.asdict(front_end)), num_frames),
+        model=model,
         args=_trainer_arguments(config, device, clips_per_rank),
-        train_dataset=_build_draws(config, clips, front_end, num_frames),
+        train_dataset=draws,
         optim=config.optim,
         clips=config.clips,
         max_bad_fraction=config.max_bad_fraction,
@@ -216,7 +222,20 @@ def _build_method(config: PretrainConfig, num_frames: int) -> TeacherStudent:
     if config.init is not None:
         load_weights(encoder, config.init)
     grid = (shape.n_mels // shape.patch_size, num_frames // shape.patch_size)
-    return TeacherStudent(encoder, grid, config.predictor, config.loss)
+    try:
+        return TeacherStudent(encoder, grid, config.predictor, config.loss)
+    except ValueError as error:
+        raise ConfigError(f"predictor or loss: {error}") from error
+
+
+def _fit_statistics(statistics: ClipStatistics, model: WaveformToLoss, draws: ClipDraws) -> None:
+    """Measure the components of the clips' statistics on crops of the first epoch."""
+    measured = []
+    for draw in range(min(CLIPS_FOR_STATISTICS, len(draws.clips))):
+        crop = draws[draw]
+        with torch.no_grad():
+            measured.append(statistics.measure(*model.spectrograms(crop["waveform"][None], [crop["num_samples"]])))
+    statistics.fit(torch.cat(measured))
 
 
 def _build_draws(config: PretrainConfig, clips: list[Clip], front_end: FrontEndConfig, num_frames: int) -> ClipDraws:

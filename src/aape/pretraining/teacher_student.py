@@ -12,6 +12,7 @@ from aape.layers.patch_embed import gather_tokens
 from aape.models.encoder import AudioEncoder
 from aape.models.predictor import build_predictor
 from aape.pretraining.losses import contrastive_loss, masked_loss, teacher_targets, utterance_loss
+from aape.pretraining.statistics import ClipStatistics
 
 
 class TeacherStudent(nn.Module):
@@ -35,6 +36,11 @@ class TeacherStudent(nn.Module):
         self.projection = nn.Sequential(
             nn.Linear(embed_dim, embed_dim // 2), nn.GELU(), nn.Linear(embed_dim // 2, embed_dim)
         )
+        self.statistics = (
+            ClipStatistics(embed_dim, encoder.config.n_mels, encoder.patch_size, loss.statistics_components)
+            if loss.statistics_weight
+            else None
+        )
         self.loss = loss
 
     def forward(
@@ -49,7 +55,7 @@ class TeacherStudent(nn.Module):
             is_audio: patches that do not lie wholly in padding (B, N); None where there is no padding.
 
         Returns:
-            Scalars: `loss`, its three parts, and the variances of targets and predictions over the tokens of a clip
+            Scalars: `loss`, its parts, and the variances of targets and predictions over the tokens of a clip
             and over the clips of the batch. A variance near 0 means collapse.
         """
         batch, num_views = visible.shape[:2]
@@ -68,11 +74,17 @@ class TeacherStudent(nn.Module):
         mask = scale * masked_loss(predictions, gather_tokens(pooled, queries), counted)
         utt = scale * utterance_loss(class_tokens, utterance)
         con = contrastive_loss(z.transpose(0, 1), self.loss.temperature)
+        loss, parts = mask + utt + self.loss.contrastive_weight * con, {}
+        if self.statistics is not None:
+            whole = self.student.forward_features(spectrogram)  # (B, 1 + N, D): nothing hidden, as the encoder is used
+            parts["loss_statistics"] = self.statistics(whole[:, 0], spectrogram, is_audio)
+            loss = loss + self.loss.statistics_weight * parts["loss_statistics"]
         return {
-            "loss": mask + utt + self.loss.contrastive_weight * con,
+            "loss": loss,
             "loss_mask": mask.detach(),
             "loss_utterance": utt.detach(),
             "loss_contrastive": con.detach(),
+            **{name: part.detach() for name, part in parts.items()},
             "target_variance_tokens": _variance(pooled, 1, is_audio),
             "target_variance_batch": _variance(utterance, 0),
             "prediction_variance_tokens": _variance(predictions.detach(), 2, counted),

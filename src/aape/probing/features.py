@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from aape.data.frontend import time_statistics
 from aape.data.manifest import Clip, load_clip
 from aape.errors import AudioError, DataError
 from aape.training.results import write_atomically
@@ -89,7 +89,7 @@ def log_mel_statistics(
                 bad.append((clip.name, error.reason))
             else:
                 with torch.inference_mode():
-                    values.append(summarise(log_mel(torch.from_numpy(wave)[None])[0, 0]).numpy())
+                    values.append(time_statistics(log_mel(torch.from_numpy(wave)[None])[0, 0]).numpy())
             if progress is not None:
                 progress(done, len(clips))
         width = 4 * log_mel.n_mels
@@ -98,25 +98,6 @@ def log_mel_statistics(
     names = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "f_min", "f_max", "mean", "std")
     front_end = json.dumps({name: getattr(log_mel, name) for name in names})
     return _cached(cache, f"log-mel statistics {front_end}", clips, compute)
-
-
-def summarise(spectrogram: Tensor) -> Tensor:
-    """Return mean, standard deviation, maximum and standard deviation of the frame-to-frame difference of every bin.
-
-    Args:
-        spectrogram: (F, T). With a single frame there is no difference, and its standard deviation is 0.
-
-    Returns:
-        (4F,), all bins of one statistic after the other.
-    """
-    delta = spectrogram.diff(dim=1) if spectrogram.shape[1] > 1 else torch.zeros_like(spectrogram)
-    parts = (
-        spectrogram.mean(dim=1),
-        spectrogram.std(dim=1, correction=0),
-        spectrogram.amax(dim=1),
-        delta.std(dim=1, correction=0),
-    )
-    return torch.cat(parts)
 
 
 def _cached(path: Path, what: str, clips: Sequence[Clip], compute: Callable[[], Features]) -> Features:
