@@ -71,6 +71,17 @@ def test_pt2_agrees_with_pytorch_and_knows_its_lengths(saved, traced, monkeypatc
             run(torch.zeros(1, length))
 
 
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_the_standard_stem_is_exported_too(tmp_path, kind):
+    """The yardstick is deployed like what it is compared with; its file says that it takes no short clips."""
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    save_model(tmp_path / "model", AudioEncoder(encoder_config("nano", stem="patch")), FrontEndConfig())
+    assert cli.main(["export", str(tmp_path / "model"), "--out", str(tmp_path / f"a.{kind}")]) == 0
+    assert (tmp_path / f"a.{kind}").stat().st_size > 100_000
+    assert export.min_samples(load_model(tmp_path / "model", "cpu")) == 48 * 160
+
+
 def test_positions_of_any_length_are_the_models():
     """Truncated when shorter, interpolated when longer: one formula for both."""
     table = PositionTable((2, 19), 16)

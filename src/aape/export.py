@@ -27,6 +27,7 @@ from aape.config import ExportConfig
 from aape.data.frontend import LogMel
 from aape.errors import AapeError, ConfigError
 from aape.inference import AudioModel, load_model
+from aape.layers.aape import AaPE
 from aape.models.encoder import pool
 from aape.ops import use_reference
 
@@ -118,9 +119,17 @@ def export(config: ExportConfig) -> None:
         os.replace(draft, out)
     most, rate = max_samples(model), model.front_end.sample_rate
     print(
-        f"samples (clips, 1 to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
+        f"samples (clips, {min_samples(model)} to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
         f"{model.embed_dim}), frames; largest difference from PyTorch {difference:.1e} -> {out}"
     )
+
+
+def min_samples(model: AudioModel) -> int:
+    """Return the least number of samples that an exported model takes: 1, or with the standard stem 48 frames' worth.
+
+    Of that stem torch.export makes no program that holds for one patch and for many.
+    """
+    return 1 if isinstance(model.encoder.stem, AaPE) else 48 * model.front_end.hop_length
 
 
 def max_samples(model: AudioModel) -> int:
@@ -136,9 +145,9 @@ def write(model: AudioModel, path: Path, kind: str) -> None:
         path: of the file.
         kind: "onnx" or "pt2".
     """
-    limits = {"sample_rate": model.front_end.sample_rate, "min_samples": 1, "max_samples": max_samples(model)}
+    least, most = min_samples(model), max_samples(model)
     about = {
-        "aape": json.dumps(limits),
+        "aape": json.dumps({"sample_rate": model.front_end.sample_rate, "min_samples": least, "max_samples": most}),
         "training": json.dumps(model.training),
     }
     program = _trace(model)
@@ -179,14 +188,15 @@ def compare(model: AudioModel, run: Run) -> float:
 
     Noise, a tone in faint noise and near silence; what `embed` and `embed_frames` themselves return is the other side.
     """
-    most, rate = max_samples(model), model.front_end.sample_rate
+    least, most, rate = min_samples(model), max_samples(model), model.front_end.sample_rate
     reach, patch = model.front_end.n_fft // 2, model.encoder.patch_size * model.front_end.hop_length
     noise = torch.randn(most, generator=torch.Generator().manual_seed(0))
     tone = torch.sin(2 * torch.pi * 440 / rate * torch.arange(most))
     # A tone alone would show how float32 rounds beside it: there PyTorch itself is 1e-4 from its own float64.
     sounds = torch.stack([0.1 * noise, 0.5 * tone + 1e-3 * noise, 1e-5 * noise])
     largest = 0.0
-    lengths = (1, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    wanted_lengths = (1, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    lengths = [length for length in wanted_lengths if length >= least]
     for length, num_clips in zip(lengths, itertools.cycle((1, 3, 2)), strict=False):
         samples = sounds[:num_clips, :length].contiguous()
         embedding, frames = run(samples)
@@ -210,9 +220,9 @@ def require_onnx() -> None:
 
 
 def _trace(model: AudioModel) -> torch.export.ExportedProgram:
-    """Record the forward for any number of clips and any length up to `max_samples`."""
+    """Record the forward for any number of clips and any length from `min_samples` to `max_samples`."""
     example = torch.zeros(2, 2 * model.front_end.sample_rate)
-    length = torch.export.Dim("length", min=1, max=max_samples(model))
+    length = torch.export.Dim("length", min=min_samples(model), max=max_samples(model))
     shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: length}}
     module = SamplesToEmbeddings(model).eval()
     module.log_mel(example)  # makes its constants now, which tracing could not
