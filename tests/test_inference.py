@@ -143,6 +143,20 @@ def test_an_array_of_clips_is_each_of_them(model):
     assert model.embed(waves[:1], RATE).shape == (1, 128)
 
 
+@pytest.mark.parametrize("options", [{}, {"stem": "patch"}])
+def test_frames_do_not_depend_on_the_company_of_their_clip(options):
+    """A clip alone and in a padded batch must be one clip: the mean of its frames is the second half of its vector."""
+    waves = [sound(length, seed) for seed, length in enumerate((5000, 300, 12 * RATE, 16_001))]
+    padded = np.full((4, 12 * RATE), np.nan)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = wave
+    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+        vectors = model.embed(padded, RATE, lengths=[len(wave) for wave in waves])
+        for wave, vector in zip(waves, vectors, strict=True):
+            frames, _ = model.embed_frames(wave, RATE)
+            np.testing.assert_allclose(frames.reshape(-1, 64).mean(0), vector[64:], atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (96000, 2, "wav"), (44100, 2, "flac")])
 def test_other_rates_and_channels(model, tmp_path, rate, channels, suffix):
     """A file and its samples as an array are one sound, at any rate and with any number of channels."""
