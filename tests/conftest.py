@@ -1,6 +1,12 @@
-"""What every test runs under: one thread, no display, no network."""
+"""What every test runs under: one thread, no display, no network; and guests that ask for more than is installed."""
 
+import enum
+import importlib.machinery
 import os
+import sys
+import types
+
+import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,3 +16,49 @@ import torch
 
 # The tests run in parallel processes, and one thread gives the same sums on every machine.
 torch.set_num_threads(1)
+
+
+class _Any:
+    """What every other name stands for: called only if timm loads images."""
+
+
+class _Stub(types.ModuleType):
+    """A module in which every attribute exists."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return enum.Enum(name, "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS") if name == "InterpolationMode" else _Any
+
+
+def _stand_in(monkeypatch, name, module):
+    """Put a module in the place of one that is not installed."""
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None)  # others ask whether it is installed
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def timm(monkeypatch):
+    """Import timm with a stub of torchvision, which is not installed: its CPU build is not on every index."""
+    names = ["", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets", ".datasets.folder",
+             ".models", ".models.feature_extraction", ".utils"]  # fmt: skip
+    for name in names:
+        stub = _Stub("torchvision" + name)
+        stub.__path__ = []
+        stub.__version__ = "0.0"
+        _stand_in(monkeypatch, stub.__name__, stub)
+        parent, _, child = stub.__name__.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, stub)
+    pytest.importorskip("timm.models")
+    return sys.modules["timm"]
+
+
+@pytest.fixture
+def hear_validate(monkeypatch):
+    """Import hearvalidator.validate; it imports tensorflow for models that we have not."""
+    tensorflow = types.ModuleType("tensorflow")
+    tensorflow.Module = type("Module", (), {})
+    _stand_in(monkeypatch, "tensorflow", tensorflow)
+    pytest.importorskip("hearvalidator")
+    return importlib.import_module("hearvalidator.validate")

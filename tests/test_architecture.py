@@ -43,8 +43,8 @@ ONLY = {
     "recipe": {"errors"},
     "layers": {"ops", "errors"},
 }
-HEAVY = ("transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton", "torchmetrics",
-         "onnx", "onnxruntime")  # fmt: skip
+HEAVY = ("torch", "transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton",
+         "torchmetrics", "onnx", "onnxruntime")  # fmt: skip
 
 
 def part_of(path: Path) -> str:
@@ -112,7 +112,7 @@ def test_files_are_short_enough_to_read(path):
 
 def loaded_by(statement: str) -> set[str]:
     """Return which heavy packages a statement loads in a fresh interpreter."""
-    code = f"import sys; {statement}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    code = f"import sys\n{statement}\nprint(*(name for name in {HEAVY!r} if name in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
@@ -126,3 +126,6 @@ def test_importing_the_package_is_light():
 def test_the_command_line_is_light():
     """`aape --help` that takes seconds teaches people not to ask."""
     assert loaded_by("import aape.cli") == set()
+    quiet = "import contextlib, io, aape.cli\nwith contextlib.redirect_stdout(io.StringIO()): "
+    assert loaded_by(f"{quiet}aape.cli.main(['--help'])\n") == set()
+    assert loaded_by(f"{quiet}aape.cli.main(['embed', '--help'])\n") == {"jsonargparse"}

@@ -1,7 +1,10 @@
 """Names for sound: in Python, and `aape classify` end to end."""
 
 import csv
+import io
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import torch
 import aape
 from aape.cli import main
 from aape.config import FrontEndConfig, encoder_config
-from aape.errors import AudioError, CheckpointError
+from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference import AudioModel, load_model
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
@@ -73,6 +76,23 @@ def test_thresholds_leave_out_what_is_unlikely():
     assert model.classify(noise(2), RATE, threshold=1.0).labels == []
     own = model.classify(noise(2), RATE, threshold={every.labels[0]: 1.0, every.labels[1]: 0.0})
     assert own.labels == every.labels[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold must be within 0 and 1, got 1.5"),
+        ({"threshold": float("nan")}, "got nan"),
+        ({"threshold": {"bell": -0.1}}, "got -0.1 for bell"),
+        ({"threshold": {"bel": 0.5}}, "unknown key 'bel' in threshold: did you mean 'bell'?"),
+        ({"top": 0}, "top must be 1 or more"),
+    ],
+)
+def test_requests_that_mean_nothing_are_refused(options, message):
+    """No labels, because of a typo in a threshold, look like silence."""
+    with pytest.raises(ConfigError) as caught:
+        build(multi_label=True).classify(noise(1), RATE, **options)
+    assert message in str(caught.value)
 
 
 def test_long_recordings_say_when():
@@ -180,6 +200,31 @@ def test_classify_command(tmp_path, inputs, capsys):
     assert "(none above the threshold)" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_no_terminal_can_show(tmp_path, capsys, monkeypatch):
+    """A file from a stranger must not write on the terminal, and one from an old disk must not cost the results."""
+    folder, model = os.fsencode(tmp_path / "in"), ["--model", str(save(tmp_path / "model", build())), "--device", "cpu"]
+    os.mkdir(folder)
+    for name in (b"two\nlines\x1b[31m.wav", b"no unicode \xff.wav"):
+        soundfile.write(os.path.join(folder, name), noise(0.2), RATE, format="WAV")
+    with open(os.path.join(folder, b"broken\n\x1b[2J.wav"), "wb") as file:
+        file.write(b"RIFF")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True))
+    for ending in ("json", "csv"):
+        assert main(["classify", os.fsdecode(folder), *model, "--out", str(tmp_path / f"r.{ending}")]) == 0
+        shown = sys.stdout.buffer.getvalue() + capsys.readouterr().err.encode()
+        assert b"\\x1b[2J" in shown
+        assert b"\x1b[2J" not in shown
+        assert b"\x1b[31m" not in shown
+        assert b"\\u03a9mega" in shown
+    names = [row["file"] for row in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))]
+    assert [os.path.basename(os.fsencode(name)) for name in names] == [
+        b"no unicode \xff.wav",
+        b"two\nlines\x1b[31m.wav",
+    ]
+    assert "no unicode \\udcff.wav" in (tmp_path / "r.csv").read_text(encoding="utf-8")
+
+
 def test_classify_command_refusals(tmp_path, inputs, capsys):
     """What cannot work says why in one line, and what to do."""
     model = ["--model", str(save(tmp_path / "model", build()))]
@@ -187,7 +232,7 @@ def test_classify_command_refusals(tmp_path, inputs, capsys):
     for arguments, message in (
         ([*model], "missing required INPUT"),
         ([wave, "--model", "tiny"], "has no classifier"),
-        ([str(inputs / "broken.wav"), *model], "none of 1 inputs could be classified"),
+        ([str(inputs / "broken.wav"), *model], "broken.wav: damaged or empty"),
         ([wave, *model, "--out", "r.txt"], "ends in .json or .csv"),
         ([wave, *model, "--threshold", "2"], "within 0 and 1"),
         ([wave, *model, "--top", "0"], "top must be"),

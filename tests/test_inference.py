@@ -143,6 +143,20 @@ def test_an_array_of_clips_is_each_of_them(model):
     assert model.embed(waves[:1], RATE).shape == (1, 128)
 
 
+@pytest.mark.parametrize("options", [{}, {"stem": "patch"}])
+def test_frames_do_not_depend_on_the_company_of_their_clip(options):
+    """A clip alone and in a padded batch must be one clip: the mean of its frames is the second half of its vector."""
+    waves = [sound(length, seed) for seed, length in enumerate((5000, 300, 12 * RATE, 16_001))]
+    padded = np.full((4, 12 * RATE), np.nan)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = wave
+    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+        vectors = model.embed(padded, RATE, lengths=[len(wave) for wave in waves])
+        for wave, vector in zip(waves, vectors, strict=True):
+            frames, _ = model.embed_frames(wave, RATE)
+            np.testing.assert_allclose(frames.reshape(-1, 64).mean(0), vector[64:], atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (96000, 2, "wav"), (44100, 2, "flac")])
 def test_other_rates_and_channels(model, tmp_path, rate, channels, suffix):
     """A file and its samples as an array are one sound, at any rate and with any number of channels."""
@@ -181,13 +195,15 @@ def test_silence_has_a_vector(model):
         (np.zeros((0, 100)), RATE, "no samples"),
         (np.zeros((2, 2, 2)), RATE, "expected (samples,)"),
         (np.float64(0.5), RATE, "expected (samples,)"),
-        (np.zeros(100, np.int16), RATE, "int16 values"),
+        (np.zeros(100, np.int16), RATE, "int16 values: samples must be floating point, in -1..1: divide by 32768"),
         (np.zeros(100, complex), RATE, "complex128 values"),
         (None, RATE, "object values"),
         ([[0.1], [0.2, 0.3]], RATE, "not an array of samples"),
         (np.zeros((4000, 2)), RATE, "looks like (samples, channels)"),
         (np.zeros(100), None, "does not know its sample rate"),
         (np.zeros(100), 10, "a sample rate of 10 Hz"),
+        (np.zeros(100), "fast", "a sample rate of 'fast': it must be one number"),
+        (np.zeros(100), (RATE, RATE), "a sample rate of (16000, 16000): it must be one number"),
         (np.zeros(100), -RATE, "a sample rate of -16000 Hz"),
         (np.zeros(100), np.nan, "a sample rate of nan Hz"),
         (np.zeros(100), 10**9, "a sample rate of 1e+09 Hz"),
@@ -200,6 +216,12 @@ def test_arrays_that_are_no_sound_are_refused(model, wave, rate, reason):
         with pytest.raises(AudioError) as caught:
             embed(wave, rate)
         assert reason in str(caught.value)
+
+
+def test_integers_that_were_only_cast_are_told(model):
+    """`scipy.io.wavfile` and a cast give sound 90 dB too loud, and vectors that look like any other."""
+    with pytest.warns(UserWarning, match="divide 16-bit"):
+        assert np.isfinite(model.embed(32768 * sound(4000), RATE)).all()
 
 
 def test_frames_are_of_one_clip(model):
@@ -322,9 +344,13 @@ def test_embed_command_refusals(folder, tmp_path, capsys):
     """What cannot work says why in one line and with status 2, and writes nothing."""
     text = tmp_path / "text.wav"
     text.write_text("no sound")
+    (tmp_path / "none").mkdir()
     model, out = ["--model", str(folder)], ["--out", str(tmp_path / "v.npz")]
     for arguments, message in (
-        ([str(text), *model, *out], "none of 1 inputs could be embedded"),
+        ([str(text), *model, *out], "text.wav: not a readable sound file"),
+        ([str(text), str(tmp_path), *model, *out], "none of 2 inputs could be read; the first: "),
+        ([str(tmp_path / "none"), *model, *out], "none: a folder, and no sound file in it"),
+        ([str(text), *model, "--out", str(text / "v.npz")], "text.wav is no folder, and none can be made"),
         ([str(text), *model, "--out", str(tmp_path)], "is a folder: name the NPZ file"),
         ([str(text), "--model", "nope", *out], "shipped models"),
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from aape import config
-from aape.errors import AapeError, ConfigError
+from aape.errors import AapeError, ConfigError, one_line
 from aape.recipe import Option, build_config, load_recipe, option_table
 from aape.version import __version__
 
@@ -80,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name or a label need not be in the terminal's alphabet
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run([argument for argument in arguments if argument != "--debug"])
     except (AapeError, OSError) as error:
@@ -89,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
         if debug:
             raise
-        print(f"aape: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        message = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            message = f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
+        print(f"aape: error: {one_line(message)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if debug:

@@ -1,13 +1,15 @@
 """`aape export`: a model as one file that needs samples only, for ONNX Runtime or as a torch.export program.
 
-The file holds log-mel, statistics and encoder, with SBLU by its definition (`aape.ops.use_reference`), and is compared
-with the model before it gets its name. Letters: B clips, L samples, T frames, Nf and Nt frequency and time patches,
-D width.
+The file holds log-mel, statistics and encoder, with the operators by their definitions (`aape.ops.use_reference`), and
+is compared with the model before it gets its name. Letters: B clips, L samples, T frames, Nf and Nt frequency and time
+patches, D width.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -22,15 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from aape.config import ExportConfig
+from aape.data.frontend import LogMel
 from aape.errors import AapeError, ConfigError
 from aape.inference import AudioModel, load_model
+from aape.layers.aape import AaPE
 from aape.models.encoder import pool
 from aape.ops import use_reference
 
 MAX_FRAMES = 608  # the paper's length
 TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
 OUTPUTS = ("embedding", "frames")
-_HIGH_PASS_TAPS = 63
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -44,7 +47,8 @@ class SamplesToEmbeddings(nn.Module):
 
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
-        self.log_mel, self.encoder = model.log_mel, copy.deepcopy(model.encoder).requires_grad_(False)
+        self.log_mel = _AnyLengthLogMel(**dataclasses.asdict(model.front_end))
+        self.encoder = copy.deepcopy(model.encoder).requires_grad_(False)
         self.encoder.stem.register_module("pos_embed", _AnyLength(self.encoder.stem.pos_embed.table))
         self.num_freq = model.log_mel.n_mels // model.encoder.patch_size
 
@@ -55,8 +59,20 @@ class SamplesToEmbeddings(nn.Module):
         return pool(tokens), grid.transpose(1, 2).flatten(2)
 
 
+class _AnyLengthLogMel(LogMel):
+    """`LogMel` without its question whether the sound is long enough to be reflected: one graph has one answer."""
+
+    def _pad(self, wave: Tensor) -> Tensor:
+        reach = self.n_fft // 2
+        last = torch.ones_like(wave[0], dtype=torch.int64).sum() - 1
+        places = torch.arange(-reach, wave.shape[1] + reach)
+        mirrored = (last - (last - places.abs()).abs()).clamp(min=0)
+        is_kept = (mirrored == places) | (last >= reach)  # the others are zeros
+        return wave[:, mirrored] * is_kept.to(wave.dtype)
+
+
 class _AnyLength(nn.Module):
-    """`PositionTable` without its question whether the clip is longer than the table: one graph has one answer."""
+    """`PositionTable` without its question whether the clip is longer than the table."""
 
     table: Tensor
 
@@ -101,21 +117,24 @@ def export(config: ExportConfig) -> None:
         if not difference <= TOLERANCE:
             raise AapeError(f"{out}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
         os.replace(draft, out)
-    low, high = (count / model.front_end.sample_rate for count in sample_range(model))
+    most, rate = max_samples(model), model.front_end.sample_rate
     print(
-        f"samples (clips, {low:.2f} to {high:.2f} s at {model.front_end.sample_rate} Hz) -> embedding (clips, "
+        f"samples (clips, {min_samples(model)} to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
         f"{model.embed_dim}), frames; largest difference from PyTorch {difference:.1e} -> {out}"
     )
 
 
-def sample_range(model: AudioModel) -> tuple[int, int]:
-    """Return the least and the largest number of samples that an exported model takes.
+def min_samples(model: AudioModel) -> int:
+    """Return the least number of samples that an exported model takes: 1, or with the standard stem 48 frames' worth.
 
-    The least is what makes the high-pass one filter; the largest gives 608 frames.
+    Of that stem torch.export makes no program that holds for one patch and for many.
     """
-    patch, hop = model.encoder.patch_size, model.front_end.hop_length
-    fewest_frames = (-(-_HIGH_PASS_TAPS // patch) - 1) * patch + 1
-    return max((fewest_frames - 1) * hop, model.front_end.n_fft // 2 + 1), MAX_FRAMES * hop - 1
+    return 1 if isinstance(model.encoder.stem, AaPE) else 48 * model.front_end.hop_length
+
+
+def max_samples(model: AudioModel) -> int:
+    """Return the largest number of samples that an exported model takes: those of 608 frames."""
+    return MAX_FRAMES * model.front_end.hop_length - 1
 
 
 def write(model: AudioModel, path: Path, kind: str) -> None:
@@ -126,7 +145,7 @@ def write(model: AudioModel, path: Path, kind: str) -> None:
         path: of the file.
         kind: "onnx" or "pt2".
     """
-    least, most = sample_range(model)
+    least, most = min_samples(model), max_samples(model)
     about = {
         "aape": json.dumps({"sample_rate": model.front_end.sample_rate, "min_samples": least, "max_samples": most}),
         "training": json.dumps(model.training),
@@ -169,14 +188,16 @@ def compare(model: AudioModel, run: Run) -> float:
 
     Noise, a tone in faint noise and near silence; what `embed` and `embed_frames` themselves return is the other side.
     """
-    least, most = sample_range(model)
-    rate = model.front_end.sample_rate
+    least, most, rate = min_samples(model), max_samples(model), model.front_end.sample_rate
+    reach, patch = model.front_end.n_fft // 2, model.encoder.patch_size * model.front_end.hop_length
     noise = torch.randn(most, generator=torch.Generator().manual_seed(0))
     tone = torch.sin(2 * torch.pi * 440 / rate * torch.arange(most))
     # A tone alone would show how float32 rounds beside it: there PyTorch itself is 1e-4 from its own float64.
     sounds = torch.stack([0.1 * noise, 0.5 * tone + 1e-3 * noise, 1e-5 * noise])
     largest = 0.0
-    for length, num_clips in ((least, 1), (rate, 3), (most // 2 + 1, 2), (most, 1)):
+    wanted_lengths = (1, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    lengths = [length for length in wanted_lengths if length >= least]
+    for length, num_clips in zip(lengths, itertools.cycle((1, 3, 2)), strict=False):
         samples = sounds[:num_clips, :length].contiguous()
         embedding, frames = run(samples)
         wanted = torch.from_numpy(model.embed(samples.numpy(), rate))
@@ -199,10 +220,10 @@ def require_onnx() -> None:
 
 
 def _trace(model: AudioModel) -> torch.export.ExportedProgram:
-    """Record the forward for any number of clips and any length within `sample_range`."""
-    least, most = sample_range(model)
+    """Record the forward for any number of clips and any length from `min_samples` to `max_samples`."""
     example = torch.zeros(2, 2 * model.front_end.sample_rate)
-    shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: torch.export.Dim("length", min=least, max=most)}}
+    length = torch.export.Dim("length", min=min_samples(model), max=max_samples(model))
+    shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: length}}
     module = SamplesToEmbeddings(model).eval()
     module.log_mel(example)  # makes its constants now, which tracing could not
     with use_reference(), torch.no_grad(), _quiet():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.config import FrontEndConfig, StatsConfig
-from aape.errors import ConfigError, DataError
+from aape.errors import ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
     from aape.data.frontend import Statistics
@@ -72,7 +72,7 @@ def measure(data: str, front_end: FrontEndConfig, *, max_bad_fraction: float) ->
             clips, progress=lambda done, _: bar.update(task, completed=done), **_settings(front_end)
         )
     for name, reason in measured.bad[:MAX_BAD_SHOWN]:
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
     if len(measured.bad) > MAX_BAD_SHOWN:
         print(f"left out: and {len(measured.bad) - MAX_BAD_SHOWN} more", file=sys.stderr)
     if len(measured.bad) > max_bad_fraction * len(clips):

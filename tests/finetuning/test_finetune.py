@@ -73,6 +73,8 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     assert saved.labels == ["bass", "flute"]
     assert saved.head is not None
     assert saved.card["scores"][0]["metric"] == "accuracy"
+    assert saved.card["scores"][0]["protocol"] == "split, last step, mean over seeds: 2"
+    assert saved.card["data"].startswith("csv (notes.csv): trained on ")
     assert "accuracy" in capsys.readouterr().out
 
     # What is saved is what was scored: the same probabilities, from the file alone.

@@ -207,6 +207,10 @@ def test_padding_changes_nothing(classifier):
     model = AutoModel.from_pretrained(classifier)
     hidden = model(**batch).last_hidden_state[:, 1:].unflatten(1, (8, 8))  # (B, Nf, Nt, D)
     assert not hidden[1, :, 4:].any()
+    for row, clip in enumerate(clips):
+        frames, _ = load_model(classifier, "cpu").embed_frames(clip, 16000)  # (Nt, Nf * D)
+        expected = torch.from_numpy(frames).unflatten(1, (8, 64)).transpose(0, 1)
+        torch.testing.assert_close(hidden[row, :, : len(frames)], expected, atol=1e-5, rtol=1e-5)
     own = model(**extractor(clips[1], return_tensors="pt")).last_hidden_state[0, 1:].unflatten(0, (8, 4))
     torch.testing.assert_close(hidden[1, :, :4], own, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model(batch["input_values"][:1].mT[:, None])[1], model(batch["input_values"][:1])[1])

@@ -124,8 +124,12 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
     (shape, magnitude, slope), (near, sharp, bars) = panels
     tiny = 1e-12  # a gradient below this is not drawn: the figure would be all floor
     milliseconds = windows.taps * 1000 / FRAMES_PER_SECOND
-    for row, name in enumerate(KERNELS):
-        style = {"color": COLOURS[name], "linewidth": 1.2, "linestyle": "-" if name in WINDOWS else "--"}
+    # Dashed, because the window of the bilateral kernel is the two-sided one and would hide it
+    styles: dict[str, dict[str, Any]] = {
+        name: {"color": COLOURS[name], "linewidth": 1.4, "linestyle": "-" if name in WINDOWS else (0, (4, 4))}
+        for name in KERNELS
+    }
+    for row, style in enumerate(styles.values()):
         shape.plot(milliseconds, windows.shapes[row], **style)
         magnitude.plot(windows.detuning, 20 * np.log10(np.maximum(windows.magnitudes[row], tiny)), **style)
         slope.plot(windows.detuning, np.maximum(np.abs(windows.slopes[row]), tiny), **style)
@@ -145,8 +149,8 @@ def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
             hits, best = recovery.found(name, edge)
             rates, low, high = success_by_distance(hits[best], distances, edges)
             middle = (edges[:-1] + edges[1:]) / 2 + 0.3 * (offset - 1.5)
-            axes.errorbar(middle, 100 * rates, 100 * np.stack([rates - low, high - rates]), color=COLOURS[name],
-                          marker="o", markersize=4, linewidth=1.5, elinewidth=0.8, label=label)  # fmt: skip
+            axes.errorbar(middle, 100 * rates, 100 * np.stack([rates - low, high - rates]), **styles[name],
+                          marker="o", markersize=4, elinewidth=0.8, label=label)  # fmt: skip
         axes.set(title=f"Tones found by distance, edge {edge:g}", xlabel="from start to tone (Hz)", ylabel="found (%)")
         axes.set(ylim=(-3, 103))
     for offset, (name, label) in enumerate(KERNELS.items()):

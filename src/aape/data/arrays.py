@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from aape.data.audio import MAX_LEVEL, MAX_RATE, MIN_RATE
 from aape.errors import AudioError
 
 NAME = "array"  # what an array is called in errors
+_LOUD = 1000.0  # 60 dB above full scale: such are integers that somebody only cast
 _MOST_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
 
 
@@ -43,7 +45,8 @@ def read_array(
     except (TypeError, ValueError) as error:
         raise AudioError(name, f"not an array of samples ({error})") from error
     if array.dtype.kind != "f":
-        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1")
+        hint = f": divide by {np.iinfo(array.dtype).max + 1}" if array.dtype.kind == "i" else ""
+        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
     if array.ndim not in (1, 2):
         raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
     if array.size == 0:
@@ -53,6 +56,10 @@ def read_array(
         raise AudioError(name, f"of shape {array.shape}: {hint}")
     if sample_rate is None:
         raise AudioError(name, "an array does not know its sample rate: pass it")
+    try:
+        sample_rate = float(sample_rate)
+    except (TypeError, ValueError) as error:
+        raise AudioError(name, f"a sample rate of {sample_rate!r}: it must be one number, in Hz") from error
     if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
         raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
     rows = np.atleast_2d(array)
@@ -61,6 +68,11 @@ def read_array(
         if not level <= MAX_LEVEL:  # also true of NaN
             reason = f"samples as large as {level:g}" if np.isfinite(level) else "NaN or infinite samples"
             raise AudioError(name if array.ndim == 1 else f"{name}, clip {index}", reason)
+        if level > _LOUD:
+            warnings.warn(
+                f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768",
+                stacklevel=2,
+            )
     rows = rows.astype(dtype, copy=False)
     if sample_rate != to_rate:
         import soxr

@@ -117,10 +117,8 @@ class LogMel(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             wave = waveform if waveform.dtype == torch.float64 else waveform.float()
             window, bank = self._window_and_bank(wave.device, wave.dtype)
-            num_samples, reach = wave.shape[1], self.n_fft // 2
-            mode = "reflect" if num_samples > reach else "constant"
-            padded = F.pad(wave.unsqueeze(1), (reach, reach), mode=mode).squeeze(1)  # (B, samples + n_fft)
-            num_frames = 1 + num_samples // self.hop_length
+            padded = self._pad(wave)
+            num_frames = 1 + wave.shape[1] // self.hop_length
             if num_frames <= _FRAMES_AT_ONCE:
                 mel = self._mel(padded, 0, num_frames, window, bank)
             else:
@@ -129,6 +127,12 @@ class LogMel(nn.Module):
                 mel = torch.cat([self._mel(padded, first, last, window, bank) for first, last in parts], dim=1)
             log_mel = mel.clamp(min=_FLOOR).log()
             return ((log_mel - self.mean) / self.std).transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+
+    def _pad(self, wave: Tensor) -> Tensor:
+        """Extend a wave by half a transform on either side: (B, samples) -> (B, samples + n_fft)."""
+        reach = self.n_fft // 2
+        mode = "reflect" if wave.shape[1] > reach else "constant"
+        return F.pad(wave.unsqueeze(1), (reach, reach), mode=mode).squeeze(1)
 
     def _mel(self, padded: Tensor, first: int, last: int, window: Tensor, bank: Tensor) -> Tensor:
         """Return the mel power of frames first..last of a padded wave (B, samples + n_fft): (B, last - first, F)."""

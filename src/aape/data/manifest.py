@@ -115,6 +115,8 @@ def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]
     Raises:
         AudioError: it cannot be used.
     """
+    if os.path.isdir(clip.path):  # `find_audio` leaves those in the list that hold nothing
+        raise AudioError(clip.name, f"a folder, and no sound file in it (looked for {_extensions()})")
     yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
 
 

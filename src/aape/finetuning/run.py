@@ -278,11 +278,12 @@ def _check_out(config: FinetuneConfig, out: Path) -> None:
 def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
     """Put data and scores, which are known only now, beside the weights."""
     saved = read_model(folder)
-    kind = f"{result['protocol']}, last step, {result['config']['seeds']} seeds"
+    kind = f"{result['protocol']}, last step, mean over seeds: {result['config']['seeds']}"
+    name = f"{result['task']} ({Path(result['data']).name})"
     held_out = f", fold {first.name} held out" if result["protocol"] != "split" else ""
     scores = [
         {
-            "data": result["task"],
+            "data": name,
             "metric": metric.replace("_", " "),
             "value": round(values["mean"], 4),
             "protocol": kind,
@@ -297,7 +298,7 @@ def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
         labels=saved.labels,
         multi_label=saved.multi_label,
         training=saved.training,
-        card={"data": f"{result['task']}{held_out}", "scores": scores},
+        card={"data": f"{name}: trained on {len(first.train)} clips{held_out}.", "scores": scores},
     )
 
 

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aape.config import ClassifyConfig
-from aape.errors import ConfigError, DataError
+from aape.errors import ConfigError, one_line
 from aape.inference.model import load_model
-from aape.inference.predictions import Classification
+from aape.inference.predictions import Classification, check_request
 from aape.inference.sounds import file_clips, readable_names
-from aape.inference.terminal import list_bad, progress_bar
+from aape.inference.terminal import list_bad, make_folder_for, progress_bar
 from aape.training.results import write_atomically, write_json
 
 
@@ -32,23 +32,20 @@ def classify_command(config: ClassifyConfig) -> None:
     out = None if config.out is None else Path(config.out)
     if out is not None and (out.suffix.lower() not in (".json", ".csv") or out.is_dir()):
         raise ConfigError(f"{out}: name a file that ends in .json or .csv")
-    if config.top < 1:
-        raise ConfigError(f"top must be 1 or more, got {config.top}")
-    if config.threshold is not None and not 0 <= config.threshold <= 1:
-        raise ConfigError(f"threshold must be within 0 and 1, got {config.threshold}")
+    check_request(config.top, config.threshold)
+    if out is not None:
+        make_folder_for(out)
     model = load_model(config.model, config.device)
+    model.require_head()
     clips = file_clips(config.inputs)
     with progress_bar("classifying", len(clips)) as progress:
         results, bad = model.classify_clips(
             clips, top=config.top, threshold=config.threshold, batch_size=config.batch, progress=progress
         )
-    list_bad(bad)
+    list_bad(bad, len(clips))
     files = readable_names(clips, bad)
-    if not files:
-        raise DataError(f"none of {len(clips)} inputs could be classified; the first: {bad[0][0]}: {bad[0][1]}")
     _print_table(files, results)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() == ".json":
             rows = [{"file": file, **dataclasses.asdict(result)} for file, result in zip(files, results, strict=True)]
             write_json(out, rows)
@@ -72,7 +69,7 @@ def _print_table(files: Sequence[str], results: Sequence[Classification]) -> Non
         lines = [(label, f"{score:.3f}") for label, score in zip(result.labels, result.scores, strict=True)]
         for place, line in enumerate(lines or [("(none above the threshold)", "")]):
             own = (file, f"{result.end:.1f}") if place == 0 else ("", "")
-            table.add_row(*(Text(cell) for cell in (*own, *line)))  # Text: a name may hold [brackets]
+            table.add_row(*(Text(one_line(cell)) for cell in (*own, *line)))  # a name may hold [brackets], or codes
     Console().print(table)
 
 
@@ -84,4 +81,4 @@ def _csv(files: Sequence[str], results: Sequence[Classification]) -> bytes:
     for file, result in zip(files, results, strict=True):
         for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), start=1):
             writer.writerow([file, f"{result.end:.3f}", rank, label, f"{score:.6f}"])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from aape.config import EmbedConfig
 from aape.data.manifest import Clip
-from aape.errors import ConfigError, DataError
+from aape.errors import ConfigError
 from aape.inference.model import AudioModel, BadClips, Progress, load_model
 from aape.inference.sounds import file_clips, readable_names
-from aape.inference.terminal import list_bad, progress_bar
+from aape.inference.terminal import list_bad, make_folder_for, progress_bar
 from aape.inference.windows import FloatArray
 from aape.training.results import write_atomically
 from aape.version import __version__
@@ -48,19 +48,18 @@ def embed_command(config: EmbedConfig) -> None:
         raise ConfigError(f"{out} is a folder: name the NPZ file to write, such as {out / 'vectors.npz'}")
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, or folders of them")
+    make_folder_for(out)
     model = load_model(config.model, config.device)
     clips = file_clips(config.inputs)
     partial = out.with_name(f"{out.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    partial.mkdir(exist_ok=True)
     with progress_bar("embedding", len(clips)) as progress:
         vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
-    list_bad(bad)
     files = readable_names(clips, bad)
     if files:
         write_atomically(out, _npz(embedding=vectors, file=np.asarray(files, dtype=np.str_)))
     shutil.rmtree(partial, ignore_errors=True)
-    if not files:
-        raise DataError(f"none of {len(clips)} inputs could be embedded; the first: {bad[0][0]}: {bad[0][1]}")
+    list_bad(bad, len(clips))
     print(f"{len(files)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
 
 

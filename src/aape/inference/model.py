@@ -22,7 +22,7 @@ from aape.config import FrontEndConfig
 from aape.data.frontend import LogMel
 from aape.data.manifest import Clip, stream_clip
 from aape.errors import AudioError, CheckpointError
-from aape.inference.predictions import Classification, Threshold, summarise
+from aape.inference.predictions import Classification, Threshold, check_request, summarise
 from aape.inference.sounds import Blocks, Paths, Sound, file_clips, open_sounds, readable_names
 from aape.inference.windows import FloatArray, Window, batches, cut
 from aape.models.encoder import AudioEncoder, pool
@@ -206,8 +206,8 @@ class AudioModel:
         Raises:
             AudioError: a sound cannot be used.
             CheckpointError: the model has no classifier.
+            ConfigError: a threshold outside 0 to 1 or of an unknown label, or no labels asked for.
         """
-        self._require_head()
         sounds, is_batch = self._open(wav, sample_rate, lengths)
         rows = self._classified(self._windows(sounds), BATCH_SIZE, top, threshold)
         results = [rows[row] for row in range(len(rows))]
@@ -236,8 +236,8 @@ class AudioModel:
 
         Raises:
             CheckpointError: the model has no classifier.
+            ConfigError: as for `classify`.
         """
-        self._require_head()
         bad: dict[int, str] = {}
         rows = self._classified(self._clip_windows(clips, bad, progress), batch_size, top, threshold)
         results = [rows[row] for row in range(len(clips)) if row not in bad]
@@ -253,7 +253,12 @@ class AudioModel:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def _require_head(self) -> None:
+    def require_head(self) -> None:
+        """Refuse to name anything without a classifier.
+
+        Raises:
+            CheckpointError: there is none.
+        """
         if self.head is None:
             raise CheckpointError(
                 "this model has no classifier, so it names nothing: fine-tune it on labelled sound with "
@@ -321,8 +326,10 @@ class AudioModel:
         threshold: Threshold,
     ) -> dict[int, Classification]:
         """Classify recordings, by row."""
+        self.require_head()
         assert self.head is not None
         assert self.labels is not None
+        check_request(top, threshold, self.labels)
         found: dict[int, dict[int, tuple[int, float, float, FloatArray]]] = {}
         for (row, index), window, tokens in self._encode(windows, batch_size):
             with torch.inference_mode():

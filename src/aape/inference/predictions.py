@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from aape.errors import ConfigError
 from aape.inference.windows import FloatArray
 
 Threshold: TypeAlias = float | Mapping[str, float] | None
@@ -41,6 +42,27 @@ class Classification(Prediction):
     windows: list[Prediction]
 
 
+def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) -> None:
+    """Refuse what would silently give no labels, or others than were meant.
+
+    Args:
+        top: how many labels to keep.
+        threshold: of scores; one for all, or by label.
+        labels: names of the classes that there are.
+
+    Raises:
+        ConfigError: fewer than one label, a threshold outside 0 to 1, or one for a class that there is not.
+    """
+    if top < 1:
+        raise ConfigError(f"top must be 1 or more, got {top}")
+    by_label = threshold if isinstance(threshold, Mapping) else {"": 0.0 if threshold is None else threshold}
+    for label, value in by_label.items():
+        if label and label not in labels:
+            raise ConfigError.unknown_key(label, labels, "threshold")
+        if not 0 <= value <= 1:  # also true of NaN
+            raise ConfigError(f"threshold must be within 0 and 1, got {value}{f' for {label}' if label else ''}")
+
+
 def summarise(
     windows: Sequence[tuple[int, float, float, FloatArray]],
     labels: Sequence[str],
@@ -64,7 +86,7 @@ def summarise(
 
 def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:
     """Return names and scores of the best classes, best first, ties in the order of the classes."""
-    order = np.argsort(-scores, kind="stable")[: max(0, top)]
+    order = np.argsort(-scores, kind="stable")[:top]
     pairs = [(labels[index], float(scores[index])) for index in order]
     if isinstance(threshold, Mapping):
         pairs = [(label, score) for label, score in pairs if score >= threshold.get(label, 0.0)]

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from aape.errors import ConfigError, DataError, one_line
 
 
 @contextmanager
@@ -19,7 +22,27 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]
         yield lambda done, _: bar.update(task, completed=done)
 
 
-def list_bad(bad: list[tuple[str, str]]) -> None:
-    """Print one line for each input that was left out."""
+def list_bad(bad: list[tuple[str, str]], num_inputs: int) -> None:
+    """Print one line for each input that was left out.
+
+    Raises:
+        DataError: nothing was left.
+    """
+    if num_inputs == 1 and bad:
+        raise DataError(": ".join(bad[0]))
     for name, reason in bad:
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
+    if len(bad) == num_inputs:
+        raise DataError(f"none of {num_inputs} inputs could be read; the first: {': '.join(bad[0])}")
+
+
+def make_folder_for(out: Path) -> None:
+    """Make the folder that a result goes to, before the work and not after it.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error

@@ -74,6 +74,10 @@ class PatchEmbed(nn.Module):
         """Return the reduction from spectrogram to token grid, as timm's stems do."""
         return self.patch_size[0] if as_scalar else self.patch_size
 
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the token grid (Nf, Nt) of a spectrogram of this size (F, T), as timm's stems do."""
+        return self.grid_size[0], -(-img_size[1] // self.patch_size[1])
+
     def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embed all patches, or the visible ones only.
 

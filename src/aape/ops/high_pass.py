@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aape.ops.sblu import is_reference_used
+
 BLOCK = 64  # frames per matrix product
 
 
@@ -26,11 +28,13 @@ def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
         The filtered tensor (..., T) in the dtype of `x`; float16 and bfloat16 are computed in float32.
     """
     dtype, num_frames = x.dtype, x.shape[-1]
-    pad = min(taps - 1, num_frames - 1)
     with torch.autocast(x.device.type, enabled=False):
         work = x.to(torch.promote_types(dtype, torch.float32))
         kernel = torch.tensor(_impulse_response(patch_size, taps), dtype=work.dtype, device=x.device)
         rows = work.reshape(-1, num_frames)
+        if is_reference_used():
+            return _forward_and_backward(rows, kernel).reshape(x.shape).to(dtype)
+        pad = min(taps - 1, num_frames - 1)
         left = 2 * rows[..., :1] - rows[..., 1 : pad + 1].flip(-1)  # odd extension, as filtfilt does
         right = 2 * rows[..., -1:] - rows[..., num_frames - 1 - pad : -1].flip(-1)
         extended = torch.cat([left, rows, right], -1)
@@ -41,6 +45,25 @@ def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
             forward = _correlate(F.pad(extended, (taps - 1, 0), mode="replicate"), kernel.flip(0))
             both = _correlate(F.pad(forward, (0, taps - 1), mode="replicate"), kernel)[..., pad : pad + num_frames]
     return both.reshape(x.shape).to(dtype)
+
+
+def _forward_and_backward(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Filter rows (R, T) in two passes, without a question about T: one graph holds for every length.
+
+    Beyond its odd extension of `pad` frames a row stays at its last value, and so does what the first pass gives: so
+    filtfilt starts its passes.
+    """
+    reach = kernel.shape[0] - 1
+    last = torch.ones_like(rows[0], dtype=torch.int64).sum() - 1  # T - 1, as a tensor
+    pad = last.clamp(max=reach)
+    places = torch.arange(-2 * reach, rows.shape[-1] + reach)
+    places = places.maximum(-pad).minimum(last + pad)
+    mirrored = last - (last - places.abs()).abs()
+    before, after = (places < 0).to(rows.dtype), (places > last).to(rows.dtype)
+    extended = rows[:, mirrored] * (1 - 2 * (before + after)) + 2 * (rows[:, :1] * before + rows[:, -1:] * after)
+    forward = _correlate(extended, kernel.flip(0))  # from -reach on
+    places = torch.arange(rows.shape[-1] + reach).minimum(last + pad)
+    return _correlate(forward[:, places + reach], kernel)
 
 
 def _correlate(rows: Tensor, kernel: Tensor) -> Tensor:

@@ -106,13 +106,18 @@ def sblu_magnitude_at(
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Compute SBLU by its definition, slowly: to see whether a result depends on a fast form, or to export it."""
+    """Compute SBLU and the high-pass by their definitions, slowly: to check the fast forms, or to export."""
     global _reference_only
     before, _reference_only = _reference_only, True
     try:
         yield
     finally:
         _reference_only = before
+
+
+def is_reference_used() -> bool:
+    """Say whether `use_reference` is in force."""
+    return _reference_only
 
 
 def _check(u: Tensor, decay: Tensor, frequency: Tensor, patch: int, kernel_size: int, stride: int, phase: str) -> None:

@@ -96,7 +96,8 @@ def git_commit() -> str | None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; NaN and infinities, which JSON does not have, become null."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n".encode())
+    # A file's name may be no Unicode; what replaces its lone surrogates is JSON's own escape for them.
+    write_atomically(path, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
