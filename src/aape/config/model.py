@@ -59,6 +59,7 @@ class EncoderConfig:
         lambda_dim: width of the Lambda Encoder; nano has 32.
         lambda_depth: blocks of the Lambda Encoder; nano has 1.
         lambda_heads: attention heads of the Lambda Encoder [ours]; nano has 1.
+        decay_start: raw decay of all kernels at the start [ours]; -4 for windows as long as the taps allow.
         pos_trainable: learn the stem's position table instead of keeping it sine and cosine.
     """
 
@@ -80,6 +81,7 @@ class EncoderConfig:
     lambda_dim: int = 128
     lambda_depth: int = 3
     lambda_heads: int = 2
+    decay_start: float = 0.0
     pos_trainable: bool = False
 
 

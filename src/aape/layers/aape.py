@@ -34,6 +34,7 @@ class AaPE(PatchEmbed):
         sblu_dim: Z, SBLU outputs per frequency patch.
         mask_context: zero the hidden patches, per view, before the high-pass, so that nothing of them leaks.
         lambda_shape: (width, depth, heads) of the Lambda Encoder.
+        decay_start: raw decay of all kernels at the start; below about -4 the windows are as long as they can be.
         pos_trainable: see `PatchEmbed`.
         device: where the parameters are made.
         dtype: of the parameters.
@@ -56,6 +57,7 @@ class AaPE(PatchEmbed):
         sblu_dim: int = 128,
         mask_context: bool = False,
         lambda_shape: tuple[int, int, int] = (128, 3, 2),
+        decay_start: float = 0.0,
         pos_trainable: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -72,7 +74,9 @@ class AaPE(PatchEmbed):
         self.phase, self.kernel_size, self.stride, self.mask_context = phase, kernel_size, stride, mask_context
         self.hidden_dim, self.sblu_dim = hidden_dim, sblu_dim
         self.lambda_encoder: LambdaEncoder | FixedLambda = (
-            LambdaEncoder(embed_dim, hidden_dim, *lambda_shape) if adaptive else FixedLambda(num_freq, hidden_dim)
+            LambdaEncoder(embed_dim, hidden_dim, *lambda_shape, decay_start=decay_start)
+            if adaptive
+            else FixedLambda(num_freq, hidden_dim, decay_start)
         )
         # Holders of B, C, the GroupNorm's affine part and the depthwise convolution, all per frequency patch
         self.subbands = nn.Conv1d(self.img_size[0], num_freq * hidden_dim, 1, groups=num_freq, bias=False)

@@ -35,10 +35,10 @@ def constrain(
     return F.softplus(raw_decay) + floor, lowest + (math.pi - lowest) * torch.sigmoid(raw_frequency)
 
 
-def _start_of_band(hidden_dim: int) -> Tensor:
-    """Return raw values (2H,) that spread the frequencies evenly over the band and leave the decays at raw 0."""
+def _start_of_band(hidden_dim: int, decay_start: float) -> Tensor:
+    """Return raw values (2H,): the decays all `decay_start`, the frequencies spread evenly over the band."""
     positions = (torch.arange(hidden_dim, dtype=torch.float64) + 0.5) / hidden_dim
-    return torch.cat([torch.zeros(hidden_dim), torch.logit(positions).float()])
+    return torch.cat([torch.full((hidden_dim,), decay_start), torch.logit(positions).float()])
 
 
 class LambdaEncoder(nn.Module):
@@ -50,11 +50,20 @@ class LambdaEncoder(nn.Module):
         width: of its blocks.
         depth: number of blocks.
         num_heads: heads per block.
+        decay_start: raw decay of all kernels at the start.
     """
 
-    def __init__(self, embed_dim: int, hidden_dim: int, width: int = 128, depth: int = 3, num_heads: int = 2) -> None:
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int,
+        width: int = 128,
+        depth: int = 3,
+        num_heads: int = 2,
+        decay_start: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
+        self.hidden_dim, self.decay_start = hidden_dim, decay_start
         self.embed = nn.Linear(embed_dim, width)
         self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
         self.head = nn.Linear(width, 2 * hidden_dim)
@@ -65,7 +74,7 @@ class LambdaEncoder(nn.Module):
         self.apply(init_transformer_weights)
         with torch.no_grad():
             self.head.weight.mul_(0.01)
-            self.head.bias.copy_(_start_of_band(self.hidden_dim))
+            self.head.bias.copy_(_start_of_band(self.hidden_dim, self.decay_start))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (R, V, D) to raw decays and frequencies (R, V, 2H)."""
@@ -75,9 +84,9 @@ class LambdaEncoder(nn.Module):
 class FixedLambda(nn.Module):
     """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch and channel."""
 
-    def __init__(self, num_freq: int, hidden_dim: int) -> None:
+    def __init__(self, num_freq: int, hidden_dim: int, decay_start: float = 0.0) -> None:
         super().__init__()
-        start = _start_of_band(hidden_dim).expand(num_freq, -1).clone()
+        start = _start_of_band(hidden_dim, decay_start).expand(num_freq, -1).clone()
         spread = 0.01 * torch.randn_like(start)  # as small as what the adaptive form's scaled head adds at the start
         self.raw = nn.Parameter(start + spread)  # (Nf, 2H)
 

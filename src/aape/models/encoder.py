@@ -29,6 +29,7 @@ def build_stem(config: EncoderConfig) -> PatchEmbed:
         sblu_dim=config.sblu_dim,
         mask_context=config.mask_context,
         lambda_shape=(config.lambda_dim, config.lambda_depth, config.lambda_heads),
+        decay_start=config.decay_start,
         pos_trainable=config.pos_trainable,
     )
 
