@@ -134,11 +134,24 @@ def test_any_length_from_one_frame_up(frames):
 
 @pytest.mark.parametrize(("options", "message"), [({"kernel_size": 4}, "odd"), ({"stride": 3}, "stride"),
                                                   ({"phase": "x"}, "phase"), ({"in_chans": 3}, "one channel"),
+                                                  ({"decay_start": 0.0}, "decay_start"),
                                                   ({"img_size": (100, 96)}, "divide")])  # fmt: skip
 def test_impossible_stems_are_refused(options, message):
     """A wrong option is named where the model is built."""
     with pytest.raises(ValueError, match=message):
         AaPE(**options)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_kernels_start_where_they_are_told(adaptive):
+    """Windows that are too short cannot tell rates apart, and a start is hard to leave."""
+    stem = small(adaptive=adaptive, decay_start=0.02)
+    tokens, rows = torch.randn(2, 1, 48, 32, dtype=torch.float64), torch.arange(8).repeat_interleave(6).expand(2, 1, -1)
+    decay, frequency = stem.kernels(tokens, rows)
+    lowest = -2 * torch.tensor(0.01).log().item() / 62
+    assert (decay - lowest).mean().item() == pytest.approx(0.02, abs=0.005)
+    assert frequency.amin() < 0.35
+    assert frequency.amax() > 2.9
 
 
 def test_timm_contract():

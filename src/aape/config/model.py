@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +60,7 @@ class EncoderConfig:
         lambda_dim: width of the Lambda Encoder; nano has 32.
         lambda_depth: blocks of the Lambda Encoder; nano has 1.
         lambda_heads: attention heads of the Lambda Encoder [ours]; nano has 1.
-        decay_start: raw decay of all kernels at the start [ours]; -4 for windows as long as the taps allow.
+        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame [ours].
         pos_trainable: learn the stem's position table instead of keeping it sine and cosine.
     """
 
@@ -81,7 +82,7 @@ class EncoderConfig:
     lambda_dim: int = 128
     lambda_depth: int = 3
     lambda_heads: int = 2
-    decay_start: float = 0.0
+    decay_start: float = math.log(2)  # a raw decay of 0
     pos_trainable: bool = False
 
 

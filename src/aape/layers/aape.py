@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -34,7 +35,8 @@ class AaPE(PatchEmbed):
         sblu_dim: Z, SBLU outputs per frequency patch.
         mask_context: zero the hidden patches, per view, before the high-pass, so that nothing of them leaks.
         lambda_shape: (width, depth, heads) of the Lambda Encoder.
-        decay_start: raw decay of all kernels at the start; below about -4 the windows are as long as they can be.
+        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame; ln 2 is a raw decay of
+            0, and near 0 the windows are as long as the taps allow.
         pos_trainable: see `PatchEmbed`.
         device: where the parameters are made.
         dtype: of the parameters.
@@ -57,7 +59,7 @@ class AaPE(PatchEmbed):
         sblu_dim: int = 128,
         mask_context: bool = False,
         lambda_shape: tuple[int, int, int] = (128, 3, 2),
-        decay_start: float = 0.0,
+        decay_start: float = math.log(2),
         pos_trainable: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -71,6 +73,8 @@ class AaPE(PatchEmbed):
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         if stride < 1 or patch % stride:
             raise ValueError(f"stride must divide the patch of {patch} frames, got {stride}")
+        if not decay_start > 0:
+            raise ValueError(f"decay_start must be above 0, got {decay_start}")
         self.phase, self.kernel_size, self.stride, self.mask_context = phase, kernel_size, stride, mask_context
         self.hidden_dim, self.sblu_dim = hidden_dim, sblu_dim
         self.lambda_encoder: LambdaEncoder | FixedLambda = (

@@ -36,9 +36,9 @@ def constrain(
 
 
 def _start_of_band(hidden_dim: int, decay_start: float) -> Tensor:
-    """Return raw values (2H,): the decays all `decay_start`, the frequencies spread evenly over the band."""
+    """Return raw values (2H,): decays this far above their lower bound, frequencies spread evenly over the band."""
     positions = (torch.arange(hidden_dim, dtype=torch.float64) + 0.5) / hidden_dim
-    return torch.cat([torch.full((hidden_dim,), decay_start), torch.logit(positions).float()])
+    return torch.cat([torch.full((hidden_dim,), math.log(math.expm1(decay_start))), torch.logit(positions).float()])
 
 
 class LambdaEncoder(nn.Module):
@@ -50,7 +50,7 @@ class LambdaEncoder(nn.Module):
         width: of its blocks.
         depth: number of blocks.
         num_heads: heads per block.
-        decay_start: raw decay of all kernels at the start.
+        decay_start: of all kernels, above the lower bound, in nepers per frame; ln 2 is a raw decay of 0.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LambdaEncoder(nn.Module):
         width: int = 128,
         depth: int = 3,
         num_heads: int = 2,
-        decay_start: float = 0.0,
+        decay_start: float = math.log(2),
     ) -> None:
         super().__init__()
         self.hidden_dim, self.decay_start = hidden_dim, decay_start
@@ -84,7 +84,7 @@ class LambdaEncoder(nn.Module):
 class FixedLambda(nn.Module):
     """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch and channel."""
 
-    def __init__(self, num_freq: int, hidden_dim: int, decay_start: float = 0.0) -> None:
+    def __init__(self, num_freq: int, hidden_dim: int, decay_start: float = math.log(2)) -> None:
         super().__init__()
         start = _start_of_band(hidden_dim, decay_start).expand(num_freq, -1).clone()
         spread = 0.01 * torch.randn_like(start)  # as small as what the adaptive form's scaled head adds at the start
