@@ -35,8 +35,8 @@ class AaPE(PatchEmbed):
         sblu_dim: Z, SBLU outputs per frequency patch.
         mask_context: zero the hidden patches, per view, before the high-pass, so that nothing of them leaks.
         lambda_shape: (width, depth, heads) of the Lambda Encoder.
-        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame; ln 2 is a raw decay of
-            0, and near 0 the windows are as long as the taps allow.
+        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame; ln 2 is a raw
+            decay of 0, and near 0 the windows are as long as the taps allow.
         pos_trainable: see `PatchEmbed`.
         device: where the parameters are made.
         dtype: of the parameters.
