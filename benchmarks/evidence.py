@@ -59,13 +59,23 @@ def collect(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read(folder: Path) -> float | None:
+def read(folder: Path, features: str = "encoder") -> float | None:
     """Return the accuracy of the probe's last step, in 0..1; None where there is no result."""
     path = folder / "result.json"
     if not path.exists():
         return None
-    accuracy: float = json.loads(path.read_text())["rows"]["encoder"]["scores"]["last"]["accuracy"]["mean"]
+    accuracy: float = json.loads(path.read_text())["rows"][features]["scores"]["last"]["accuracy"]["mean"]
     return accuracy
+
+
+def yardsticks(runs: Path) -> list[dict[str, Any]]:
+    """Return the rows of the same encoder untrained and of log-mel statistics: means over three seeds of the probe."""
+    rows = []
+    for features in ("untrained encoder", "log-mel statistics"):
+        found = {name: read(runs / f"yardsticks-{name}", features) for name in SETS}
+        sets = {name: {"scores": {}, "mean": score} for name, score in found.items() if score is not None}
+        rows.append({"variant": features, "title": features, "sets": sets})
+    return rows
 
 
 def difference(own: dict[int, float], base: dict[int, float]) -> dict[str, Any]:
@@ -87,7 +97,7 @@ def line(row: dict[str, Any]) -> str:
             cells += ["not run", ""]
             continue
         scores = ", ".join(f"{100 * score:.1f}" for score in cell["scores"].values())
-        cells.append(f"{100 * cell['mean']:.1f} ({scores})")
+        cells.append(f"{100 * cell['mean']:.1f}" + (f" ({scores})" if scores else ""))
         if "difference" in cell:
             low, high = (100 * bound for bound in cell["interval"])
             cells.append(f"{100 * cell['difference']:+.1f} ({low:+.1f} to {high:+.1f})")
@@ -100,7 +110,8 @@ def main() -> None:
     """Print the table, and write its numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/evidence"))
-    rows = collect(parser.parse_args().runs)
+    runs = parser.parse_args().runs
+    rows = yardsticks(runs) + collect(runs)
     print("| variant | " + " | ".join(f"{name} | against AaPE" for name in SETS) + " |")
     print("|---" * (1 + 2 * len(SETS)) + "|")
     for row in rows:
