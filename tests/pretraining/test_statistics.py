@@ -12,6 +12,7 @@ from aape.data.frontend import time_statistics
 from aape.demo.run import AUDIO
 from aape.errors import DataError
 from aape.models.encoder import AudioEncoder
+from aape.pretraining.draws import draw_stretch
 from aape.pretraining.masking import draw_views
 from aape.pretraining.statistics import SCALE, ClipStatistics
 from aape.pretraining.teacher_student import TeacherStudent
@@ -78,6 +79,39 @@ def test_the_loss_adds_them_by_their_weight_and_reaches_the_stem():
     assert encoder.stem.proj.weight.grad.abs().sum() > 0
 
 
+def test_they_are_told_from_the_first_patches_as_from_a_clip_of_that_length():
+    """A class token that has only met whole crops misleads a probe on shorter clips."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, BINS, FRAMES)
+    is_audio = torch.ones(4, 8, 3, dtype=torch.bool)
+    is_audio[0, :, 1:] = False  # its padding is told by neither
+    views = [draw_views((8, 3), 2, 5, 8, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    visible, queries = (torch.stack(part) for part in zip(*views, strict=True))
+    encoder = AudioEncoder(encoder_config("nano", num_frames=FRAMES))
+    method = TeacherStudent(
+        encoder, (8, 3), PredictorConfig(), LossConfig(statistics_weight=1, statistics_components=8)
+    )
+    method.statistics.fit(method.statistics.measure(torch.randn(50, 1, BINS, FRAMES)))
+    told = method(x, visible, queries, is_audio.flatten(1), stretch=2)["loss_statistics"]
+    short = x[..., :32]
+    alone = method.statistics(encoder.forward_features(short)[:, 0], short, is_audio[..., :2].flatten(1))
+    assert told.item() == pytest.approx(alone.item(), rel=1e-6)
+    assert told.item() != method(x, visible, queries, is_audio.flatten(1))["loss_statistics"].item()
+
+
+def test_every_length_is_met_and_short_ones_more_often():
+    """The log-uniform draw of a run's steps, the same for each of its processes."""
+    drawn = [draw_stretch(0, step, 2, 19) for step in range(3000)]
+    assert set(drawn) == set(range(2, 20))
+    assert drawn.count(2) > 2 * drawn.count(5) > 2 * drawn.count(15)
+    assert (
+        drawn
+        == [draw_stretch(0, step, 2, 19) for step in range(3000)]
+        != [draw_stretch(1, step, 2, 19) for step in range(3000)]
+    )
+    assert {draw_stretch(0, step, 3, 3) for step in range(9)} == {3}
+
+
 def test_a_run_measures_them_once_and_learns_them(tmp_path, capsys):
     """The command line's way, from a folder of notes."""
     folder = tmp_path / "sound"
@@ -89,7 +123,10 @@ def test_a_run_measures_them_once_and_learns_them(tmp_path, capsys):
     options += ["--loss.statistics-weight", "1", "--device", "cpu", "--seed", "0"]
     assert main(["pretrain", *options, "--out", str(tmp_path / "many")]) == 2
     assert "24 clips cannot have loss.statistics_components = 64" in capsys.readouterr().err
-    options += ["--loss.statistics-components", "4"]
+    options += ["--loss.statistics-components", "4", "--loss.statistics-min-patches"]
+    assert main(["pretrain", *options, "8", "--out", str(tmp_path / "long")]) == 2
+    assert "loss.statistics_min_patches must be 0 to 7" in capsys.readouterr().err
+    options += ["2"]
     assert main(["pretrain", *options, "--out", str(tmp_path / "run")]) == 0
     losses = [
         json.loads(line)["loss_statistics"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

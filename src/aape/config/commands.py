@@ -63,6 +63,8 @@ class LossConfig:
         contrastive_weight: weight of the contrastive loss.
         statistics_weight: weight of telling the clip's log-mel statistics from the class token; the paper has none.
         statistics_components: principal components of the statistics that are told.
+        statistics_min_patches: tell them from the first part of the crop, at least so many time patches and another
+            number at each step, so that the class token knows short clips too; 0 for the whole crop.
         temperature: temperature of the contrastive loss [ours].
         reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
         target: what the teacher gives of each block, its output or its MLP's.
@@ -73,6 +75,7 @@ class LossConfig:
     contrastive_weight: float = 0.1
     statistics_weight: float = 0.0
     statistics_components: int = 64
+    statistics_min_patches: int = 0
     temperature: float = 0.1
     reduction: Literal["mean", "eat"] = "mean"
     target: Literal["block", "ffn"] = "block"

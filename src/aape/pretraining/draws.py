@@ -160,6 +160,13 @@ def collate(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def draw_stretch(seed: int, step: int, fewest: int, most: int) -> int:
+    """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and passes."""
+    generator = torch.Generator().manual_seed(_seed(seed, -1 - step))
+    place = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return min(most, int(fewest * ((most + 1) / fewest) ** place))
+
+
 def _seed(*parts: int) -> int:
     """Hash integers into a seed: neighbouring epochs and clips get unrelated streams."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()

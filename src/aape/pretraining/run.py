@@ -134,6 +134,7 @@ def build_trainer(config: PretrainConfig) -> tuple[PretrainTrainer, Path | None]
         max_bad_fraction=config.max_bad_fraction,
         keep_every=config.keep_every,
         first_step=0 if checkpoint is None else checkpoints.step_of(checkpoint),
+        fewest_patches=config.loss.statistics_min_patches if config.loss.statistics_weight else 0,
         callbacks=[step],
     )
     step.trainer = trainer
@@ -222,6 +223,8 @@ def _build_method(config: PretrainConfig, num_frames: int) -> TeacherStudent:
     if config.init is not None:
         load_weights(encoder, config.init)
     grid = (shape.n_mels // shape.patch_size, num_frames // shape.patch_size)
+    if not 0 <= config.loss.statistics_min_patches <= grid[1]:
+        raise ConfigError(f"loss.statistics_min_patches must be 0 to {grid[1]}, the time patches of a crop")
     try:
         return TeacherStudent(encoder, grid, config.predictor, config.loss)
     except ValueError as error:

@@ -44,7 +44,12 @@ class TeacherStudent(nn.Module):
         self.loss = loss
 
     def forward(
-        self, spectrogram: Tensor, visible: Tensor, queries: Tensor, is_audio: Tensor | None = None
+        self,
+        spectrogram: Tensor,
+        visible: Tensor,
+        queries: Tensor,
+        is_audio: Tensor | None = None,
+        stretch: int | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss and what to watch.
 
@@ -53,6 +58,7 @@ class TeacherStudent(nn.Module):
             visible: sorted indices of the visible patches (B, M, V).
             queries: indices of the patches to predict (B, M, Q).
             is_audio: patches that do not lie wholly in padding (B, N); None where there is no padding.
+            stretch: tell the statistics from so many time patches, the first ones; None for all Nt.
 
         Returns:
             Scalars: `loss`, its parts, and the variances of targets and predictions over the tokens of a clip
@@ -76,8 +82,9 @@ class TeacherStudent(nn.Module):
         con = contrastive_loss(z.transpose(0, 1), self.loss.temperature)
         loss, parts = mask + utt + self.loss.contrastive_weight * con, {}
         if self.statistics is not None:
-            whole = self.student.forward_features(spectrogram)  # (B, 1 + N, D): nothing hidden, as the encoder is used
-            parts["loss_statistics"] = self.statistics(whole[:, 0], spectrogram, is_audio)
+            sound, is_sound = _first_patches(spectrogram, is_audio, stretch, self.student.patch_size)
+            whole = self.student.forward_features(sound)  # (B, 1 + N', D): nothing hidden, as the encoder is used
+            parts["loss_statistics"] = self.statistics(whole[:, 0], sound, is_sound)
             loss = loss + self.loss.statistics_weight * parts["loss_statistics"]
         return {
             "loss": loss,
@@ -107,6 +114,17 @@ class TeacherStudent(nn.Module):
             weight = (1 - momentum) * (1 - is_skipped.double())
             weights: list[Tensor] = [weight.to(p.dtype) for p in teacher]
             torch._foreach_lerp_(teacher, student, weights)
+
+
+def _first_patches(
+    spectrogram: Tensor, is_audio: Tensor | None, stretch: int | None, patch: int
+) -> tuple[Tensor, Tensor | None]:
+    """Cut a spectrogram (B, 1, F, T) and its mask (B, N) to the first `stretch` time patches."""
+    if stretch is None:
+        return spectrogram, is_audio
+    if is_audio is not None:
+        is_audio = is_audio.unflatten(1, (-1, spectrogram.shape[-1] // patch))[..., :stretch].flatten(1)
+    return spectrogram[..., : stretch * patch], is_audio
 
 
 def _variance(x: Tensor, dim: int, counted: Tensor | None = None) -> Tensor:

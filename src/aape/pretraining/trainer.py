@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from aape.config import OptimConfig
 from aape.data.frontend import LogMel
 from aape.errors import TrainingError
-from aape.pretraining.draws import StepBatches, collate
+from aape.pretraining.draws import StepBatches, collate, draw_stretch
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.pretraining.watch import BadFiles, CollapseAlarm, Measurements
 from aape.training import checkpoints
@@ -42,7 +42,9 @@ class WaveformToLoss(nn.Module):
         super().__init__()
         self.method, self.log_mel, self.num_frames = method, log_mel, num_frames
 
-    def forward(self, waveform: Tensor, num_samples: list[int], visible: Tensor, queries: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, waveform: Tensor, num_samples: list[int], visible: Tensor, queries: Tensor, stretch: int | None = None
+    ) -> dict[str, Tensor]:
         """Compute `TeacherStudent`'s outputs.
 
         Args:
@@ -50,10 +52,11 @@ class WaveformToLoss(nn.Module):
             num_samples: how many are the clip's own, for each of B.
             visible: (B, M, V).
             queries: (B, M, Q).
+            stretch: time patches that the statistics are told from; None for all.
         """
         spectrogram, is_audio = self.spectrograms(waveform, num_samples)
         outputs: dict[str, Tensor] = self.method(
-            spectrogram, visible, queries, is_audio if self.method.loss.ignore_padding else None
+            spectrogram, visible, queries, is_audio if self.method.loss.ignore_padding else None, stretch
         )
         return outputs
 
@@ -88,6 +91,7 @@ class PretrainTrainer(Trainer):
         max_bad_fraction: stop when more than this share of the clips cannot be read.
         keep_every: checkpoints of every so many steps stay; 0 for none.
         first_step: the step to go on from.
+        fewest_patches: of the parts that statistics are told from; 0 for whole crops.
         trainer_options: of `transformers.Trainer`.
     """
 
@@ -99,9 +103,11 @@ class PretrainTrainer(Trainer):
         max_bad_fraction: float,
         keep_every: int = 0,
         first_step: int = 0,
+        fewest_patches: int = 0,
         **trainer_options: Any,
     ) -> None:
         self.optim, self.clips, self.keep_every, self.first_step = optim, clips, keep_every, first_step
+        self.fewest_patches = fewest_patches
         super().__init__(data_collator=collate, **trainer_options)
         out = Path(self.args.output_dir)
         self.measured = Measurements()
@@ -159,6 +165,9 @@ class PretrainTrainer(Trainer):
         clips = inputs.pop("clip")
         self.drawn += clips
         self.measured.num_draws += len(clips)
+        if self.fewest_patches:
+            most = self.train_dataset.grid[1]
+            inputs["stretch"] = draw_stretch(self.args.seed, self.state.global_step, self.fewest_patches, most)
         outputs = model(**inputs)
         self.measured.add({name: value.detach() for name, value in outputs.items()})
         self.is_bad_loss = self.is_bad_loss | ~torch.isfinite(outputs["loss"].detach())

@@ -22,7 +22,8 @@ def resolve_device(name: str) -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Say whether matrix products in bfloat16 are in the hardware: recent NVIDIA GPUs, and x86 CPUs with AMX."""
+    """Say whether bfloat16 products are in the hardware: recent NVIDIA GPUs, x86 CPUs with AMX or AVX512_BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # an older torch has not both
+    return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
