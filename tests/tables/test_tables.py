@@ -257,6 +257,46 @@ def test_a_model_says_which_one_it_started_from(tmp_path, monkeypatch):
     assert [own["init"] for own in found] == [None, "first"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--checkpoint RUN", "checkpoint .*nano -> RUN"),
+        ("--steps=3", "steps 2 -> 3"),
+        ("--no-yardsticks --seeds 2", "seeds 1 -> 2"),
+        ("--learning-rates 1e-3,1e-2", r"learning_rates \[0.001\] -> \[0.001, 0.01\]"),
+    ],
+)
+def test_a_line_with_other_options_than_its_finished_run_is_told_before_anything_starts(
+    tmp_path, monkeypatch, options, words
+):
+    """`--checkpoint RUN` in every line, and the table goes on to show the numbers of `tiny`."""
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "probe --data data/set.csv --checkpoint nano --split split --seeds 1 --steps 2 --learning-rates 1e-3 --out RUN"
+    )
+    line = f"{line} --no-yardsticks"
+    own = {"data": str(tmp_path / "data/set.csv"), "checkpoint": "nano", "out": "elsewhere", "task": "csv"}
+    own |= {"split": "split", "seeds": 1, "steps": 2, "learning_rates": [1e-3], "yardsticks": False, "gone": 1}
+
+    def execute(entry):
+        entry.out.mkdir()
+        (entry.out / "config.yaml").write_text(yaml.safe_dump(own))  # of a version with fewer options, and one more
+        (entry.out / "result.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(queue, "execute", execute)
+    words = rf"^RUN holds a run of other options than .*\({words}\): choose another --out"
+    Path("list.txt").write_text(f"{line}\n{line} {options}\n")
+    with pytest.raises(ConfigError, match=words):  # after the line above it
+        queue.run_queue(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(queue, "execute", None)
+    Path("list.txt").write_text(f"{line.replace('RUN', 'new')}\n{line} {options}\n")
+    with pytest.raises(ConfigError, match=words):
+        queue.run_queue(QueueConfig(["list.txt"]))
+    Path("list.txt").write_text(f"{line} --device cpu --max-bad-fraction 0.5\n")
+    queue.run_queue(QueueConfig(["list.txt"]))
+
+
 def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(paper, monkeypatch):
     monkeypatch.setattr(queue, "execute", None)
     Path("runs/paper/finetune/aape-esc50").mkdir(parents=True)
