@@ -13,7 +13,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # A module may import its own layer and those below, and never in a circle. A new top-level module needs a place here.
 LAYERS = (
     {"errors", "version"},
-    {"ops", "data", "config", "recipe"},
+    {"ops", "data", "config", "recipe", "options"},
     {"layers"},
     {"models", "training", "evaluation", "analysis", "stats"},
     {"corpus"},
@@ -41,6 +41,7 @@ ONLY = {
     "data": {"errors"},
     "config": {"errors"},
     "recipe": {"errors"},
+    "options": {"recipe", "errors"},
     "layers": {"ops", "errors"},
 }
 HEAVY = ("torch", "transformers", "matplotlib", "soundfile", "soxr", "rich", "jsonargparse", "scipy", "triton",

@@ -119,6 +119,31 @@ def test_the_same_seeds_give_the_same_numbers_and_the_features_are_read_back(pro
     assert model.num_calls == 1
 
 
+def test_another_run_in_the_folder_is_not_written_over(probe_rows, folder, model, tmp_path, monkeypatch):
+    """Days of fine-tuning, or the number of another encoder, would be gone."""
+    probe_rows(yardsticks=False)
+    monkeypatch.chdir(tmp_path)
+    probe_rows(yardsticks=False, data="table.csv", steps=60)  # the same from elsewhere
+    assert model.num_calls == 1
+    before = (tmp_path / "run/result.json").read_bytes()
+    (tmp_path / "other.csv").write_text((tmp_path / "table.csv").read_text())
+    for changes, words in (
+        ({"checkpoint": "other"}, "already holds a probe whose checkpoint is fake, not other: choose another --out"),
+        ({"data": "other.csv"}, "whose data is table.csv, not other.csv"),
+        ({"task": "esc50", "split": None}, "whose task is csv, not esc50"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            probe_rows(**changes)
+    for content in ("data: d\ncheckpoint: fake\noptim: {ema: 0.9}\n", "[", ""):
+        (tmp_path / "run/config.yaml").write_text(content)
+        with pytest.raises(ConfigError, match="already holds something else than a probe: choose another --out"):
+            probe_rows()
+    (tmp_path / "run/config.yaml").unlink()
+    with pytest.raises(ConfigError, match="something else"):
+        probe_rows()
+    assert (tmp_path / "run/result.json").read_bytes() == before
+
+
 def test_every_player_is_left_out_once(probe_rows):
     result = probe_rows(split=None, fold="player", yardsticks=False)
     assert [part["name"] for part in result["partitions"]] == ["p0", "p1", "p2"]
@@ -132,6 +157,7 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
     options = {"checkpoint": "fake", "out": str(tmp_path / "run"), "seeds": 1, "yardsticks": False}
     options |= {"learning_rates": (1e-2,), "steps": 20, "batch": 8}
     result = run.probe(ProbeConfig(task="esc50", data=str(make_esc50(tmp_path / "esc50")), **options))
+    options["out"] = str(tmp_path / "other")
     assert [part["name"] for part in result["partitions"]] == list("12345")
     assert result["counts"] == {"clips": (20, 2000)}
     assert any("20 clips found (clips), 2,000 published" in warning for warning in result["warnings"])
@@ -143,6 +169,7 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
     assert result["partitions"][0]["num_validation"] == 3
     assert result["config"]["batch"] == 512
 
+    options["out"] = str(tmp_path / "third")
     with pytest.raises(ConfigError, match="as20k has several labels per clip"):
         run.probe(ProbeConfig(task="as20k", data=str(make_audioset(tmp_path / "audioset")), **options))
 

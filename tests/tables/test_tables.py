@@ -20,6 +20,7 @@ from aape.models.predictor import build_predictor
 from aape.tables import queue
 from aape.tables.collect import collect, read_tables
 from aape.tables.run import markdown, show
+from aape.tables.runs import expected
 from corpus_copies import MAKERS
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -68,8 +69,6 @@ def test_every_recipe_builds(path):
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS.items(), ids=SETTINGS.keys())
 def test_a_variant_differs_from_the_paper_s_model_in_what_its_name_says_alone(name, settings):
-    from aape.tables.runs import expected
-
     ours, base = (expected(PAPER / f"pretrain/{own}.yaml", "pretrain") for own in (name, "aape"))
     assert {key: value for key, value in ours.items() if base.get(key) != value and key != "out"} == settings
 
@@ -176,7 +175,10 @@ def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper,
     assert "mAP" in cells["finetune/aape-as20k", "AS-20K mAP"].column
     assert cells["finetune/aape-as20k", "AS-20K mAP"].scores is not None
     assert cells["probe/aape-us8k", "US8K accuracy"].scores is not None
-    assert cells["pretrain/aape", "batches per second"].scores["value"] > 0
+    speed = cells["pretrain/aape", "batches per second"]
+    assert speed.scores["value"] > 0
+    assert show(speed).endswith("*")
+    assert {"model base -> nano", "steps 600000 -> 2"} <= set(speed.notes)
     assert cells["finetune/cnn-esc50", "ESC-50 accuracy"].scores is None
 
     # Beside its own recipe the very same run differs in nothing but its data.
@@ -192,6 +194,107 @@ def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper,
     assert "not run" in text
     assert "finetune/aape-esc50,97.5," in text
     assert "aape finetune --config recipes/paper/finetune/aape-esc50.yaml" in Path("tables/tables.md").read_text()
+
+
+NUM_CLIPS = 2_063_949  # of AudioSet
+
+
+def cell_of(folder, name, **pretraining):
+    """Return a row's ESC-50 cell: its run is the recipe's, from an encoder that was trained with these options."""
+    run = folder / f"finetune/{name}-esc50"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(expected(PAPER / f"finetune/{run.name}.yaml", "finetune")))
+    scores = {"last": {"accuracy": {"mean": 0.5}}, "best": {"accuracy": {"mean": 0.5}}}
+    result = {"task": "esc50", "counts": {"clips": (2000, 2000)}, "scores": scores, "pretraining": pretraining}
+    (run / "result.json").write_text(json.dumps(result))
+    cells = (cell for grid in collect(PAPER / "tables.yaml", folder) for row in grid.rows for cell in row)
+    return next(cell for cell in cells if cell.run == f"finetune/{name}-esc50")
+
+
+def saved(name, **changes):
+    """Return what a model says of its training by a recipe."""
+    settings = expected(PAPER / f"pretrain/{name}.yaml", "pretrain")
+    return {**settings, "num_clips": NUM_CLIPS, **changes}
+
+
+def test_the_paper_s_own_run_gets_no_star(tmp_path):
+    """A star on everything says nothing."""
+    for name in ("aape", "patch-con0.1", "k31"):
+        assert cell_of(tmp_path, name, **saved(name)).notes == ()
+        assert not show(cell_of(tmp_path, name, **saved(name, device="cuda", tensorboard=True))).endswith("*")
+    spelt_out = {"encoder.stem": "aape", "encoder.embed_dim": 768}
+    assert cell_of(tmp_path, "aape", **saved("aape", **spelt_out)).notes == ()
+    old = {key: value for key, value in saved("aape").items() if not key.startswith("loss.statistics")}
+    assert cell_of(tmp_path, "aape", **old).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "note"),
+    [
+        ("patch-con0.1", saved("aape"), "encoder.stem patch -> aape"),
+        ("fixed", saved("aape"), "encoder.adaptive False -> True"),
+        ("k31", saved("aape"), "encoder.kernel_size 31 -> 63"),
+        ("aape", saved("k31"), "encoder.kernel_size 63 -> 31"),
+        ("aape", saved("aape", num_clips=100), "100 of 2,063,949 clips"),
+        ("aape", saved("aape", num_clips=None), "unknown of 2,063,949 clips"),
+        ("aape", saved("aape", init="tiny"), "init None -> tiny"),
+    ],
+)
+def test_another_encoder_never_fills_a_cell_without_a_star(tmp_path, name, found, note):
+    """The plain model in the row of the standard stem would be the paper's ablation turned on its head."""
+    cell = cell_of(tmp_path, name, **found)
+    assert cell.notes == (f"pre-training: {note}",)
+    assert show(cell).endswith("*")
+
+
+def test_a_model_says_which_one_it_started_from(tmp_path, monkeypatch):
+    """Six hundred thousand steps from another model's weights are not the paper's."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", str(AUDIO), "--model=nano", "--steps=1", "--clips=2", "--workers=0", "--device=cpu"]
+    assert cli.main(["pretrain", *options, "--out=first"]) == 0
+    assert cli.main(["pretrain", *options, "--init=first/model", "--out=second"]) == 0
+    found = [json.loads(Path(name, "model/config.json").read_text())["training"] for name in ("first", "second")]
+    assert [own["init"] for own in found] == [None, "first"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--checkpoint RUN", "checkpoint .*nano -> RUN"),
+        ("--steps=3", "steps 2 -> 3"),
+        ("--no-yardsticks --seeds 2", "seeds 1 -> 2"),
+        ("--learning-rates 1e-3,1e-2", r"learning_rates \[0.001\] -> \[0.001, 0.01\]"),
+    ],
+)
+def test_a_line_with_other_options_than_its_finished_run_is_told_before_anything_starts(
+    tmp_path, monkeypatch, options, words
+):
+    """`--checkpoint RUN` in every line, and the table goes on to show the numbers of `tiny`."""
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "probe --data data/set.csv --checkpoint nano --split split --seeds 1 --steps 2 --learning-rates 1e-3 --out RUN"
+    )
+    line = f"{line} --no-yardsticks"
+    own = {"data": str(tmp_path / "data/set.csv"), "checkpoint": "nano", "out": "elsewhere", "task": "csv"}
+    own |= {"split": "split", "seeds": 1, "steps": 2, "learning_rates": [1e-3], "yardsticks": False, "gone": 1}
+
+    def execute(entry):
+        entry.out.mkdir()
+        (entry.out / "config.yaml").write_text(yaml.safe_dump(own))  # of a version with fewer options, and one more
+        (entry.out / "result.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(queue, "execute", execute)
+    words = rf"^RUN holds a run of other options than .*\({words}\): choose another --out"
+    Path("list.txt").write_text(f"{line}\n{line} {options}\n")
+    with pytest.raises(ConfigError, match=words):  # after the line above it
+        queue.run_queue(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(queue, "execute", None)
+    Path("list.txt").write_text(f"{line.replace('RUN', 'new')}\n{line} {options}\n")
+    with pytest.raises(ConfigError, match=words):
+        queue.run_queue(QueueConfig(["list.txt"]))
+    Path("list.txt").write_text(f"{line} --device cpu --max-bad-fraction 0.5\n")
+    queue.run_queue(QueueConfig(["list.txt"]))
 
 
 def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(paper, monkeypatch):

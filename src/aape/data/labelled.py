@@ -106,8 +106,8 @@ def read_own(
 ) -> LabelledSet:
     """Read a data set of the user's own: a CSV, or a folder with a folder of sound files for each class.
 
-    A folder may hold `train` and `test` (and `valid`), with the classes in them; else one clip in five of every class,
-    chosen by its name, is for testing, and a warning says so.
+    A folder may hold `train` and `test` (and `valid`), with the classes in them, and nothing else; without such splits
+    one clip in five of every class, chosen by its name, is for testing, and a warning says so.
 
     Args:
         data: the CSV or the folder.
@@ -120,7 +120,7 @@ def read_own(
 
     Raises:
         ConfigError: options that exclude each other.
-        DataError: what `read_manifest` raises; no clip left; fewer than two classes.
+        DataError: what `read_manifest` raises; no clip left; fewer than two classes; splits without a train or a test.
     """
     if os.path.isdir(data):
         clips = read_manifest(data, split=split, fold=fold)
@@ -181,6 +181,15 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
     parts = [clip.name.split("/") for clip in clips]
     tops = {own[0].lower() for own in parts}
     has_splits = {"train", "test"} <= tops <= set(SPLIT_NAMES)
+    halves = sorted({own[0] for own in parts if own[0].lower() in SPLIT_NAMES and len(own) > 2})
+    if halves and not has_splits:
+        wrong = [f"{name!r} is missing" for name in ("train", "test") if name not in tops]
+        odd = sorted({own[0] for own in parts if own[0].lower() not in SPLIT_NAMES})
+        wrong += [f"{name!r} is none of {', '.join(SPLIT_NAMES)}" for name in odd[:1]]
+        raise DataError(
+            f"{root}: {', '.join(halves)} hold folders, as splits do, but {' and '.join(wrong)}: bring it to train, "
+            "test and perhaps valid, each with folders of classes, or give a CSV with --split"
+        )
     depth = 2 if has_splits else 1
     stray = [clip.name for clip, own in zip(clips, parts, strict=True) if len(own) <= depth]
     if stray:

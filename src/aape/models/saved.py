@@ -131,6 +131,12 @@ def save_model(
     write_atomically(target / CONFIG_NAME, _json(config))
 
 
+def model_name(name_or_path: str | os.PathLike[str]) -> str:
+    """Return what a model is called on any machine: the last part of its path, and for RUN/model that of its run."""
+    path = Path(os.path.abspath(name_or_path))
+    return path.parent.name if path.name == "model" else path.name
+
+
 def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the folder of a model.
 

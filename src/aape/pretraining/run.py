@@ -21,7 +21,7 @@ from aape.data.frontend import LogMel
 from aape.data.manifest import Clip, read_manifest
 from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.encoder import AudioEncoder
-from aape.models.saved import load_weights, save_model
+from aape.models.saved import load_weights, model_name, save_model
 from aape.pretraining.draws import ClipDraws
 from aape.pretraining.statistics import ClipStatistics
 from aape.pretraining.teacher_student import TeacherStudent
@@ -293,10 +293,10 @@ def _finish(config: PretrainConfig, trainer: PretrainTrainer) -> None:
     method = trainer.model.method
     encoder = method.student if config.export == "student" else method.teacher
     num_clips = len(trainer.train_dataset.clips)
-    training = {
-        key: value for key, value in dataclasses.asdict(config).items() if key not in ("data", "out", "stats", "init")
-    }
-    save_model(out / "model", encoder, _front_end(config, out), training={**training, "num_clips": num_clips})
+    places = ("data", "out", "stats")  # on this machine
+    training = {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
+    training |= {"init": None if config.init is None else model_name(config.init), "num_clips": num_clips}
+    save_model(out / "model", encoder, _front_end(config, out), training=training)
     result = {
         "num_clips": num_clips,
         "clips_seen": config.steps * config.clips,

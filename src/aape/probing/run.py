@@ -22,7 +22,7 @@ from aape.inference import load_model, random_model
 from aape.probing.features import Features, embeddings, log_mel_statistics
 from aape.probing.protocol import MEANING, ProbeScores, Protocol, margin, score
 from aape.probing.report import score_table, write_csv
-from aape.training.results import write_atomically, write_result, write_run_header
+from aape.training.results import RESULT_NAME, is_same_place, write_atomically, write_result, write_run_header
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,7 +37,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     """Probe an encoder and, beside it, the untrained encoder and the statistics of the log-mel.
 
     Leaves in `config.out`: `result.json`, `results.csv`, `metrics.jsonl` (scores by step), `config.yaml`,
-    `environment.json` and `features/`, from which a second run over the same clips starts.
+    `environment.json` and `features/`, from which a second run over the same clips starts and which it replaces.
 
     Args:
         config: the options.
@@ -46,7 +46,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         The content of `result.json`.
 
     Raises:
-        ConfigError: options that exclude each other or make no protocol.
+        ConfigError: options that exclude each other or make no protocol; `config.out` holds another run.
         DataError: a set that cannot be probed, or too many bad files.
     """
     from rich.console import Console
@@ -55,11 +55,11 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     from rich.progress import Progress as RichProgress
 
     config = resolve(config)
-    notes = Console(stderr=True)
+    out, notes = Path(config.out), Console(stderr=True)
+    _check_out(config, out)
     everything = read_labelled(config)
     partition(everything, config)  # before hours of embedding, say what is wrong with the set
     model = load_model(config.checkpoint, device=config.device)
-    out = Path(config.out)
     device = _training_device(model)
     environment = write_run_header(out, config, device=device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -201,6 +201,27 @@ def find_warnings(labelled: LabelledSet, protocol: Protocol, rows: dict[str, Any
             rate = row["learning_rate"]
             found.append(f"{name}: the chosen learning rate, {rate:g}, is at the edge of the sweep: widen it")
     return found
+
+
+def _check_out(config: ProbeConfig, out: Path) -> None:
+    """Refuse to write over a run that is not a probe of the same checkpoint, data and task."""
+    written = out / "config.yaml"
+    if not written.exists() and not (out / RESULT_NAME).exists():
+        return
+    import yaml
+
+    try:
+        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict) or "learning_rates" not in before:  # which no other verb has
+        raise ConfigError(f"{out} already holds something else than a probe: choose another --out")
+    for key in ("checkpoint", "data", "task"):
+        now = getattr(config, key)
+        if not is_same_place(before.get(key), now):
+            raise ConfigError(
+                f"{out} already holds a probe whose {key} is {before.get(key)}, not {now}: choose another --out"
+            )
 
 
 def _training_device(model: AudioModel) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aape.config import encoder_config
 from aape.errors import ConfigError
+from aape.models.saved import model_name
 from aape.tables.runs import differences, expected, flatten, read_result, read_settings, title_of
 
 FRAMES = 608  # of a crop: what the paper counts operations for
@@ -89,29 +90,33 @@ def collect(tables: Path, runs: Path) -> list[Grid]:
     """Fill the tables with what has been run.
 
     Args:
-        tables: the YAML file; its recipes lie beside it.
+        tables: the YAML file; its recipes lie beside it. Its `pretraining_clips`, if given, is how many the encoders
+            should have been pre-trained on.
         runs: folder of the runs, `VERB/NAME`, as the recipes' `out` names them.
     """
     content = read_tables(tables)
     grids = []
     for table in content["tables"]:
         rows = [
-            [
-                _cell(row, key, content["columns"][key], table.get("score", "best"), tables.parent, runs)
-                for key in table["columns"]
-            ]
+            [_cell(row, key, content, table.get("score", "best"), tables.parent, runs) for key in table["columns"]]
             for row in table["rows"]
         ]
         grids.append(Grid(table["title"], rows))
     return grids
 
 
-def _cell(row: Mapping[str, Any], key: str, column: Mapping[str, str], shown: str, recipes: Path, runs: Path) -> Cell:
-    paper = row.get("paper", {}).get(key)
+def _cell(row: Mapping[str, Any], key: str, content: Mapping[str, Any], shown: str, recipes: Path, runs: Path) -> Cell:
+    paper, column = row.get("paper", {}).get(key), content["columns"][key]
+    name, num_clips = f"pretrain/{row['run']}", content.get("pretraining_clips")
+    encoder = recipes / f"{name}.yaml"
     if "measure" in column:
-        run = f"pretrain/{row['run']}"
-        value = MEASURES[column["measure"]](recipes / f"{run}.yaml", runs / run)
-        return Cell(row["title"], column["title"], "pretrain", run, paper, None if value is None else {"value": value})
+        measure = MEASURES[column["measure"]]
+        value = measure(encoder, runs / name)
+        cell = Cell(row["title"], column["title"], "pretrain", name, paper, None if value is None else {"value": value})
+        if value is None or measure is not _batches_per_second:  # the others belong to the recipe
+            return cell
+        found = {**read_settings(runs / name), "num_clips": (read_result(runs / name) or {}).get("num_clips")}
+        return dataclasses.replace(cell, notes=tuple(_notes_on_pretraining(found, encoder, num_clips)))
     verb = column["verb"]
     run = column.get("run", f"{verb}/{{run}}-{key}").format(run=row["run"])
     cell = Cell(row["title"], column["title"], verb, run, paper, None, shown=shown)
@@ -124,24 +129,38 @@ def _cell(row: Mapping[str, Any], key: str, column: Mapping[str, str], shown: st
     scores = {name: 100 * values["mean"] if values else None for name, values in own.items()}
     spread = {name: (values or {}).get("std_seeds") for name, values in own.items()}
     std = {name: None if value is None else 100 * value for name, value in spread.items()}
-    notes = _notes(result, cell, recipes, runs, recipes / f"pretrain/{row['run']}.yaml")
-    return dataclasses.replace(cell, scores=scores, std=std, notes=notes)
-
-
-def _notes(result: Mapping[str, Any], cell: Cell, recipes: Path, runs: Path, encoder: Path) -> tuple[str, ...]:
-    notes = differences(expected(recipes / f"{cell.run}.yaml", cell.verb), read_settings(runs / cell.run))
+    notes = differences(expected(recipes / f"{run}.yaml", verb), read_settings(runs / run), verb)
     before = flatten(result.get("pretraining") or {})
-    if before and encoder.exists():  # else any encoder will do
-        pretraining = differences(expected(encoder, "pretrain"), before)
-        notes += [f"pre-training: {note}" for note in pretraining]
-    elif not before:
-        notes.append("pre-training: unknown")
+    notes += [f"pre-training: {note}" for note in _notes_on_pretraining(before, encoder, num_clips)]
+    return dataclasses.replace(cell, scores=scores, std=std, notes=(*notes, *_notes_on_data(result)))
+
+
+def _notes_on_pretraining(found: Mapping[str, Any], recipe: Path, num_clips: int | None) -> list[str]:
+    """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
+    if not found:
+        return ["unknown"]
+    if not recipe.exists():  # any encoder will do
+        return []
+    # Where a run has a path, the model that it saved has the name alone.
+    wanted, own = (
+        {**settings, "init": settings.get("init") and model_name(settings["init"])}
+        for settings in (expected(recipe, "pretrain"), found)
+    )
+    clips = own.pop("num_clips", None)
+    notes = differences(wanted, own, "pretrain")
+    if num_clips is not None and clips != num_clips:
+        notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {num_clips:,} clips")
+    return notes
+
+
+def _notes_on_data(result: Mapping[str, Any]) -> list[str]:
+    notes = []
     for part, (found, published) in (result.get("counts") or {}).items():
         if found != published:
             notes.append(f"{title_of(result['task'])}: {found:,} of {published:,} clips ({part})")
     if result.get("num_bad"):
         notes.append(f"{result['num_bad']} clips could not be read")
-    return tuple(notes)
+    return notes
 
 
 def _parameters(recipe: Path, _: Path) -> float | None:

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from aape.config.finetuning import QueueConfig
 from aape.errors import AapeError, ConfigError
-from aape.recipe import load_recipe
-from aape.tables.runs import VERBS, check_verb
-from aape.training.results import RESULT_NAME
+from aape.options import parse
+from aape.recipe import load_recipe, option_table
+from aape.tables.runs import HOW, VERBS, check_verb, differences, read_settings, settings_of
+from aape.training.results import RESULT_NAME, is_same_place
 
 RESUMABLE = ("pretrain", "finetune")
+PATHS = {"data", "checkpoint", "init", "stats"}
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 
 
@@ -35,6 +37,26 @@ class Entry:
         """Whether the run has ended."""
         return (self.out / RESULT_NAME).exists()
 
+    def check(self) -> None:
+        """Refuse a line whose run has ended, but was given other options: its numbers would pass for the line's.
+
+        Raises:
+            ConfigError: names them, with both values.
+            DataError: the run's own cannot be read.
+        """
+        if not self.is_done:
+            return
+        verb, *options = (argument for argument in self.arguments if argument != "--debug")
+        now = settings_of(parse(VERBS[verb], options), verb)
+        before = {key: value for key, value in read_settings(self.out).items() if key in option_table(VERBS[verb])}
+        before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key])}
+        changed = "; ".join(differences(before, now, verb, apart=HOW))
+        if changed:
+            line = shlex.join(self.arguments)
+            raise ConfigError(
+                f"{self.out} holds a run of other options than aape {line} ({changed}): choose another --out"
+            )
+
     def command(self) -> list[str]:
         """Return what is to be executed: a run that was begun is continued."""
         begun = self.arguments[0] in RESUMABLE and (self.out / "config.yaml").exists()
@@ -46,16 +68,20 @@ def run_queue(config: QueueConfig) -> None:
     """Work through lists of runs.
 
     Raises:
-        ConfigError: a line that is no run; nothing is started then.
+        ConfigError: a line that is no run, or that asks for other options than its finished run had; nothing is started
+            then.
         AapeError: a run failed; with `keep_going` after all others have had their turn.
     """
     entries = [entry for path in config.lists for entry in read_list(Path(path))]
     if not entries:
         raise ConfigError(f"{', '.join(config.lists) or 'no list given'}: no runs to work through")
+    for entry in entries:
+        entry.check()
     failed = []
     for number, entry in enumerate(entries, start=1):
         head = f"[{number}/{len(entries)}] aape {shlex.join(entry.arguments)}"
         if entry.is_done:
+            entry.check()  # it may be that of a line above
             print(f"{head}: done already", flush=True)
             continue
         print(head, flush=True)

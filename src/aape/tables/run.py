@@ -55,7 +55,7 @@ def show(cell: Cell) -> str:
     if cell.scores is None:
         return NOT_RUN
     if "value" in cell.scores:
-        return f"{cell.scores['value']:.2f}"
+        return f"{cell.scores['value']:.2f}{'*' if cell.notes else ''}"
     value, spread = cell.scores.get(cell.shown), cell.std.get(cell.shown)
     if value is None:
         return NOT_AVAILABLE

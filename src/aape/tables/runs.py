@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from aape.config import PretrainConfig, ProbeConfig
+from aape.config import MODEL_SIZES, PretrainConfig, ProbeConfig
 from aape.config.finetuning import FinetuneConfig
 from aape.data.corpora import CORPORA, protocol
 from aape.errors import ConfigError, DataError
@@ -16,12 +16,13 @@ from aape.recipe import build_config, load_recipe, option_table
 from aape.training.results import RESULT_NAME, plain
 
 VERBS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
-# What may differ from the recipe without making it another experiment.
-PLACES = {
-    "data", "out", "checkpoint", "stats", "init", "resume", "workers", "device", "save_every", "keep_checkpoints",
-    "log_every", "max_bad_fraction", "clips_at_once", "first_seed", "yardsticks", "selection_runs", "num_clips",
-    "optim.precision", "optim.accumulate",
+# How a run is carried out: by this alone its numbers do not change, rounding apart.
+HOW = {
+    "out", "resume", "workers", "device", "save_every", "keep_checkpoints", "keep_every", "log_every", "tensorboard",
+    "watch", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
 }  # fmt: skip
+# What may differ from the recipe without making it another experiment.
+PLACES = HOW | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
 
 
 def expected(recipe: Path, verb: str) -> dict[str, Any]:
@@ -35,12 +36,26 @@ def expected(recipe: Path, verb: str) -> dict[str, Any]:
     missing = {
         key: "" for key, option in option_table(config_class).items() if option.is_required and key not in values
     }
-    settings = flatten(plain(dataclasses.asdict(build_config(config_class, {**missing, **values}))))
-    if verb != "pretrain":
-        stage = {"finetune": "finetuning", "probe": "probing"}[verb]
-        given = protocol(settings["task"], stage)
-        settings |= {key: value for key, value in given.items() if settings.get(key) is None}
-    return settings
+    return settings_of(build_config(config_class, {**missing, **values}), verb)
+
+
+def settings_of(config: Any, verb: str) -> dict[str, Any]:
+    """Return the settings of a configuration, the task's own included, by dotted key."""
+    return _with_protocol(flatten(plain(dataclasses.asdict(config))), verb)
+
+
+def complete(settings: Mapping[str, Any], verb: str) -> dict[str, Any]:
+    """Add to settings what they leave out, as a run has it then: an option's default, the encoder's of its size."""
+    options = option_table(VERBS[verb]).values()
+    full = {option.key: plain(option.default) for option in options if not option.is_required}
+    size = MODEL_SIZES.get(str(settings.get("model", full.get("model"))), {})
+    return _with_protocol({**full, **{f"encoder.{key}": value for key, value in size.items()}, **settings}, verb)
+
+
+def _with_protocol(settings: dict[str, Any], verb: str) -> dict[str, Any]:
+    stage = {"finetune": "finetuning", "probe": "probing"}.get(verb)
+    given = protocol(settings["task"], stage) if stage else {}
+    return settings | {key: value for key, value in given.items() if settings.get(key) is None}
 
 
 def read_result(run: Path) -> dict[str, Any] | None:
@@ -77,11 +92,21 @@ def read_settings(run: Path) -> dict[str, Any]:
     return flatten(settings if isinstance(settings, dict) else {})
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Say how a run differs from its recipe: "steps 300000 -> 300"."""
-    keys = [key for key in wanted if key not in PLACES and key in found and wanted[key] != found[key]]
-    keys += [key for key in found if key not in PLACES and key not in wanted]
-    return [f"{key} {wanted.get(key, 'not set')} -> {found[key]}" for key in keys]
+def differences(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], verb: str, *, apart: Collection[str] = PLACES
+) -> list[str]:
+    """Say how a run differs from its recipe: "steps 300000 -> 300"; an option that one leaves out has its default.
+
+    Args:
+        wanted: settings of the recipe, by dotted key.
+        found: those of the run.
+        verb: of both.
+        apart: keys, and sections, that may differ.
+    """
+    ours, theirs = complete(wanted, verb), complete(found, verb)
+    keys = [key for key in {**wanted, **found} if not {key, key.partition(".")[0]} & set(apart)]
+    changed = [key for key in keys if ours.get(key) != theirs.get(key)]
+    return [f"{key} {ours.get(key, 'not set')} -> {theirs.get(key, 'not set')}" for key in changed]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -43,6 +43,11 @@ def write_run_header(out: str | os.PathLike[str], config: Any, *, device: str | 
     return environment
 
 
+def is_same_place(one: Any, other: Any) -> bool:
+    """Return whether two paths, or names of models, are one, written absolutely or from the current folder."""
+    return bool(one == other or (one and other and os.path.realpath(str(one)) == os.path.realpath(str(other))))
+
+
 def write_result(out: str | os.PathLike[str], result: dict[str, Any]) -> Path:
     """Write `result.json` into a run folder: whole or not at all, whenever the process is killed.
 

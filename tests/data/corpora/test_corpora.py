@@ -248,6 +248,27 @@ def test_folders_named_train_and_test_are_the_split(tmp_path):
     assert labelled.warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("folders", "words"),
+    [
+        (("train", "valid"), "train, valid hold folders, as splits do, but 'test' is missing"),
+        (("train", "test", "extra"), "test, train hold folders, as splits do, but 'extra' is none of train, valid"),
+        (("Test", "extra"), "Test hold folders, as splits do, but 'train' is missing and 'extra' is none of"),
+    ],
+)
+def test_splits_that_are_not_whole_are_never_taken_for_classes(tmp_path, folders, words):
+    """A model of the classes "train" and "valid" scores well, and knows nothing."""
+    for folder in folders:
+        make_folders(tmp_path / folder)
+    with pytest.raises(DataError, match=words):
+        read_task("csv", tmp_path)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    shutil.move(make_folders(tmp_path) / "low", tmp_path / "train")
+    assert read_task("csv", tmp_path).classes == ["high", "train"]
+
+
 def test_labels_may_be_several_in_a_cell(tmp_path):
     rows = [{"file": note(tmp_path / f"{i}.wav", i).name, "label": own, "split": "train"}
             for i, own in enumerate(("rain, wind", "rain", "wind;thunder"))]  # fmt: skip
