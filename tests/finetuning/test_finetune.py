@@ -14,7 +14,7 @@ from aape.config import FrontEndConfig, encoder_config
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
 from aape.demo.run import AUDIO
 from aape.errors import CheckpointError, ConfigError, DataError
-from aape.finetuning import spectrograms, training
+from aape.finetuning import run, spectrograms, training
 from aape.finetuning.run import finetune, resolve
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import read_model, save_model
@@ -53,23 +53,23 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     assert result["scores"]["best_on_validation"] is None
     assert result["pretraining"] == {"steps": 3}
     assert result["batches_per_second"] > 0
-    run = tmp_path / "run"
-    written = json.loads((run / "result.json").read_text())
+    folder = tmp_path / "run"
+    written = json.loads((folder / "result.json").read_text())
     assert written["scores"] == result["scores"]
-    with open(run / "confusion.csv", newline="") as file:
+    with open(folder / "confusion.csv", newline="") as file:
         confusion = [row[1:] for row in csv.reader(file)][1:]
     num_test = result["partitions"][0]["num_test"]
     assert np.asarray(confusion, dtype=int).sum() == 2 * num_test
     pooled = np.trace(np.asarray(confusion, dtype=int)) / (2 * num_test)
     assert pooled == pytest.approx(result["scores"]["last"]["accuracy"]["mean"])
-    with open(run / "per_class.csv", newline="") as file:
+    with open(folder / "per_class.csv", newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == ["bass", "flute"]
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["job"], line["step"]) for line in lines] == [
         ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
     ]  # fmt: skip
     assert lines[1]["loss"] < lines[0]["loss"]
-    saved = read_model(run)
+    saved = read_model(folder)
     assert saved.labels == ["bass", "flute"]
     assert saved.head is not None
     assert saved.card["scores"][0]["metric"] == "accuracy"
@@ -78,7 +78,7 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     assert "accuracy" in capsys.readouterr().out
 
     # What is saved is what was scored: the same probabilities, from the file alone.
-    with np.load(run / "jobs" / "seed0-test" / "last.npz") as arrays:
+    with np.load(folder / "jobs" / "seed0-test" / "last.npz") as arrays:
         names, probabilities = arrays["test_file"], arrays["test_probability"]
     from aape.data.audio import read_audio
     from aape.data.frontend import LogMel
@@ -140,6 +140,49 @@ def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypat
     for name, gradient in gradients[0].items():
         scale = float(gradient.abs().max())
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * scale + 1e-9, rtol=1e-3)
+
+
+def several_labels(tmp_path, tested):
+    """A table of two labels per clip for training, and the given ones for testing."""
+    labels = ["a;b", "a", "b", "a;c"]
+    rows = [{"file": f"{n}.wav", "label": label, "split": "train"} for n, label in enumerate(labels)]
+    rows += [{"file": f"t{n}.wav", "label": label, "split": "test"} for n, label in enumerate(tested)]
+    for number, row in enumerate(rows):
+        note(tmp_path / row["file"], 5 * number)
+    table(tmp_path / "several.csv", rows)
+    return {"data": str(tmp_path / "several.csv"), "multi_label": True}
+
+
+def test_a_perfect_ranking_ends_in_a_result(config, tmp_path, monkeypatch):
+    """Hours of training were lost to an infinite d-prime that no JSON can hold."""
+    data, predict = several_labels(tmp_path, ["a", "b", "c"]), training.Trainer.predict
+
+    def knows(self, indices):
+        found = predict(self, indices)[0]
+        return found, training.target_matrix(self.labelled, found).astype(np.float32)
+
+    monkeypatch.setattr(training.Trainer, "predict", knows)
+    result = finetune(config(**data))
+    assert result["scores"]["last"]["mAP"]["mean"] == 1
+    assert np.isfinite(result["scores"]["last"]["d_prime"]["mean"])
+
+
+def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(config, tmp_path):
+    """No class has both positives and negatives: d-prime is NaN, which JSON holds as null."""
+    data = several_labels(tmp_path, ["a;b;c"])
+    first = finetune(config(**data))
+    assert [score["metric"] for score in read_model(tmp_path / "run").card["scores"]] == ["mAP"]
+    again = finetune(config(**data, resume=True))
+    assert np.isnan(again["scores"]["last"]["d_prime"]["mean"])
+    assert again["scores"]["last"]["mAP"] == first["scores"]["last"]["mAP"]
+
+
+def test_the_result_outlives_a_card_that_cannot_be_written(config, tmp_path, monkeypatch):
+    """The score is what the hours were for; the model's page is not."""
+    monkeypatch.setattr(run, "_write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(config())
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("task", MAKERS)

@@ -107,8 +107,8 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "config": dataclasses.asdict(config),
         "environment": environment,
     }
-    _write_card(out / "model", result, parts[0])
     path = write_result(out, result)
+    _write_card(out / "model", result, parts[0])
     for warning in warnings:
         notes.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     folds = f", {len(parts)} test folds" if labelled.has_folds else ""
@@ -244,6 +244,8 @@ def _read_job(folder: Path, labelled: LabelledSet) -> Done | None:
         return None
     try:
         history = History(**json.loads(path.read_text(encoding="utf-8")))
+        for own in history.scores.values():  # JSON has null for NaN
+            own.update((metric, np.asarray(values, dtype=np.float64).tolist()) for metric, values in own.items())
         places = {clip.name: index for index, clip in enumerate(labelled.clips)}
         with np.load(folder / "last.npz", allow_pickle=False) as arrays:
             last = {
@@ -289,6 +291,7 @@ def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
             "protocol": kind,
         }
         for metric, values in result["scores"]["last"].items()
+        if np.isfinite(values["mean"])
     ]
     save_model(
         folder,
