@@ -16,6 +16,7 @@ from aape.demo.run import AUDIO
 from aape.errors import CheckpointError, ConfigError, DataError
 from aape.finetuning import run, spectrograms, training
 from aape.finetuning.run import finetune, resolve
+from aape.inference.model import load_model
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import read_model, save_model
 from corpus_copies import MAKERS, make_folders, note, table
@@ -274,13 +275,25 @@ def test_a_task_brings_its_protocol_and_options_override_it(nano):
     assert own.balanced_draws == 0
 
 
-def test_long_clips_are_scored_in_windows(config, tmp_path):
-    """A recording of a minute counts as a whole, as `aape classify` hears it."""
-    for number in range(2):
-        soundfile.write(tmp_path / f"long{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000 * 25), 16000)
-    rows = [{"file": f"long{n}.wav", "label": str(n), "split": "train"} for n in range(2)]
-    rows.append({"file": note(tmp_path / "short.wav", 1).name, "label": "1", "split": "test"})
-    table(tmp_path / "long.csv", [*rows, {**rows[0], "file": "copy.wav", "split": "test"}])
-    (tmp_path / "copy.wav").write_bytes((tmp_path / "long0.wav").read_bytes())
-    result = finetune(config(data=str(tmp_path / "long.csv"), steps=1, batch=2))
-    assert result["partitions"][0]["num_test"] == 2
+def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path):
+    """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
+    lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
+    signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)
+    signal *= np.linspace(0, 0.3, len(signal)) ** 2  # windows that differ
+    for number, seconds in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", signal[: int(16000 * seconds)], 16000)
+    rows = [
+        {"file": note(tmp_path / f"train{n}.wav", 27 * n).name, "label": f"{n}", "split": "train"} for n in range(2)
+    ]
+    table(tmp_path / "long.csv", [*rows, *({"file": f"{n}.wav", "label": "1", "split": "test"} for n in range(4))])
+    optim = FinetuneOptimConfig(learning_rate=3e-2, ema=0.0, precision="float32")
+    finetune(config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim))
+    with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
+        found = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
+    heard = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in found])
+    assert [len(own.windows) for own in heard] == [1, 1, 2, 5]
+    windows = [window.scores[window.labels.index("1")] for window in heard[-1].windows]
+    assert np.ptp(windows) > 0.02  # else any weights would do
+    for name, own in zip(found, heard, strict=True):
+        scores = dict(zip(own.labels, own.scores, strict=True))
+        np.testing.assert_allclose(found[name], [scores["0"], scores["1"]], atol=1e-4, err_msg=name)

@@ -71,7 +71,7 @@ class FinetuneConfig:
         batch: clips per optimiser step; the task's own where not given, 32 for csv.
         clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
         num_frames: frames that clips are cut or padded to; the task's own where not given; for csv every clip keeps its
-            own, and more than 1008 are windows.
+            own, and more than 1024 are scored in windows of 608.
         crop_frames: of clips that keep their own length, longer ones are cut in training, to a random part of so many
             frames; less is faster, and another part every time. Scored is the whole clip.
         balanced_draws: class-balanced draws per epoch, 0 for every clip once; the task's own where not given.

@@ -26,6 +26,7 @@ from aape.errors import CheckpointError
 from aape.evaluation.folds import Indices
 from aape.evaluation.metrics import accuracy, balanced_accuracy, confusion_matrix, multi_label_scores
 from aape.finetuning.spectrograms import Spectrograms
+from aape.inference.windows import MAX_FRAMES, WINDOW_FRAMES
 from aape.layers.transformer import Block
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
@@ -35,7 +36,6 @@ from aape.training.optim import adamw, layer_decay
 from aape.training.results import write_atomically
 from aape.training.schedules import warmup_cosine
 
-MAX_FRAMES = 1008  # of a clip that is scored at its own length: 10 s; more are windows
 CHECKPOINT = "checkpoint.pt"
 Probabilities = NDArray[np.float32]
 
@@ -187,16 +187,17 @@ class Trainer:
         for found in self.spectrograms.stream(batches, range(len(batches))):
             pieces = [(row, piece) for row, (_, own) in enumerate(found) for piece in self._windows(own)]
             total = torch.zeros(len(found), len(self.labelled.classes), device=self.spectrograms.device)
-            count = torch.zeros(len(found), 1, device=total.device)
+            num_frames = torch.zeros(len(found), 1, device=total.device)
             for group in _by_length([piece for _, piece in pieces], self.patch_size, at_once):
                 with torch.inference_mode(), self._autocast():
                     logits = model(torch.stack([own for _, own in group])[:, None]).float()
                 probability = logits.sigmoid() if self.labelled.is_multi_label else logits.softmax(-1)
                 places = torch.tensor([pieces[place][0] for place, _ in group], device=total.device)
-                total.index_add_(0, places, probability)
-                count.index_add_(0, places, torch.ones_like(probability[:, :1]))
+                length = group[0][1].shape[-1]  # the weight of a window, as in `aape classify`
+                total.index_add_(0, places, length * probability)
+                num_frames.index_add_(0, places, torch.full_like(probability[:, :1], length))
             kept += [index for index, _ in found]
-            rows.append((total / count).cpu())
+            rows.append((total / num_frames).cpu())
         order = np.argsort(kept)
         return np.asarray(kept, dtype=np.int64)[order], torch.cat(rows).numpy()[order]
 
@@ -242,10 +243,10 @@ class Trainer:
         return F.pad(own, (0, (self.config.num_frames or 0) - own.shape[-1])) if self.config.num_frames else own
 
     def _windows(self, own: Tensor) -> Sequence[Tensor]:
-        """Return what of a clip is scored: the start, padded, where there is a fixed length; else all of it."""
+        """Return what of a clip is scored: the start, padded, where there is a fixed length; else all (method 1)."""
         if self.config.num_frames:
             return [F.pad(own, (0, self.config.num_frames - own.shape[-1]))]
-        return own.split(MAX_FRAMES, dim=-1)
+        return own.split(WINDOW_FRAMES if own.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device, precision = self.spectrograms.device, self.config.optim.precision
