@@ -64,7 +64,9 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     pooled = np.trace(np.asarray(confusion, dtype=int)) / (2 * num_test)
     assert pooled == pytest.approx(result["scores"]["last"]["accuracy"]["mean"])
     with open(folder / "per_class.csv", newline="") as file:
-        assert [row["class"] for row in csv.DictReader(file)] == ["bass", "flute"]
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["bass", "flute"]
+    assert sum(int(row["clips"]) for row in rows) == num_test  # each clip once, however many seeds
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["job"], line["step"]) for line in lines] == [
         ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
@@ -170,8 +172,9 @@ def test_a_perfect_ranking_ends_in_a_result(config, tmp_path, monkeypatch):
 
 def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(config, tmp_path):
     """No class has both positives and negatives: d-prime is NaN, which JSON holds as null."""
-    data = several_labels(tmp_path, ["a;b;c"])
+    data = {**several_labels(tmp_path, ["a;b;c"]), "seeds": 2}
     first = finetune(config(**data))
+    assert [row["clips"] for row in first["per_class"]] == [1, 1, 1]
     assert [score["metric"] for score in read_model(tmp_path / "run").card["scores"]] == ["mAP"]
     again = finetune(config(**data, resume=True))
     assert np.isnan(again["scores"]["last"]["d_prime"]["mean"])

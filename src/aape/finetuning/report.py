@@ -64,15 +64,17 @@ def write_classes(
     """Write `per_class.csv`, and `confusion.csv` of sets with one label per clip: last step, all folds and seeds.
 
     Returns:
-        The rows of `per_class.csv`: class, clips, and recall or the mean over runs of the average precision.
+        The rows of `per_class.csv`: class, its test clips, each counted once, and recall or the mean over runs of the
+        average precision.
     """
+    tested = np.unique(np.concatenate([indices for indices, _ in results]))
+    counts = target_matrix(labelled, tested).sum(0)
     if labelled.is_multi_label:
         name = "average_precision"
         each = [
             multi_label_scores(probabilities, target_matrix(labelled, indices)).average_precision
             for indices, probabilities in results
         ]
-        counts = sum(target_matrix(labelled, indices).sum(0) for indices, _ in results)
         has = np.any(np.isfinite(each), axis=0)
         values = np.where(has, np.nansum(each, axis=0) / np.maximum(1, np.isfinite(each).sum(axis=0)), np.nan)
     else:
@@ -82,7 +84,7 @@ def write_classes(
         confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
         for indices, probabilities in results:
             confusion += confusion_matrix(labels[indices], probabilities.argmax(-1), num_classes)
-        counts, values = confusion.sum(1), recall_per_class(confusion)
+        values = recall_per_class(confusion)
         header = ["true \\ predicted", *labelled.classes]
         _write(
             out / "confusion.csv",
@@ -90,7 +92,7 @@ def write_classes(
         )
     rows = [
         {"class": own, "clips": int(count), name: None if np.isnan(value) else float(value)}
-        for own, count, value in zip(labelled.classes, np.asarray(counts), values, strict=True)
+        for own, count, value in zip(labelled.classes, counts, values, strict=True)
     ]
     _write(out / "per_class.csv", [["class", "clips", name], *([_cell(v) for v in row.values()] for row in rows)])
     return rows
