@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -276,6 +277,23 @@ def test_a_task_brings_its_protocol_and_options_override_it(nano):
     own = resolve(FinetuneConfig(**options))
     assert own.num_frames is None
     assert own.balanced_draws == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (AugmentConfig, "spec_augment", 1.5),
+        (AugmentConfig, "drop_path", 1.0),
+        (AugmentConfig, "mixup", -0.1),
+        (AugmentConfig, "mixup", float("inf")),
+        (FinetuneOptimConfig, "betas", (0.9, 1.0)),
+        (FinetuneOptimConfig, "ema", 1.0),
+        (FinetuneOptimConfig, "warmup_ratio", 1.1),
+    ],
+)
+def test_options_out_of_range_are_told_before_hours_of_reading(section, name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got {re.escape(str(value))}"):
+        section(**{name: value})
 
 
 def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path):
