@@ -54,6 +54,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         ConfigError: options that exclude each other, or the run that is resumed.
         DataError: a set that cannot be learnt from, or too many bad files.
         CheckpointError: the encoder or a checkpoint cannot be read.
+        TrainingError: loss or probabilities are no longer finite.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -6,6 +6,7 @@ B clips, C classes, F mel bins, T frames of a clip.
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from aape.config.finetuning import FinetuneConfig
 from aape.data.augment import Draws, class_balanced_weights, mix_up, spec_augment
 from aape.data.labelled import LabelledSet
-from aape.errors import CheckpointError
+from aape.errors import CheckpointError, TrainingError
 from aape.evaluation.folds import Indices
 from aape.evaluation.metrics import accuracy, balanced_accuracy, confusion_matrix, multi_label_scores
 from aape.finetuning.spectrograms import Spectrograms
@@ -149,6 +150,10 @@ class Trainer:
 
         Returns:
             Of each watched set, the clips that could be read and their probabilities (n, C) after the last step.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or of another training.
+            TrainingError: at an evaluation, the loss or a probability is not finite.
         """
         self._restore(folder / CHECKPOINT)
         every = -(-self.steps // self.config.evaluations)
@@ -165,8 +170,14 @@ class Trainer:
             if is_evaluated:
                 self.history.seconds += time.perf_counter() - started
                 last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
+                loss = float(self.losses) / (self.step - self._logged())
+                if not (math.isfinite(loss) and all(np.isfinite(found).all() for _, found in last.values())):
+                    raise TrainingError(
+                        f"{self.job.name}: the loss or a probability is not finite at step {self.step}: lower "
+                        "--optim.learning-rate, and begin again in another --out"
+                    )
                 scores = {name: score(self.labelled, *result) for name, result in last.items()}
-                self.history.record(self.step, float(self.losses) / (self.step - self._logged()), scores)
+                self.history.record(self.step, loss, scores)
                 self.losses.zero_()
                 started = time.perf_counter()
             if self.step % self.config.save_every == 0 and self.step < self.steps:
