@@ -122,9 +122,43 @@ def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, 
         finetune(config(**options))
     with pytest.raises(ConfigError, match="steps was 6, and now is 7"):
         finetune(config(**{**options, "steps": 7}, resume=True))
-    (tmp_path / "run" / "jobs" / "seed0-test" / "last.npz").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="damaged"):
-        finetune(config(**options, resume=True))
+
+
+def cut_short(content):
+    return content[: len(content) // 2]
+
+
+def emptied(content):
+    return b""
+
+
+def with_a_flipped_bit(content):
+    place = 2 * len(content) // 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, with_a_flipped_bit])
+def test_a_damaged_run_file_is_told_and_never_gone_on_from(damage, config, tmp_path, monkeypatch):
+    """A full disk or a bad sector: one line that says what to delete, and no wrong weights."""
+    options = {"save_every": 1, "steps": 3, "evaluations": 1, "seeds": 2}
+    train_step = training.Trainer._train_step
+
+    def dies(self, found):
+        if self.job.seed == 1 and self.step == 2:
+            raise KeyboardInterrupt
+        return train_step(self, found)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(**options))
+    monkeypatch.undo()
+    for name, wanted in (("seed1-test/checkpoint.pt", "cannot be continued"), ("seed0-test/last.npz", "is damaged")):
+        path = tmp_path / "run" / "jobs" / name
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        with pytest.raises(CheckpointError, match=f"{wanted} .*: delete it"):
+            finetune(config(**options, resume=True))
+        path.write_bytes(whole)
 
 
 def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypatch):

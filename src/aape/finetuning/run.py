@@ -8,6 +8,7 @@ import io
 import json
 import os
 import urllib.parse
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +249,7 @@ def _read_job(folder: Path, labelled: LabelledSet) -> Done | None:
         for own in history.scores.values():  # JSON has null for NaN
             own.update((metric, np.asarray(values, dtype=np.float64).tolist()) for metric, values in own.items())
         places = {clip.name: index for index, clip in enumerate(labelled.clips)}
-        with np.load(folder / "last.npz", allow_pickle=False) as arrays:
+        with open(folder / "last.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             last = {
                 name: (
                     np.asarray([places[str(file)] for file in arrays[f"{name}_file"]], dtype=np.int64),
@@ -256,7 +257,7 @@ def _read_job(folder: Path, labelled: LabelledSet) -> Done | None:
                 )
                 for name in history.scores
             }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{folder}: does not belong to this data set, or is damaged ({error}): delete it"
         ) from error

@@ -5,6 +5,7 @@ B clips, C classes, F mel bins, T frames of a clip.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import time
@@ -278,13 +279,19 @@ class Trainer:
             "losses": self.losses,
         }
         torch.save(state, content)
+        digest = hashlib.sha256(content.getbuffer()).digest()
+        content.write(digest)
         write_atomically(path, content.getvalue())
 
     def _restore(self, path: Path) -> None:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.spectrograms.device, weights_only=True)
+            content = path.read_bytes()
+            own, digest = content[:-32], content[-32:]
+            if hashlib.sha256(own).digest() != digest:
+                raise ValueError("its checksum does not agree")
+            state = torch.load(io.BytesIO(own), map_location=self.spectrograms.device, weights_only=True)
             self.classifier.load_state_dict(state["classifier"])
             self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
