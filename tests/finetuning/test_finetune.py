@@ -284,7 +284,7 @@ def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, workers):
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, capsys, workers):
     """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
     root = make_folders(tmp_path / "mine")
     options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
@@ -296,9 +296,16 @@ def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, mo
 
     monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
     (root / "low" / "0.wav").write_bytes(b"RIFF")
-    result = finetune(dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers))
+    config = dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers)
+    result = finetune(config)
     assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
     assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
+    assert capsys.readouterr().err.count("left out: low/0.wav: ") == 1
+    sizes = [[sum(own["partitions"][0][key] for key in ("num_train", "num_test")), own["num_clips"]]
+             for own in (kept, result)]  # fmt: skip
+    assert sizes[1] == [size - 1 for size in sizes[0]]
+    again = finetune(dataclasses.replace(config, resume=True))
+    assert (again["bad"], again["num_clips"]) == (result["bad"], result["num_clips"])
 
 
 def test_a_task_brings_its_protocol_and_options_override_it(nano):

@@ -26,7 +26,7 @@ class Mels:
     """Six clips of 40 frames, at hand."""
 
     def __init__(self):
-        self.device = torch.device("cpu")
+        self.device, self.bad = torch.device("cpu"), {}
         self.mels = torch.randn(6, 128, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def by_length(self, indices):
@@ -120,6 +120,16 @@ def test_no_more_looks_at_the_test_data_than_asked_for(evaluations, tmp_path):
     trainer.run(tmp_path, lambda *_: None)
     assert len(trainer.history.steps) <= evaluations
     assert trainer.history.steps[-1] == STEPS
+
+
+def test_bad_files_found_on_the_way_are_not_forgotten_by_a_kill(tmp_path):
+    """Too many of them stop a run, and its result counts them: nobody reads them twice."""
+    trainer, resumed = build(LABELS), build(LABELS)
+    trainer.spectrograms.bad["0.wav"] = "empty"
+    trainer._save(tmp_path / training.CHECKPOINT)
+    resumed.spectrograms.bad["1.wav"] = "silent"
+    resumed._restore(tmp_path / training.CHECKPOINT)
+    assert resumed.spectrograms.bad == resumed.history.bad == {"0.wav": "empty", "1.wav": "silent"}
 
 
 @pytest.mark.parametrize("what", ["loss", "probabilities", "weights"])

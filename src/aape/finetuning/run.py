@@ -76,11 +76,14 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     parts = partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
     jobs = make_jobs(parts, config)
     done: dict[str, Done] = {}
-    with _Progress(len(jobs) * int(config.steps or 0), notes, out) as progress:
+    with _Progress(len(jobs) * int(config.steps or 0), notes, out, spectrograms.bad) as progress:
         for job in jobs:
             progress.begin(job.name)
             done[job.name] = _run_job(job, labelled, spectrograms, saved, config, progress)
             progress.finish(int(config.steps or 0), done[job.name].history)
+    bad = np.flatnonzero([clip.name in spectrograms.bad for clip in labelled.clips])  # found on the way
+    parts = [part.without(bad) for part in parts]
+    num_clips = len(labelled.clips) - len(bad)
     tests = [[done[_name(seed, part)].history for part in parts] for seed in _seeds(config)]
     choosers = [[done[_chooser(seed, part, jobs)].history for part in parts] for seed in _seeds(config)]
     has_validation = all("validation" in run.scores for runs in choosers for run in runs)
@@ -95,7 +98,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "scores": scores,
         "per_class": per_class,
-        "num_clips": len(labelled.clips),
+        "num_clips": num_clips,
         "counts": labelled.counts,
         "num_missing": labelled.num_missing,
         "num_bad": len(spectrograms.bad),
@@ -114,7 +117,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     for warning in warnings:
         notes.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     folds = f", {len(parts)} test folds" if labelled.has_folds else ""
-    title = f"{config.data}: {len(labelled.clips)} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
+    title = f"{config.data}: {num_clips} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
     Console().print(score_table(scores, escape(title)))
     print(f"-> {path}, {out / 'model'}")
     return result
@@ -184,15 +187,18 @@ def _load(
     with Progress(console=notes) as bar:
         task = bar.add_task("reading", total=len(labelled.clips))
         spectrograms.check(lambda done, _: bar.update(task, completed=done))
-    bad = list(spectrograms.bad.items())
+    _tell_bad(list(spectrograms.bad.items()), notes)
+    if not spectrograms.bad:
+        return spectrograms, labelled
+    left = labelled.without(set(spectrograms.bad))
+    return spectrograms.of(left.clips), left
+
+
+def _tell_bad(bad: list[tuple[str, str]], notes: Any) -> None:
     for name, reason in bad[:MAX_BAD_SHOWN]:
         notes.print(f"left out: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(bad) > MAX_BAD_SHOWN:
         notes.print(f"left out: and {len(bad) - MAX_BAD_SHOWN} more", highlight=False)
-    if not bad:
-        return spectrograms, labelled
-    left = labelled.without(set(spectrograms.bad))
-    return spectrograms.of(left.clips), left
 
 
 def _run_job(
@@ -207,6 +213,7 @@ def _run_job(
     folder = Path(config.out) / "jobs" / job.name
     finished = _read_job(folder, labelled)
     if finished is not None:
+        spectrograms.bad.update(finished.history.bad)
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed)
@@ -326,9 +333,9 @@ def _chooser(seed: int, part: Partition, jobs: list[Job]) -> str:
 
 
 class _Progress:
-    """A bar on a terminal and a line per evaluation elsewhere; `metrics.jsonl` after each evaluation."""
+    """A bar on a terminal and a line per evaluation elsewhere; `metrics.jsonl` and new bad files after each."""
 
-    def __init__(self, total: int, console: Any, out: Path) -> None:
+    def __init__(self, total: int, console: Any, out: Path, bad: dict[str, str]) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -337,6 +344,7 @@ class _Progress:
         self.task = self.bar.add_task("fine-tuning", total=total)
         self.name, self.completed, self.is_first = "", 0, False
         self.histories: dict[str, History] = {}
+        self.bad, self.num_told = bad, len(bad)
 
     def __enter__(self) -> _Progress:
         self.bar.start()
@@ -373,6 +381,8 @@ class _Progress:
         self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def _write(self) -> None:
+        _tell_bad(list(self.bad.items())[self.num_told :], self.console)
+        self.num_told = len(self.bad)
         lines = []
         for name, history in self.histories.items():
             for place, step in enumerate(history.steps):

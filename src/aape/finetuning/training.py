@@ -89,12 +89,14 @@ class History:
         loss: mean training loss since the one before.
         scores: by watched set and metric, one value for each of the steps.
         seconds: spent in training, evaluations left out.
+        bad: the run's clips found unreadable by then, and why.
     """
 
     steps: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    bad: dict[str, str] = field(default_factory=dict)
 
     def record(self, step: int, loss: float, scores: dict[str, dict[str, float]]) -> None:
         """Add an evaluation."""
@@ -139,7 +141,7 @@ class Trainer:
         balanced = config.balanced_draws or 0
         weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
         self.draws = Draws(job.train, batch=self.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced)
-        self.step, self.history = 0, History()
+        self.step, self.history = 0, History(bad=spectrograms.bad)
         self.losses = torch.zeros((), device=spectrograms.device)  # not read back at every step
 
     def run(self, folder: Path, on_step: Callable[[Trainer, bool], None]) -> dict[str, tuple[Indices, Probabilities]]:
@@ -296,6 +298,8 @@ class Trainer:
             self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.history, self.losses = state["step"], History(**state["history"]), state["losses"]
+            self.spectrograms.bad.update(self.history.bad)
+            self.history.bad = self.spectrograms.bad
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot be continued ({str(error).splitlines()[0]}): delete it") from error
 
