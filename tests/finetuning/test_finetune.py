@@ -124,6 +124,25 @@ def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, 
         finetune(config(**{**options, "steps": 7}, resume=True))
 
 
+@pytest.mark.parametrize("column", ["label", "split", "file"])
+def test_a_run_is_not_gone_on_with_other_data(column, config, tmp_path):
+    """A label file that was mended meanwhile would be trained on by some seeds and not by others."""
+    first = finetune(config())
+    moved = tmp_path / "elsewhere" / "notes.csv"
+    moved.parent.mkdir()
+    (tmp_path / "notes.csv").rename(moved)
+    resumed = dataclasses.replace(config(), data=str(moved), resume=True)
+    assert finetune(resumed)["scores"] == first["scores"]
+    with open(moved, newline="") as file:
+        rows = list(csv.DictReader(file))
+    others = {"label": "flute", "split": "train", "file": str(note(tmp_path / "other.wav", 0))}
+    change = next(row for row in rows if row["label"] == "bass" and row["split"] != "train")
+    change[column] = others[column]
+    table(moved, rows)
+    with pytest.raises(ConfigError, match=r"cannot resume .*run: the readable clips of .*notes.csv, their labels"):
+        finetune(resumed)
+
+
 def cut_short(content):
     return content[: len(content) // 2]
 

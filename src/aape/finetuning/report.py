@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aape.data.labelled import LabelledSet
-from aape.evaluation.folds import Indices
+from aape.data.labelled import LabelledSet, describe
+from aape.evaluation.folds import Indices, Partition
 from aape.evaluation.metrics import confusion_matrix, multi_label_scores, recall_per_class, summarise
 from aape.finetuning.training import History, Probabilities, target_matrix
 from aape.training.results import write_atomically
@@ -96,6 +96,25 @@ def write_classes(
     ]
     _write(out / "per_class.csv", [["class", "clips", name], *([_cell(v) for v in row.values()] for row in rows)])
     return rows
+
+
+def find_warnings(labelled: LabelledSet, parts: list[Partition], per_class: list[dict[str, Any]]) -> list[str]:
+    """Return what a reader of the numbers should know, in sentences."""
+    found = describe(labelled)
+    unseen: list[str] = []
+    for part in parts:
+        seen = {target for index in part.train for target in labelled.targets[index]}
+        own = {target for index in part.test for target in labelled.targets[index]}
+        unseen += [labelled.classes[target] for target in sorted(own - seen)]
+    if unseen:
+        found.append(f"test clips are of classes their training set lacks: {', '.join(sorted(set(unseen)))}")
+    if labelled.is_multi_label:
+        silent = [row["class"] for row in per_class if not row["clips"]]
+        if silent:
+            found.append(
+                f"{len(silent)} of {len(per_class)} classes have no positive test clip, and are left out of mAP"
+            )
+    return found
 
 
 def score_table(scores: Mapping[str, Any], title: str) -> Table:

@@ -17,10 +17,10 @@ import torch
 
 from aape.config.finetuning import FinetuneConfig
 from aape.data.corpora import protocol, read_task
-from aape.data.labelled import LabelledSet, describe
+from aape.data.labelled import LabelledSet
 from aape.errors import CheckpointError, ConfigError
 from aape.evaluation.folds import Indices, Partition, partitions
-from aape.finetuning.report import MEANING, score_table, summarise_runs, write_classes
+from aape.finetuning.report import MEANING, find_warnings, score_table, summarise_runs, write_classes
 from aape.finetuning.spectrograms import Spectrograms
 from aape.finetuning.training import CHECKPOINT, Classifier, History, Job, Probabilities, Trainer
 from aape.models.saved import SavedModel, read_model, save_model
@@ -73,6 +73,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     environment = write_run_header(out, config, device=device)
     spectrograms, labelled = _load(config, labelled, saved, device, notes)
+    _check_data(config, labelled)
     parts = partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
     jobs = make_jobs(parts, config)
     done: dict[str, Done] = {}
@@ -150,25 +151,6 @@ def make_jobs(parts: list[Partition], config: FinetuneConfig) -> list[Job]:
                 watched = {"validation": part.validation}
                 jobs.append(Job(f"{_name(seed, part)}-selection", seed, part.selection_train, watched))
     return jobs
-
-
-def find_warnings(labelled: LabelledSet, parts: list[Partition], per_class: list[dict[str, Any]]) -> list[str]:
-    """Return what a reader of the numbers should know, in sentences."""
-    found = describe(labelled)
-    unseen: list[str] = []
-    for part in parts:
-        seen = {target for index in part.train for target in labelled.targets[index]}
-        own = {target for index in part.test for target in labelled.targets[index]}
-        unseen += [labelled.classes[target] for target in sorted(own - seen)]
-    if unseen:
-        found.append(f"test clips are of classes their training set lacks: {', '.join(sorted(set(unseen)))}")
-    if labelled.is_multi_label:
-        silent = [row["class"] for row in per_class if not row["clips"]]
-        if silent:
-            found.append(
-                f"{len(silent)} of {len(per_class)} classes have no positive test clip, and are left out of mAP"
-            )
-    return found
 
 
 def _read(config: FinetuneConfig) -> LabelledSet:
@@ -284,6 +266,18 @@ def _check_out(config: FinetuneConfig, out: Path) -> None:
     for key in now:
         if key not in MAY_CHANGE and before.get(key) != now[key]:
             raise ConfigError(f"cannot resume {out}: {key} was {before.get(key)}, and now is {now[key]}")
+
+
+def _check_data(config: FinetuneConfig, labelled: LabelledSet) -> None:
+    """Keep a digest of the readable set in the run folder, and go on with no other."""
+    path, digest = Path(config.out) / "data.sha256", labelled.digest().encode()
+    if not path.exists():
+        write_atomically(path, digest)
+    elif path.read_bytes() != digest:
+        raise ConfigError(
+            f"cannot resume {config.out}: the readable clips of {config.data}, their labels, splits or folds are not "
+            "those it began with: bring these back, or choose another --out"
+        )
 
 
 def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
