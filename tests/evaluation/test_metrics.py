@@ -88,6 +88,7 @@ def test_average_precision_equals_a_loop_and_classes_without_positives_are_told(
     assert scores.mean_average_precision == pytest.approx(scores.average_precision[[0, 1, 3]].mean())
     perfect = multi_label_scores(np.linspace(0, 1, 8)[:, None], np.arange(8)[:, None] > 3)
     assert perfect.mean_average_precision == 1
+    assert 6 < perfect.d_prime < 7  # the area is 1, whose quantile is infinite
     # Areas of 0.5 are chance: d-prime 0.
     assert multi_label_scores(np.zeros((8, 1)), np.arange(8)[:, None] % 2).d_prime == pytest.approx(0)
 

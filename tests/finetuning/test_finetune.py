@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from aape.config import FrontEndConfig, encoder_config
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
 from aape.demo.run import AUDIO
 from aape.errors import CheckpointError, ConfigError, DataError
-from aape.finetuning import spectrograms, training
+from aape.finetuning import run, spectrograms, training
 from aape.finetuning.run import finetune, resolve
+from aape.inference.model import load_model
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import read_model, save_model
 from corpus_copies import MAKERS, make_folders, note, table
@@ -53,23 +55,25 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     assert result["scores"]["best_on_validation"] is None
     assert result["pretraining"] == {"steps": 3}
     assert result["batches_per_second"] > 0
-    run = tmp_path / "run"
-    written = json.loads((run / "result.json").read_text())
+    folder = tmp_path / "run"
+    written = json.loads((folder / "result.json").read_text())
     assert written["scores"] == result["scores"]
-    with open(run / "confusion.csv", newline="") as file:
+    with open(folder / "confusion.csv", newline="") as file:
         confusion = [row[1:] for row in csv.reader(file)][1:]
     num_test = result["partitions"][0]["num_test"]
     assert np.asarray(confusion, dtype=int).sum() == 2 * num_test
     pooled = np.trace(np.asarray(confusion, dtype=int)) / (2 * num_test)
     assert pooled == pytest.approx(result["scores"]["last"]["accuracy"]["mean"])
-    with open(run / "per_class.csv", newline="") as file:
-        assert [row["class"] for row in csv.DictReader(file)] == ["bass", "flute"]
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    with open(folder / "per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["bass", "flute"]
+    assert sum(int(row["clips"]) for row in rows) == num_test  # each clip once, however many seeds
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["job"], line["step"]) for line in lines] == [
         ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
     ]  # fmt: skip
     assert lines[1]["loss"] < lines[0]["loss"]
-    saved = read_model(run)
+    saved = read_model(folder)
     assert saved.labels == ["bass", "flute"]
     assert saved.head is not None
     assert saved.card["scores"][0]["metric"] == "accuracy"
@@ -78,7 +82,7 @@ def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
     assert "accuracy" in capsys.readouterr().out
 
     # What is saved is what was scored: the same probabilities, from the file alone.
-    with np.load(run / "jobs" / "seed0-test" / "last.npz") as arrays:
+    with np.load(folder / "jobs" / "seed0-test" / "last.npz") as arrays:
         names, probabilities = arrays["test_file"], arrays["test_probability"]
     from aape.data.audio import read_audio
     from aape.data.frontend import LogMel
@@ -118,9 +122,62 @@ def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, 
         finetune(config(**options))
     with pytest.raises(ConfigError, match="steps was 6, and now is 7"):
         finetune(config(**{**options, "steps": 7}, resume=True))
-    (tmp_path / "run" / "jobs" / "seed0-test" / "last.npz").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match="damaged"):
-        finetune(config(**options, resume=True))
+
+
+@pytest.mark.parametrize("column", ["label", "split", "file"])
+def test_a_run_is_not_gone_on_with_other_data(column, config, tmp_path):
+    """A label file that was mended meanwhile would be trained on by some seeds and not by others."""
+    first = finetune(config())
+    moved = tmp_path / "elsewhere" / "notes.csv"
+    moved.parent.mkdir()
+    (tmp_path / "notes.csv").rename(moved)
+    resumed = dataclasses.replace(config(), data=str(moved), resume=True)
+    assert finetune(resumed)["scores"] == first["scores"]
+    with open(moved, newline="") as file:
+        rows = list(csv.DictReader(file))
+    others = {"label": "flute", "split": "train", "file": str(note(tmp_path / "other.wav", 0))}
+    change = next(row for row in rows if row["label"] == "bass" and row["split"] != "train")
+    change[column] = others[column]
+    table(moved, rows)
+    with pytest.raises(ConfigError, match=r"cannot resume .*run: the readable clips of .*notes.csv, their labels"):
+        finetune(resumed)
+
+
+def cut_short(content):
+    return content[: len(content) // 2]
+
+
+def emptied(content):
+    return b""
+
+
+def with_a_flipped_bit(content):
+    place = 2 * len(content) // 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, with_a_flipped_bit])
+def test_a_damaged_run_file_is_told_and_never_gone_on_from(damage, config, tmp_path, monkeypatch):
+    """A full disk or a bad sector: one line that says what to delete, and no wrong weights."""
+    options = {"save_every": 1, "steps": 3, "evaluations": 1, "seeds": 2}
+    train_step = training.Trainer._train_step
+
+    def dies(self, found):
+        if self.job.seed == 1 and self.step == 2:
+            raise KeyboardInterrupt
+        return train_step(self, found)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(**options))
+    monkeypatch.undo()
+    for name, wanted in (("seed1-test/checkpoint.pt", "cannot be continued"), ("seed0-test/last.npz", "is damaged")):
+        path = tmp_path / "run" / "jobs" / name
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        with pytest.raises(CheckpointError, match=f"{wanted} .*: delete it"):
+            finetune(config(**options, resume=True))
+        path.write_bytes(whole)
 
 
 def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypatch):
@@ -134,12 +191,56 @@ def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypat
 
     monkeypatch.setattr(training.WeightAverage, "update", note_gradient)
     for at_once in (0, 1):
-        augment = AugmentConfig(drop_path=0.0)
-        finetune(config(steps=1, augment=augment, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
+        options = {"augment": AugmentConfig(drop_path=0.0), "optim": FinetuneOptimConfig(precision="float32")}
+        finetune(config(**options, steps=1, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         scale = float(gradient.abs().max())
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * scale + 1e-9, rtol=1e-3)
+
+
+def several_labels(tmp_path, tested):
+    """A table of two labels per clip for training, and the given ones for testing."""
+    labels = ["a;b", "a", "b", "a;c"]
+    rows = [{"file": f"{n}.wav", "label": label, "split": "train"} for n, label in enumerate(labels)]
+    rows += [{"file": f"t{n}.wav", "label": label, "split": "test"} for n, label in enumerate(tested)]
+    for number, row in enumerate(rows):
+        note(tmp_path / row["file"], 5 * number)
+    table(tmp_path / "several.csv", rows)
+    return {"data": str(tmp_path / "several.csv"), "multi_label": True}
+
+
+def test_a_perfect_ranking_ends_in_a_result(config, tmp_path, monkeypatch):
+    """Hours of training were lost to an infinite d-prime that no JSON can hold."""
+    data, predict = several_labels(tmp_path, ["a", "b", "c"]), training.Trainer.predict
+
+    def knows(self, indices):
+        found = predict(self, indices)[0]
+        return found, training.target_matrix(self.labelled, found).astype(np.float32)
+
+    monkeypatch.setattr(training.Trainer, "predict", knows)
+    result = finetune(config(**data))
+    assert result["scores"]["last"]["mAP"]["mean"] == 1
+    assert np.isfinite(result["scores"]["last"]["d_prime"]["mean"])
+
+
+def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(config, tmp_path):
+    """No class has both positives and negatives: d-prime is NaN, which JSON holds as null."""
+    data = {**several_labels(tmp_path, ["a;b;c"]), "seeds": 2}
+    first = finetune(config(**data))
+    assert [row["clips"] for row in first["per_class"]] == [1, 1, 1]
+    assert [score["metric"] for score in read_model(tmp_path / "run").card["scores"]] == ["mAP"]
+    again = finetune(config(**data, resume=True))
+    assert np.isnan(again["scores"]["last"]["d_prime"]["mean"])
+    assert again["scores"]["last"]["mAP"] == first["scores"]["last"]["mAP"]
+
+
+def test_the_result_outlives_a_card_that_cannot_be_written(config, tmp_path, monkeypatch):
+    """The score is what the hours were for; the model's page is not."""
+    monkeypatch.setattr(run, "_write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(config())
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("task", MAKERS)
@@ -202,7 +303,7 @@ def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, workers):
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, capsys, workers):
     """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
     root = make_folders(tmp_path / "mine")
     options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
@@ -214,9 +315,16 @@ def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, mo
 
     monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
     (root / "low" / "0.wav").write_bytes(b"RIFF")
-    result = finetune(dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers))
+    config = dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers)
+    result = finetune(config)
     assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
     assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
+    assert capsys.readouterr().err.count("left out: low/0.wav: ") == 1
+    sizes = [[sum(own["partitions"][0][key] for key in ("num_train", "num_test")), own["num_clips"]]
+             for own in (kept, result)]  # fmt: skip
+    assert sizes[1] == [size - 1 for size in sizes[0]]
+    again = finetune(dataclasses.replace(config, resume=True))
+    assert (again["bad"], again["num_clips"]) == (result["bad"], result["num_clips"])
 
 
 def test_a_task_brings_its_protocol_and_options_override_it(nano):
@@ -231,13 +339,42 @@ def test_a_task_brings_its_protocol_and_options_override_it(nano):
     assert own.balanced_draws == 0
 
 
-def test_long_clips_are_scored_in_windows(config, tmp_path):
-    """A recording of a minute counts as a whole, as `aape classify` hears it."""
-    for number in range(2):
-        soundfile.write(tmp_path / f"long{number}.wav", np.random.default_rng(number).normal(0, 0.1, 16000 * 25), 16000)
-    rows = [{"file": f"long{n}.wav", "label": str(n), "split": "train"} for n in range(2)]
-    rows.append({"file": note(tmp_path / "short.wav", 1).name, "label": "1", "split": "test"})
-    table(tmp_path / "long.csv", [*rows, {**rows[0], "file": "copy.wav", "split": "test"}])
-    (tmp_path / "copy.wav").write_bytes((tmp_path / "long0.wav").read_bytes())
-    result = finetune(config(data=str(tmp_path / "long.csv"), steps=1, batch=2))
-    assert result["partitions"][0]["num_test"] == 2
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (AugmentConfig, "spec_augment", 1.5),
+        (AugmentConfig, "drop_path", 1.0),
+        (AugmentConfig, "mixup", -0.1),
+        (AugmentConfig, "mixup", float("inf")),
+        (FinetuneOptimConfig, "betas", (0.9, 1.0)),
+        (FinetuneOptimConfig, "ema", 1.0),
+        (FinetuneOptimConfig, "warmup_ratio", 1.1),
+    ],
+)
+def test_options_out_of_range_are_told_before_hours_of_reading(section, name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got {re.escape(str(value))}"):
+        section(**{name: value})
+
+
+def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path):
+    """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
+    lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
+    signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)
+    signal *= np.linspace(0, 0.3, len(signal)) ** 2  # windows that differ
+    for number, seconds in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", signal[: int(16000 * seconds)], 16000)
+    rows = [
+        {"file": note(tmp_path / f"train{n}.wav", 27 * n).name, "label": f"{n}", "split": "train"} for n in range(2)
+    ]
+    table(tmp_path / "long.csv", [*rows, *({"file": f"{n}.wav", "label": "1", "split": "test"} for n in range(4))])
+    optim = FinetuneOptimConfig(learning_rate=3e-2, ema=0.0, precision="float32")
+    finetune(config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim))
+    with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
+        found = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
+    heard = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in found])
+    assert [len(own.windows) for own in heard] == [1, 1, 2, 5]
+    windows = [window.scores[window.labels.index("1")] for window in heard[-1].windows]
+    assert np.ptp(windows) > 0.02  # else any weights would do
+    for name, own in zip(found, heard, strict=True):
+        scores = dict(zip(own.labels, own.scores, strict=True))
+        np.testing.assert_allclose(found[name], [scores["0"], scores["1"]], atol=1e-4, err_msg=name)

@@ -12,6 +12,7 @@ from aape.config import encoder_config
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
 from aape.data.labelled import LabelledSet
 from aape.data.manifest import Clip
+from aape.errors import TrainingError
 from aape.finetuning import training
 from aape.finetuning.training import Classifier, Job, Trainer
 from aape.models.encoder import AudioEncoder
@@ -25,7 +26,7 @@ class Mels:
     """Six clips of 40 frames, at hand."""
 
     def __init__(self):
-        self.device = torch.device("cpu")
+        self.device, self.bad = torch.device("cpu"), {}
         self.mels = torch.randn(6, 128, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     def by_length(self, indices):
@@ -119,6 +120,31 @@ def test_no_more_looks_at_the_test_data_than_asked_for(evaluations, tmp_path):
     trainer.run(tmp_path, lambda *_: None)
     assert len(trainer.history.steps) <= evaluations
     assert trainer.history.steps[-1] == STEPS
+
+
+def test_bad_files_found_on_the_way_are_not_forgotten_by_a_kill(tmp_path):
+    """Too many of them stop a run, and its result counts them: nobody reads them twice."""
+    trainer, resumed = build(LABELS), build(LABELS)
+    trainer.spectrograms.bad["0.wav"] = "empty"
+    trainer._save(tmp_path / training.CHECKPOINT)
+    resumed.spectrograms.bad["1.wav"] = "silent"
+    resumed._restore(tmp_path / training.CHECKPOINT)
+    assert resumed.spectrograms.bad == resumed.history.bad == {"0.wav": "empty", "1.wav": "silent"}
+
+
+@pytest.mark.parametrize("what", ["loss", "probabilities", "weights"])
+def test_a_training_that_diverges_is_no_score(what, tmp_path, monkeypatch):
+    """The arg max of NaN is the first class, and its accuracy looks like any other."""
+    optim = FinetuneOptimConfig(1e30 if what == "weights" else 1e-3, precision="float32", ema=0.0)
+    trainer = build(LABELS, optim=optim)
+    train_step, predict = trainer._train_step, trainer.predict
+    if what == "loss":
+        monkeypatch.setattr(trainer, "_train_step", lambda found: train_step(found) + math.inf)
+    if what == "probabilities":
+        monkeypatch.setattr(trainer, "predict", lambda indices: (indices, predict(indices)[1] * math.nan))
+    with pytest.raises(TrainingError, match=r"job: .* not finite at step 5: lower --optim.learning-rate"):
+        trainer.run(tmp_path, lambda *_: None)
+    assert not trainer.history.scores
 
 
 def test_clips_that_keep_their_length_are_cut_in_training_only():

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from aape.config.commands import Task, _require_positive
+from aape.errors import ConfigError
+
+
+def _require(config: object, wanted: str, is_valid: Callable[[float], bool], *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not all(map(is_valid, value if isinstance(value, tuple) else () if value is None else (value,))):
+            raise ConfigError(f"{name} must be {wanted}, got {value}")
+
+
+def _is_share(value: float) -> bool:
+    return 0 <= value < 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,8 @@ class FinetuneOptimConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "learning_rate", "layer_decay")
+        _require(self, "in [0, 1)", _is_share, "betas", "ema")
+        _require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "warmup_ratio")
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,10 @@ class AugmentConfig:
     mixup: float | None = None
     spec_augment: float | None = None
     drop_path: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self, "in [0, 1)", _is_share, "spec_augment", "drop_path")
+        _require(self, "0 or more", lambda value: 0 <= value < math.inf, "mixup")
 
 
 @dataclass(frozen=True)
@@ -71,7 +91,7 @@ class FinetuneConfig:
         batch: clips per optimiser step; the task's own where not given, 32 for csv.
         clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
         num_frames: frames that clips are cut or padded to; the task's own where not given; for csv every clip keeps its
-            own, and more than 1008 are windows.
+            own, and more than 1024 are scored in windows of 608.
         crop_frames: of clips that keep their own length, longer ones are cut in training, to a random part of so many
             frames; less is faster, and another part every time. Scored is the whole clip.
         balanced_draws: class-balanced draws per epoch, 0 for every clip once; the task's own where not given.

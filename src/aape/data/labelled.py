@@ -6,6 +6,8 @@ n clips, C classes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
 import zlib
@@ -59,6 +61,11 @@ class LabelledSet:
             targets=[self.targets[index] for index in kept],
             groups=None if self.groups is None else [self.groups[index] for index in kept],
         )
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all that a training depends on but the sound: names, splits, folds, classes, targets."""
+        rows = [(clip.name, clip.split, clip.fold) for clip in self.clips]
+        return hashlib.sha256(json.dumps([rows, self.classes, self.targets]).encode()).hexdigest()
 
     def labels(self) -> NDArray[np.int64]:
         """Return the class of every clip, (n,), of a set with one each."""

@@ -39,6 +39,11 @@ class Partition:
         """The clips that a run whose validation score selects may train on: `train` without `validation`."""
         return np.setdiff1d(self.train, self.validation)
 
+    def without(self, clips: Indices) -> Partition:
+        """Return the partition without these clips."""
+        left = (np.setdiff1d(own, clips) for own in (self.train, self.test, self.validation))
+        return Partition(self.name, *left)
+
 
 def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0) -> list[Partition]:
     """Return the training and test sets that the splits or the folds of a set stand for.

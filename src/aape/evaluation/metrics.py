@@ -51,7 +51,8 @@ class MultiLabelScores:
 
     Attributes:
         mean_average_precision: macro mean over the classes that have positives (mAP).
-        d_prime: sqrt(2) times the normal quantile of the macro mean of the areas under the ROC curves.
+        d_prime: sqrt(2) times the normal quantile of the macro mean of the areas under the ROC curves, which is kept
+            within 1e-6 and 1 - 1e-6, so that a perfect ranking gives 6.72 and not infinity; NaN if every area is.
         average_precision: of each class (C,), NaN without positives.
         area: under the ROC curve of each class (C,), NaN without positives or without negatives.
     """
@@ -80,7 +81,7 @@ def multi_label_scores(probabilities: ArrayLike, targets: ArrayLike) -> MultiLab
             precision[label] = binary_average_precision(predicted[:, label], truth[:, label])
         if 0 < num_positive < len(truth):
             area[label] = binary_auroc(predicted[:, label], truth[:, label])
-    quantile = float(torch.special.ndtri(area.nanmean()))
+    quantile = float(torch.special.ndtri(area.nanmean().clamp(1e-6, 1 - 1e-6)))
     return MultiLabelScores(float(precision.nanmean()), math.sqrt(2) * quantile, precision.numpy(), area.numpy())
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aape.data.labelled import LabelledSet
-from aape.evaluation.folds import Indices
+from aape.data.labelled import LabelledSet, describe
+from aape.evaluation.folds import Indices, Partition
 from aape.evaluation.metrics import confusion_matrix, multi_label_scores, recall_per_class, summarise
 from aape.finetuning.training import History, Probabilities, target_matrix
 from aape.training.results import write_atomically
@@ -64,15 +64,17 @@ def write_classes(
     """Write `per_class.csv`, and `confusion.csv` of sets with one label per clip: last step, all folds and seeds.
 
     Returns:
-        The rows of `per_class.csv`: class, clips, and recall or the mean over runs of the average precision.
+        The rows of `per_class.csv`: class, its test clips, each counted once, and recall or the mean over runs of the
+        average precision.
     """
+    tested = np.unique(np.concatenate([indices for indices, _ in results]))
+    counts = target_matrix(labelled, tested).sum(0)
     if labelled.is_multi_label:
         name = "average_precision"
         each = [
             multi_label_scores(probabilities, target_matrix(labelled, indices)).average_precision
             for indices, probabilities in results
         ]
-        counts = sum(target_matrix(labelled, indices).sum(0) for indices, _ in results)
         has = np.any(np.isfinite(each), axis=0)
         values = np.where(has, np.nansum(each, axis=0) / np.maximum(1, np.isfinite(each).sum(axis=0)), np.nan)
     else:
@@ -82,7 +84,7 @@ def write_classes(
         confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
         for indices, probabilities in results:
             confusion += confusion_matrix(labels[indices], probabilities.argmax(-1), num_classes)
-        counts, values = confusion.sum(1), recall_per_class(confusion)
+        values = recall_per_class(confusion)
         header = ["true \\ predicted", *labelled.classes]
         _write(
             out / "confusion.csv",
@@ -90,10 +92,29 @@ def write_classes(
         )
     rows = [
         {"class": own, "clips": int(count), name: None if np.isnan(value) else float(value)}
-        for own, count, value in zip(labelled.classes, np.asarray(counts), values, strict=True)
+        for own, count, value in zip(labelled.classes, counts, values, strict=True)
     ]
     _write(out / "per_class.csv", [["class", "clips", name], *([_cell(v) for v in row.values()] for row in rows)])
     return rows
+
+
+def find_warnings(labelled: LabelledSet, parts: list[Partition], per_class: list[dict[str, Any]]) -> list[str]:
+    """Return what a reader of the numbers should know, in sentences."""
+    found = describe(labelled)
+    unseen: list[str] = []
+    for part in parts:
+        seen = {target for index in part.train for target in labelled.targets[index]}
+        own = {target for index in part.test for target in labelled.targets[index]}
+        unseen += [labelled.classes[target] for target in sorted(own - seen)]
+    if unseen:
+        found.append(f"test clips are of classes their training set lacks: {', '.join(sorted(set(unseen)))}")
+    if labelled.is_multi_label:
+        silent = [row["class"] for row in per_class if not row["clips"]]
+        if silent:
+            found.append(
+                f"{len(silent)} of {len(per_class)} classes have no positive test clip, and are left out of mAP"
+            )
+    return found
 
 
 def score_table(scores: Mapping[str, Any], title: str) -> Table:

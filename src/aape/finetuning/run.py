@@ -8,6 +8,7 @@ import io
 import json
 import os
 import urllib.parse
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import torch
 
 from aape.config.finetuning import FinetuneConfig
 from aape.data.corpora import protocol, read_task
-from aape.data.labelled import LabelledSet, describe
+from aape.data.labelled import LabelledSet
 from aape.errors import CheckpointError, ConfigError
 from aape.evaluation.folds import Indices, Partition, partitions
-from aape.finetuning.report import MEANING, score_table, summarise_runs, write_classes
+from aape.finetuning.report import MEANING, find_warnings, score_table, summarise_runs, write_classes
 from aape.finetuning.spectrograms import Spectrograms
 from aape.finetuning.training import CHECKPOINT, Classifier, History, Job, Probabilities, Trainer
 from aape.models.saved import SavedModel, read_model, save_model
@@ -54,6 +55,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         ConfigError: options that exclude each other, or the run that is resumed.
         DataError: a set that cannot be learnt from, or too many bad files.
         CheckpointError: the encoder or a checkpoint cannot be read.
+        TrainingError: loss or probabilities are no longer finite.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -71,14 +73,18 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     environment = write_run_header(out, config, device=device)
     spectrograms, labelled = _load(config, labelled, saved, device, notes)
+    _check_data(config, labelled)
     parts = partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
     jobs = make_jobs(parts, config)
     done: dict[str, Done] = {}
-    with _Progress(len(jobs) * int(config.steps or 0), notes, out) as progress:
+    with _Progress(len(jobs) * int(config.steps or 0), notes, out, spectrograms.bad) as progress:
         for job in jobs:
             progress.begin(job.name)
             done[job.name] = _run_job(job, labelled, spectrograms, saved, config, progress)
             progress.finish(int(config.steps or 0), done[job.name].history)
+    bad = np.flatnonzero([clip.name in spectrograms.bad for clip in labelled.clips])  # found on the way
+    parts = [part.without(bad) for part in parts]
+    num_clips = len(labelled.clips) - len(bad)
     tests = [[done[_name(seed, part)].history for part in parts] for seed in _seeds(config)]
     choosers = [[done[_chooser(seed, part, jobs)].history for part in parts] for seed in _seeds(config)]
     has_validation = all("validation" in run.scores for runs in choosers for run in runs)
@@ -93,7 +99,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "checkpoint": config.checkpoint,
         "scores": scores,
         "per_class": per_class,
-        "num_clips": len(labelled.clips),
+        "num_clips": num_clips,
         "counts": labelled.counts,
         "num_missing": labelled.num_missing,
         "num_bad": len(spectrograms.bad),
@@ -107,12 +113,12 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         "config": dataclasses.asdict(config),
         "environment": environment,
     }
-    _write_card(out / "model", result, parts[0])
     path = write_result(out, result)
+    _write_card(out / "model", result, parts[0])
     for warning in warnings:
         notes.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     folds = f", {len(parts)} test folds" if labelled.has_folds else ""
-    title = f"{config.data}: {len(labelled.clips)} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
+    title = f"{config.data}: {num_clips} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
     Console().print(score_table(scores, escape(title)))
     print(f"-> {path}, {out / 'model'}")
     return result
@@ -147,25 +153,6 @@ def make_jobs(parts: list[Partition], config: FinetuneConfig) -> list[Job]:
     return jobs
 
 
-def find_warnings(labelled: LabelledSet, parts: list[Partition], per_class: list[dict[str, Any]]) -> list[str]:
-    """Return what a reader of the numbers should know, in sentences."""
-    found = describe(labelled)
-    unseen: list[str] = []
-    for part in parts:
-        seen = {target for index in part.train for target in labelled.targets[index]}
-        own = {target for index in part.test for target in labelled.targets[index]}
-        unseen += [labelled.classes[target] for target in sorted(own - seen)]
-    if unseen:
-        found.append(f"test clips are of classes their training set lacks: {', '.join(sorted(set(unseen)))}")
-    if labelled.is_multi_label:
-        silent = [row["class"] for row in per_class if not row["clips"]]
-        if silent:
-            found.append(
-                f"{len(silent)} of {len(per_class)} classes have no positive test clip, and are left out of mAP"
-            )
-    return found
-
-
 def _read(config: FinetuneConfig) -> LabelledSet:
     columns = {name: getattr(config, name) for name in ("label", "split", "fold", "where", "multi_label")}
     return read_task(config.task, config.data, **columns)
@@ -182,15 +169,18 @@ def _load(
     with Progress(console=notes) as bar:
         task = bar.add_task("reading", total=len(labelled.clips))
         spectrograms.check(lambda done, _: bar.update(task, completed=done))
-    bad = list(spectrograms.bad.items())
+    _tell_bad(list(spectrograms.bad.items()), notes)
+    if not spectrograms.bad:
+        return spectrograms, labelled
+    left = labelled.without(set(spectrograms.bad))
+    return spectrograms.of(left.clips), left
+
+
+def _tell_bad(bad: list[tuple[str, str]], notes: Any) -> None:
     for name, reason in bad[:MAX_BAD_SHOWN]:
         notes.print(f"left out: {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     if len(bad) > MAX_BAD_SHOWN:
         notes.print(f"left out: and {len(bad) - MAX_BAD_SHOWN} more", highlight=False)
-    if not bad:
-        return spectrograms, labelled
-    left = labelled.without(set(spectrograms.bad))
-    return spectrograms.of(left.clips), left
 
 
 def _run_job(
@@ -205,6 +195,7 @@ def _run_job(
     folder = Path(config.out) / "jobs" / job.name
     finished = _read_job(folder, labelled)
     if finished is not None:
+        spectrograms.bad.update(finished.history.bad)
         return finished
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed)
@@ -244,8 +235,10 @@ def _read_job(folder: Path, labelled: LabelledSet) -> Done | None:
         return None
     try:
         history = History(**json.loads(path.read_text(encoding="utf-8")))
+        for own in history.scores.values():  # JSON has null for NaN
+            own.update((metric, np.asarray(values, dtype=np.float64).tolist()) for metric, values in own.items())
         places = {clip.name: index for index, clip in enumerate(labelled.clips)}
-        with np.load(folder / "last.npz", allow_pickle=False) as arrays:
+        with open(folder / "last.npz", "rb") as file, np.load(file, allow_pickle=False) as arrays:
             last = {
                 name: (
                     np.asarray([places[str(file)] for file in arrays[f"{name}_file"]], dtype=np.int64),
@@ -253,7 +246,7 @@ def _read_job(folder: Path, labelled: LabelledSet) -> Done | None:
                 )
                 for name in history.scores
             }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{folder}: does not belong to this data set, or is damaged ({error}): delete it"
         ) from error
@@ -275,6 +268,18 @@ def _check_out(config: FinetuneConfig, out: Path) -> None:
             raise ConfigError(f"cannot resume {out}: {key} was {before.get(key)}, and now is {now[key]}")
 
 
+def _check_data(config: FinetuneConfig, labelled: LabelledSet) -> None:
+    """Keep a digest of the readable set in the run folder, and go on with no other."""
+    path, digest = Path(config.out) / "data.sha256", labelled.digest().encode()
+    if not path.exists():
+        write_atomically(path, digest)
+    elif path.read_bytes() != digest:
+        raise ConfigError(
+            f"cannot resume {config.out}: the readable clips of {config.data}, their labels, splits or folds are not "
+            "those it began with: bring these back, or choose another --out"
+        )
+
+
 def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
     """Put data and scores, which are known only now, beside the weights."""
     saved = read_model(folder)
@@ -289,6 +294,7 @@ def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
             "protocol": kind,
         }
         for metric, values in result["scores"]["last"].items()
+        if np.isfinite(values["mean"])
     ]
     save_model(
         folder,
@@ -321,9 +327,9 @@ def _chooser(seed: int, part: Partition, jobs: list[Job]) -> str:
 
 
 class _Progress:
-    """A bar on a terminal and a line per evaluation elsewhere; `metrics.jsonl` after each evaluation."""
+    """A bar on a terminal and a line per evaluation elsewhere; `metrics.jsonl` and new bad files after each."""
 
-    def __init__(self, total: int, console: Any, out: Path) -> None:
+    def __init__(self, total: int, console: Any, out: Path, bad: dict[str, str]) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -332,6 +338,7 @@ class _Progress:
         self.task = self.bar.add_task("fine-tuning", total=total)
         self.name, self.completed, self.is_first = "", 0, False
         self.histories: dict[str, History] = {}
+        self.bad, self.num_told = bad, len(bad)
 
     def __enter__(self) -> _Progress:
         self.bar.start()
@@ -368,6 +375,8 @@ class _Progress:
         self.bar.console.print(line, highlight=False, soft_wrap=True)
 
     def _write(self) -> None:
+        _tell_bad(list(self.bad.items())[self.num_told :], self.console)
+        self.num_told = len(self.bad)
         lines = []
         for name, history in self.histories.items():
             for place, step in enumerate(history.steps):

@@ -5,7 +5,9 @@ B clips, C classes, F mel bins, T frames of a clip.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -22,10 +24,11 @@ from torch.nn import functional as F
 from aape.config.finetuning import FinetuneConfig
 from aape.data.augment import Draws, class_balanced_weights, mix_up, spec_augment
 from aape.data.labelled import LabelledSet
-from aape.errors import CheckpointError
+from aape.errors import CheckpointError, TrainingError
 from aape.evaluation.folds import Indices
 from aape.evaluation.metrics import accuracy, balanced_accuracy, confusion_matrix, multi_label_scores
 from aape.finetuning.spectrograms import Spectrograms
+from aape.inference.windows import MAX_FRAMES, WINDOW_FRAMES
 from aape.layers.transformer import Block
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
@@ -35,7 +38,6 @@ from aape.training.optim import adamw, layer_decay
 from aape.training.results import write_atomically
 from aape.training.schedules import warmup_cosine
 
-MAX_FRAMES = 1008  # of a clip that is scored at its own length: 10 s; more are windows
 CHECKPOINT = "checkpoint.pt"
 Probabilities = NDArray[np.float32]
 
@@ -87,12 +89,14 @@ class History:
         loss: mean training loss since the one before.
         scores: by watched set and metric, one value for each of the steps.
         seconds: spent in training, evaluations left out.
+        bad: the run's clips found unreadable by then, and why.
     """
 
     steps: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
+    bad: dict[str, str] = field(default_factory=dict)
 
     def record(self, step: int, loss: float, scores: dict[str, dict[str, float]]) -> None:
         """Add an evaluation."""
@@ -137,7 +141,7 @@ class Trainer:
         balanced = config.balanced_draws or 0
         weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
         self.draws = Draws(job.train, batch=self.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced)
-        self.step, self.history = 0, History()
+        self.step, self.history = 0, History(bad=spectrograms.bad)
         self.losses = torch.zeros((), device=spectrograms.device)  # not read back at every step
 
     def run(self, folder: Path, on_step: Callable[[Trainer, bool], None]) -> dict[str, tuple[Indices, Probabilities]]:
@@ -149,6 +153,10 @@ class Trainer:
 
         Returns:
             Of each watched set, the clips that could be read and their probabilities (n, C) after the last step.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or of another training.
+            TrainingError: at an evaluation, the loss or a probability is not finite.
         """
         self._restore(folder / CHECKPOINT)
         every = -(-self.steps // self.config.evaluations)
@@ -165,8 +173,14 @@ class Trainer:
             if is_evaluated:
                 self.history.seconds += time.perf_counter() - started
                 last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
+                loss = float(self.losses) / (self.step - self._logged())
+                if not (math.isfinite(loss) and all(np.isfinite(found).all() for _, found in last.values())):
+                    raise TrainingError(
+                        f"{self.job.name}: the loss or a probability is not finite at step {self.step}: lower "
+                        "--optim.learning-rate, and begin again in another --out"
+                    )
                 scores = {name: score(self.labelled, *result) for name, result in last.items()}
-                self.history.record(self.step, float(self.losses) / (self.step - self._logged()), scores)
+                self.history.record(self.step, loss, scores)
                 self.losses.zero_()
                 started = time.perf_counter()
             if self.step % self.config.save_every == 0 and self.step < self.steps:
@@ -187,16 +201,17 @@ class Trainer:
         for found in self.spectrograms.stream(batches, range(len(batches))):
             pieces = [(row, piece) for row, (_, own) in enumerate(found) for piece in self._windows(own)]
             total = torch.zeros(len(found), len(self.labelled.classes), device=self.spectrograms.device)
-            count = torch.zeros(len(found), 1, device=total.device)
+            num_frames = torch.zeros(len(found), 1, device=total.device)
             for group in _by_length([piece for _, piece in pieces], self.patch_size, at_once):
                 with torch.inference_mode(), self._autocast():
                     logits = model(torch.stack([own for _, own in group])[:, None]).float()
                 probability = logits.sigmoid() if self.labelled.is_multi_label else logits.softmax(-1)
                 places = torch.tensor([pieces[place][0] for place, _ in group], device=total.device)
-                total.index_add_(0, places, probability)
-                count.index_add_(0, places, torch.ones_like(probability[:, :1]))
+                length = group[0][1].shape[-1]  # the weight of a window, as in `aape classify`
+                total.index_add_(0, places, length * probability)
+                num_frames.index_add_(0, places, torch.full_like(probability[:, :1], length))
             kept += [index for index, _ in found]
-            rows.append((total / count).cpu())
+            rows.append((total / num_frames).cpu())
         order = np.argsort(kept)
         return np.asarray(kept, dtype=np.int64)[order], torch.cat(rows).numpy()[order]
 
@@ -242,10 +257,10 @@ class Trainer:
         return F.pad(own, (0, (self.config.num_frames or 0) - own.shape[-1])) if self.config.num_frames else own
 
     def _windows(self, own: Tensor) -> Sequence[Tensor]:
-        """Return what of a clip is scored: the start, padded, where there is a fixed length; else all of it."""
+        """Return what of a clip is scored: the start, padded, where there is a fixed length; else all (method 1)."""
         if self.config.num_frames:
             return [F.pad(own, (0, self.config.num_frames - own.shape[-1]))]
-        return own.split(MAX_FRAMES, dim=-1)
+        return own.split(WINDOW_FRAMES if own.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device, precision = self.spectrograms.device, self.config.optim.precision
@@ -266,17 +281,25 @@ class Trainer:
             "losses": self.losses,
         }
         torch.save(state, content)
+        digest = hashlib.sha256(content.getbuffer()).digest()
+        content.write(digest)
         write_atomically(path, content.getvalue())
 
     def _restore(self, path: Path) -> None:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.spectrograms.device, weights_only=True)
+            content = path.read_bytes()
+            own, digest = content[:-32], content[-32:]
+            if hashlib.sha256(own).digest() != digest:
+                raise ValueError("its checksum does not agree")
+            state = torch.load(io.BytesIO(own), map_location=self.spectrograms.device, weights_only=True)
             self.classifier.load_state_dict(state["classifier"])
             self.average.module.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.history, self.losses = state["step"], History(**state["history"]), state["losses"]
+            self.spectrograms.bad.update(self.history.bad)
+            self.history.bad = self.spectrograms.bad
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: cannot be continued ({str(error).splitlines()[0]}): delete it") from error
 
