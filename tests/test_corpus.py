@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -108,6 +110,54 @@ def test_shards_of_something_else_are_not_overwritten(corpus, capsys):
     assert "choose another --out" in capsys.readouterr().err
     assert pack(corpus, "--max-bad-fraction", "0.01", out="strict") == 2
     assert "max_bad_fraction" in capsys.readouterr().err
+
+
+def test_every_name_is_packed_and_read_again(tmp_path):
+    """Hours of packing must not end in an index, or a shard, that nothing can read: the folder's names are not ours."""
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    names = ["\N{CYRILLIC SMALL LETTER ZHE}" * 70 + ".opus", "a.flac", "a.wav", "a.wav.wav", " b.wav", "b.wav"]
+    for name in [*map(os.fsencode, names), b"\xff.opus", b"line\nbreak.opus"]:
+        try:
+            shutil.copy(NOTES[0], os.path.join(os.fsencode(sound), name))
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    assert pack(tmp_path, data="sound") == 0
+    indexed = read_manifest(tmp_path / "packed/clips.csv")
+    scanned = read_manifest(tmp_path / "packed")
+    assert len(indexed) == len(scanned) == len(names) + 2
+    assert {(clip.path, clip.offset) for clip in indexed} == {(clip.path, clip.offset) for clip in scanned}
+    assert all(len(load_clip(clip)) > 16000 for clip in indexed)
+
+
+def test_clips_from_outside_the_folder_stay_inside_the_shards(tmp_path):
+    """A list may point anywhere; a shard whose members do is refused, by this package too."""
+    shutil.copy(NOTES[0], tmp_path / "q.opus")
+    shutil.copy(NOTES[1], tmp_path / "p.opus")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/list.csv").write_text(f"file\n../q.opus\n{tmp_path / 'p.opus'}\n")
+    assert pack(tmp_path, data="lists/list.csv") == 0
+    names = [clip.name for clip in read_manifest(tmp_path / "packed")]
+    assert names == ["shard-00000.tar/q.flac", f"shard-00000.tar{tmp_path / 'p.flac'}"]
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("opus", "22050"), ("flac", "700000"), ("flac", "999")])
+def test_rates_that_a_format_lacks_are_refused_at_once(corpus, capsys, kind, rate):
+    """libsndfile's own words for it name no option."""
+    assert pack(corpus, "--format", kind, "--sample-rate", rate) == 2
+    assert f"sample_rate of {kind}" in capsys.readouterr().err
+    assert not (corpus / "packed").exists()
+
+
+def test_labels_and_files_that_changed_are_not_served_from_old_shards(corpus, capsys):
+    """Somebody who forgot --label, or mended a file, would train on what was packed before."""
+    assert pack(corpus) == 0
+    assert pack(corpus, "--label", "class") == 2
+    os.utime(corpus / "sound/deep/stereo.wav", (1, 1))
+    assert pack(corpus) == 2
+    (corpus / "packed/.plan.json").write_text("{")
+    assert pack(corpus) == 2
+    assert capsys.readouterr().err.count("choose another --out") == 3
 
 
 def test_check_says_what_there_is(corpus, capsys):

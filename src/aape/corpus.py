@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import os
 import statistics
 import sys
 from collections import Counter
@@ -36,7 +38,8 @@ def pack(config: DataPackConfig) -> None:
     out = Path(config.out)
     clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
     plan = {"format": config.format, "clips_per_shard": config.clips_per_shard, "sample_rate": config.sample_rate,
-            "data": str(Path(config.data).resolve()), "num_clips": len(clips)}  # fmt: skip
+            "data": str(Path(config.data).resolve()), "num_clips": len(clips),
+            "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
     _claim(out, plan)
     names = member_names(clips, config.format)
     parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
@@ -87,8 +90,7 @@ def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rat
     """Pack a shard, unless an earlier run finished it: its record is written after it."""
     clips, names, path = job
     record = path.with_name(f".{path.stem}.json")
-    if record.exists() and path.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
+    if path.exists() and (before := _read_json(record)):
         return Packed([tuple(row) for row in before["rows"]], [(name, reason) for name, reason in before["bad"]])
     packed = pack_shard(clips, names, path, kind, sample_rate)
     write_json(record, {"rows": packed.rows, "bad": packed.bad})
@@ -107,12 +109,37 @@ def _check_once(clip: Clip) -> AudioInfo | str:
 def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Make the folder; go on only with shards of the same corpus and settings."""
     path = out / ".plan.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
-        raise ConfigError(f"{out} holds shards of another corpus or other settings: choose another --out")
+    if path.exists() and _read_json(path) != plan:
+        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
     if not path.exists() and out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a file holds; None where there is none, or no JSON in it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _digest(clips: list[Clip]) -> str:
+    """Return a digest of what clips are: names, places, labels, and the sizes and times of their files."""
+
+    @functools.cache
+    def state(path: str) -> tuple[int, int] | None:
+        try:
+            status = os.stat(path)
+        except OSError:  # reading it will say so
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(repr((clip.name, clip.offset, clip.label, clip.split, clip.fold, state(clip.path))).encode())
+    return digest.hexdigest()
 
 
 def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[tuple[str, str]]) -> dict[str, Any]:

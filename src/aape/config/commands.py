@@ -8,6 +8,9 @@ from typing import Any, Literal
 from aape.config.model import EncoderConfig
 from aape.errors import ConfigError
 
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
+FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
+
 Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
 
 
@@ -351,6 +354,10 @@ class DataPackConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "sample_rate", "clips_per_shard")
+        if self.format == "opus" and self.sample_rate not in OPUS_RATES:
+            raise ConfigError(f"sample_rate of opus must be one of {', '.join(map(str, OPUS_RATES))}")
+        if self.format == "flac" and self.sample_rate not in FLAC_RATES:
+            raise ConfigError(f"sample_rate of flac must be within {FLAC_RATES[0]} and {FLAC_RATES[-1]}")
 
 
 @dataclass(frozen=True)
