@@ -190,6 +190,39 @@ def test_feature_extractor_inputs():
         extractor([WAVES, WAVES])
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("encoder", "depth", 1_000_000, "depth 1000000, the most is 1024"),
+        ("encoder", "kernel_size", 1_000_000_001, "kernel_size 1000000001, the most is 8192"),
+        ("encoder", "embed_dim", "64", "encoder.embed_dim: expected int, got '64'"),
+        ("encoder", "no_such", 1, "unknown key 'no_such' in encoder"),
+        ("front_end", "n_fft", 10**10, "front_end: beyond 65536 points"),
+        ("front_end", "n_mels", 64, "64 mel bins in front_end, 128 in encoder"),
+    ],
+)
+def test_a_strangers_configuration_is_read_as_carefully_here(folder, section, key, value, message):
+    """A hostile model must not be harmless to `load_model` and hang, or fill the memory of, the Auto classes."""
+    values = json.loads((folder / "config.json").read_text())
+    values[section][key] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    for loader in (AutoConfig, AutoModel, AutoFeatureExtractor):
+        with pytest.raises(CheckpointError, match=message):
+            loader.from_pretrained(folder)
+
+
+def test_options_that_make_no_model_are_refused(folder):
+    """What is set over a sound configuration, and an extractor without a model, are checked too."""
+    with pytest.raises(CheckpointError, match="the most is 1024"):
+        AutoModel.from_pretrained(folder, encoder={"depth": 1_000_000})
+    with pytest.raises(CheckpointError, match="hop_length: expected int"):
+        AaPEFeatureExtractor(front_end={"hop_length": "160"})
+    with pytest.raises(CheckpointError, match="patch_size"):
+        AaPEFeatureExtractor(patch_size=10**10)
+    with pytest.raises(CheckpointError, match="training: expected a mapping"):
+        AaPEConfig(training=[1])
+
+
 @torch.no_grad()
 def test_padding_changes_nothing(classifier):
     """A clip must have one vector, alone and padded to the length of any other, whatever the padding holds."""

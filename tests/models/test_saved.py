@@ -192,7 +192,7 @@ def test_configurations_that_are_none(folder, content, message):
         ("encoder", "embed_dim", 0, "encoder.embed_dim: must be above 0"),
         ("encoder", "num_heads", 5, "embed_dim 64 is no multiple of num_heads 5"),
         ("encoder", "kernel_size", 64, "kernel_size must be odd"),
-        ("encoder", "depth", 10**12, "blocks cannot be in"),
+        ("encoder", "depth", 10**12, "depth 1000000000000, the most is 1024"),
         ("encoder", "embed_dim", 2**62, "config.json"),
         ("front_end", "std", 0, "front_end: no such statistics"),
         ("front_end", "mean", math.nan, "front_end.mean: expected float"),

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
-from aape.config import EncoderConfig, FrontEndConfig
 from aape.data.arrays import read_array
 from aape.data.frontend import LogMel
 from aape.errors import AudioError, CheckpointError
 from aape.models.card import model_card
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
+from aape.models.sections import CONFIG_NAME, MOST_PATCH_FRAMES, read_front_end, read_mapping, read_sections
 
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
@@ -38,6 +38,9 @@ class AaPEConfig(PretrainedConfig):
         training: how the model was trained.
         card: what the model card says beside that, see `aape.models.saved.save_model`.
         kwargs: of `transformers.PretrainedConfig`.
+
+    Raises:
+        CheckpointError: a section has an unknown key, or a value of another type or out of range.
     """
 
     model_type = "aape"
@@ -50,9 +53,10 @@ class AaPEConfig(PretrainedConfig):
         card: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.encoder = dataclasses.asdict(EncoderConfig(**(encoder or {})))
-        self.front_end = dataclasses.asdict(FrontEndConfig(**(front_end or {})))
-        self.training, self.card = training or {}, card or {}
+        sections = {"encoder": encoder or {}, "front_end": front_end or {}, "training": training, "card": card}
+        made, front_end_made = read_sections(sections, CONFIG_NAME)
+        self.encoder, self.front_end = dataclasses.asdict(made), dataclasses.asdict(front_end_made)
+        self.training, self.card = (read_mapping(sections, key, CONFIG_NAME) for key in ("training", "card"))
         super().__init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -72,7 +76,8 @@ class AaPEPreTrainedModel(PreTrainedModel):
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
         self._is_built = False
-        self.encoder = AudioEncoder(EncoderConfig(**config.encoder))
+        # Again, because options of from_pretrained are set on a finished configuration.
+        self.encoder = AudioEncoder(read_sections(vars(config), CONFIG_NAME)[0])
 
     def post_init(self) -> None:
         """Finish the construction."""
@@ -294,12 +299,17 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         front_end: fields of `aape.config.FrontEndConfig`; the others keep their defaults.
         patch_size: P of the encoder.
         kwargs: of `transformers.SequenceFeatureExtractor`.
+
+    Raises:
+        CheckpointError: an unknown field, or a value of another type or out of range.
     """
 
     model_input_names = ("input_values", "attention_mask")
 
     def __init__(self, front_end: dict[str, Any] | None = None, patch_size: int = 16, **kwargs: Any) -> None:
-        settings = FrontEndConfig(**(front_end or {}))
+        settings = read_front_end(front_end or {}, CONFIG_NAME)
+        if type(patch_size) is not int or not 1 <= patch_size <= MOST_PATCH_FRAMES:
+            raise CheckpointError(f"patch_size: expected 1 to {MOST_PATCH_FRAMES} frames, got {patch_size!r}")
         derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
         super().__init__(**{**kwargs, **derived, "return_attention_mask": True})
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
