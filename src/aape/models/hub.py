@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import ModelOutput, logging
 
 from aape.data.arrays import read_array
 from aape.data.frontend import LogMel
@@ -26,6 +27,7 @@ from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
 from aape.models.sections import CONFIG_NAME, MOST_PATCH_FRAMES, read_front_end, read_mapping, read_sections
 
+_LOG = logging.get_logger(__name__)
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
 
@@ -189,6 +191,17 @@ class AaPEPreTrainedModel(PreTrainedModel):
             )
         return str(commit)
 
+    def _check_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> None:
+        """Refuse what is asked for, of a call or of the configuration, and is not there to be given."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        for name, value in asked.items():
+            if getattr(self.config, name, False) if value is None else value:
+                raise ValueError(f"{name}: not available from these models, which give tokens of the last block only")
+
+    def _as_asked(self, outputs: ModelOutput, return_dict: bool | None) -> Any:
+        """Return outputs, or the tuple of them where the call or the configuration asks for that."""
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
     def _fresh_part(self, name: str) -> nn.Module | None:
         """Return what a part starts from that a checkpoint does not hold; None for what it must hold."""
         return None
@@ -231,20 +244,32 @@ class AaPEModel(AaPEPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_values: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode spectrograms.
 
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
 
         Returns:
             `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency; `pooler_output`
             (B, 2D), class token and mean patch token.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
         """
+        self._check_outputs(output_attentions, output_hidden_states)
         tokens, pooled = self.encode(input_values, attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+        return self._as_asked(BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled), return_dict)
 
 
 class AaPEForAudioClassification(AaPEPreTrainedModel):
@@ -262,18 +287,27 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
         input_values: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """Classify spectrograms.
 
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
             labels: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary cross-entropy.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
 
         Returns:
             `logits` (B, C), and `loss` where labels are given.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
         """
+        self._check_outputs(output_attentions, output_hidden_states)
         logits = self.head(self.encode(input_values, attention_mask)[0])
         loss = None
         if labels is not None:
@@ -282,7 +316,7 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
                 nn.functional.binary_cross_entropy_with_logits if is_multi_label else nn.functional.cross_entropy
             )
             loss = criterion(logits, labels.to(logits.dtype) if is_multi_label else labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return self._as_asked(SequenceClassifierOutput(loss=loss, logits=logits), return_dict)
 
     def _fresh_part(self, name: str) -> nn.Module | None:
         if name != "head":
@@ -327,7 +361,14 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         return {"front_end": config.front_end, "patch_size": config.encoder["patch_size"]}, kwargs
 
     def __call__(
-        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **_: Any
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        *,
+        padding: bool | str = True,
+        truncation: bool | None = None,
+        max_length: int | None = None,
     ) -> BatchFeature:
         """Make `input_values` (B, T, F) and `attention_mask` (B, T), zero-padded to whole patches of the longest clip.
 
@@ -335,11 +376,19 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
             raw_speech: mono samples (samples,), several of them (B, samples), or a list of (samples,) of any lengths.
             sampling_rate: of the samples, in Hz; it must be the model's.
             return_tensors: as elsewhere in transformers, such as "pt" or "np".
+            padding: True or "longest", the only way there is.
+            truncation: not available.
+            max_length: not available.
 
         Raises:
             AudioError: samples that cannot be used.
-            ValueError: another sampling rate.
+            ValueError: another sampling rate, other padding, or truncation.
         """
+        if padding not in (True, "longest") or truncation or max_length is not None:
+            asked = f"{padding=}, {truncation=}, {max_length=}"
+            raise ValueError(f"{asked}: clips are padded to the longest and never cut: cut the samples before")
+        if sampling_rate is None:
+            _LOG.warning(f"sampling_rate was not given, and is taken to be {self.sampling_rate} Hz: pass it to be sure")
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
                 f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}: resample it"
