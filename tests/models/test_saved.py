@@ -1,9 +1,11 @@
 """Saved models: what is written comes back, and nothing damaged or foreign is taken for a model."""
 
 import dataclasses
+import errno
 import json
 import math
 import struct
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -146,6 +148,26 @@ def test_missing_folder_and_files(tmp_path, folder):
     assert "there is no config.json in it" in refusal(tmp_path / "empty")
     (folder / "model.safetensors").unlink()
     assert "there is no model.safetensors in it" in refusal(folder)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    """Somebody who lacks a permission would download gigabytes again, or see a traceback."""
+    assert "cannot be read: File name too long; shipped models: " in refusal("x" * 5000)
+    opens = Path.open
+
+    def refuse(self, *arguments, **options):  # root may read everything
+        if self.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opens(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert refusal(folder).endswith("model.safetensors: cannot be read: Permission denied")
+
+    def closed(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert "cannot be read: Permission denied" in refusal(folder)
 
 
 def test_names_of_shipped_models_are_listed(tmp_path, folder, monkeypatch):

@@ -141,11 +141,14 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     if name in shipped:
         return PRETRAINED / name
     folder = Path(name)
-    if not folder.is_dir():
-        there = f"{name}: " + ("a file, a saved model is a folder" if folder.exists() else "no such folder")
-        raise CheckpointError(f"{there}; shipped models: {', '.join(shipped) or 'none'}")
     inner = folder / "model"
-    return inner if (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file() else folder
+    try:
+        if folder.is_dir():
+            return inner if (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file() else folder
+        reason = "a file, a saved model is a folder" if folder.exists() else "no such folder"
+    except OSError as error:  # a name too long, a folder that may not be entered
+        reason = f"cannot be read: {error.strerror or error}"
+    raise CheckpointError(f"{name}: {reason}; shipped models: {', '.join(shipped) or 'none'}")
 
 
 def shipped_models() -> list[str]:
@@ -280,6 +283,9 @@ def _open_weights(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             promised = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
         if promised > _MOST_HEADER_BYTES:
             much = f"a header of {promised} bytes, the most is {_MOST_HEADER_BYTES}"
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({much})")
