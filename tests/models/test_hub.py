@@ -255,7 +255,7 @@ def test_keywords_are_honoured_or_refused(classifier, caplog):
 def test_a_missing_rate_is_told(caplog, monkeypatch):
     """Audio at another rate would be embedded as if it were lower or higher, and nothing would show it."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("aape.models.hub"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("aape.models.hub_inputs"), "propagate", True)
     AaPEFeatureExtractor()(WAVES)
     assert "sampling_rate was not given" in caplog.text
 

@@ -12,7 +12,8 @@ from transformers.utils import ModelOutput
 
 from aape.config import LossConfig, MaskingConfig, PredictorConfig
 from aape.errors import CheckpointError
-from aape.models.hub import AaPEConfig, AaPEPreTrainedModel
+from aape.models.hub import AaPEPreTrainedModel
+from aape.models.hub_inputs import AaPEConfig
 from aape.pretraining.masking import count_tokens, draw_views
 from aape.pretraining.teacher_student import TeacherStudent
 
