@@ -325,3 +325,6 @@ class DemoConfig:
     probe_steps: int = 1000
     checkpoint: str = "tiny"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "probe_steps")
