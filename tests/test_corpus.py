@@ -175,6 +175,31 @@ def test_check_says_what_there_is(corpus, capsys):
     assert "cannot be read" in capsys.readouterr().err
 
 
+def test_check_makes_room_for_its_report_before_the_work(corpus, capsys):
+    """A day of decoding must not end in the name of a temporary file."""
+    command = ["data", "check", "--data", str(corpus / "list.csv"), "--workers", "0", "--out"]
+    for out in (corpus, corpus / "list.csv" / "x.json"):
+        assert main([*command, str(out)]) == 2
+        assert "folder" in (error := capsys.readouterr().err)
+        assert "cannot be read" not in error
+    assert main([*command, str(corpus / "none/x.json")]) == 0
+    assert (corpus / "none/x.json").exists()
+
+
+@pytest.mark.parametrize("verb", [["check"], ["pack", "--out", "packed", "--max-bad-fraction", "1"]])
+def test_names_cannot_write_to_the_terminal(tmp_path, monkeypatch, capfd, verb):
+    """A name with terminal codes clears the screen, or retitles the window, of whoever looks at a stranger's corpus."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sound").mkdir()
+    soundfile.write(tmp_path / "sound/silent\x1b[2J.wav", np.zeros(16000), 16000, format="WAV")
+    (tmp_path / "sound/bad\x1b[2J.wav").write_bytes(b"RIFF")
+    (tmp_path / "list.csv").write_text("file,label\nsound/silent\x1b[2J.wav,a\x1b[2J\nsound/bad\x1b[2J.wav,b\n")
+    assert main(["data", *verb, "--data", "list.csv", "--label", "label", "--workers", "0"]) == 0
+    shown = capfd.readouterr()
+    assert "\\x1b[2J" in shown.err
+    assert "\x1b[2J" not in shown.out + shown.err
+
+
 def test_half_a_verb_lists_the_other_half(capsys):
     """`aape data` alone says what there is."""
     assert main(["data"]) == 0

@@ -20,8 +20,8 @@ from aape.config import DataCheckConfig, DataPackConfig
 from aape.data.manifest import Clip, read_manifest
 from aape.data.packing import INDEX_NAME, Packed, member_names, pack_shard, write_index
 from aape.data.survey import AudioInfo, check_clip
-from aape.errors import ConfigError, DataError
-from aape.training.results import write_json
+from aape.errors import ConfigError, DataError, one_line
+from aape.training.results import make_folder_for, write_json
 
 MAX_BAD_SHOWN = 20
 T = TypeVar("T")
@@ -67,8 +67,13 @@ def check(config: DataCheckConfig) -> None:
     """Decode every clip of a corpus, and report lengths, rates, formats, classes and what cannot be read.
 
     Raises:
+        ConfigError: the report cannot be written.
         DataError: no audio.
     """
+    if config.out is not None:
+        if os.path.isdir(config.out):
+            raise ConfigError(f"out: {config.out} is a folder: name the JSON file to write")
+        make_folder_for(Path(config.out))
     clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
     with _progress("checking", len(clips)) as advance:
         infos, bad = [], []
@@ -168,10 +173,10 @@ def _as_text(report: dict[str, Any]) -> str:
         lines.append("length: {least:.2f} to {most:.2f} s, median {median:.2f} s".format(**report["seconds"]))
     for key in ("sample_rates", "channels", "formats", "classes", "splits", "folds"):
         if report[key]:
-            counts = ", ".join(f"{name}: {count}" for name, count in report[key].items())
+            counts = ", ".join(f"{one_line(name)}: {count}" for name, count in report[key].items())
             lines.append(f"{key.replace('_', ' ')}: {counts}")
     if report["silent"]:
-        lines.append(f"silent: {len(report['silent'])}, the first is {report['silent'][0]}")
+        lines.append(f"silent: {len(report['silent'])}, the first is {one_line(report['silent'][0])}")
     return "\n".join(lines)
 
 
@@ -185,7 +190,7 @@ def _as_dicts(bad: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 def _list_bad(bad: list[tuple[str, str]]) -> None:
     for name, reason in bad[:MAX_BAD_SHOWN]:
-        print(f"cannot be read: {name}: {reason}", file=sys.stderr)
+        print(f"cannot be read: {one_line(name)}: {reason}", file=sys.stderr)
     if len(bad) > MAX_BAD_SHOWN:
         print(f"cannot be read: and {len(bad) - MAX_BAD_SHOWN} more", file=sys.stderr)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.config import FrontEndConfig, StatsConfig
-from aape.errors import ConfigError, DataError, one_line
+from aape.errors import CheckpointError, ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
     from aape.data.frontend import Statistics
@@ -89,16 +88,21 @@ def read_stats(path: str | Path) -> FrontEndConfig:
     Raises:
         ConfigError: the file is missing, or is not one of those.
     """
+    from aape.models.sections import read_front_end
+
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a named pipe would never end
+            raise ConfigError(f"cannot read the statistics {path}: not a file")
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        front_end = FrontEndConfig(**content["front_end"], mean=float(content["mean"]), std=float(content["std"]))
+        given = {**content["front_end"], "mean": content["mean"], "std": content["std"]}
     except OSError as error:
         raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a file of `aape stats`") from error
-    if not (math.isfinite(front_end.mean) and 0 < front_end.std < math.inf):
-        raise ConfigError(f"{path}: mean {front_end.mean:g} and std {front_end.std:g} are not statistics of audio")
-    return front_end
+    try:
+        return read_front_end(given, str(path))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _settings(front_end: FrontEndConfig) -> dict[str, Any]:
