@@ -102,7 +102,7 @@ def test_stats_measures_a_folder_and_lists_what_it_left_out(tmp_path):
         write_noise(tmp_path / f"{seed}.wav", seed)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     out = tmp_path / "new" / "stats.json"
-    result = aape("stats", "--data", tmp_path, "--out", out, "--max-bad-fraction", "0.25")
+    result = aape("stats", "--data", tmp_path, "--out", out, "--max-bad-fraction", "0.25", "--device", "cpu")
     assert result.returncode == 0, result.stderr
     assert "broken.wav" in result.stderr
     content = json.loads(out.read_text())

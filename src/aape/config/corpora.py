@@ -20,11 +20,13 @@ class StatsConfig:
         data: folder, CSV or tar shards.
         out: JSON file to write, for `aape pretrain --stats`.
         max_bad_fraction: stop when more than this share of the files cannot be read.
+        device: where to compute the spectrograms.
     """
 
     data: str
     out: str
     max_bad_fraction: float = 0.01
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 @dataclass(frozen=True)

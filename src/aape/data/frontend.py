@@ -172,13 +172,18 @@ class Statistics:
 
 
 def measure_statistics(
-    clips: Sequence[Clip], *, progress: Callable[[int, int], None] | None = None, **options: Any
+    clips: Sequence[Clip],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
 ) -> Statistics:
     """Measure the mean and the standard deviation of the log-mel over whole clips, in one pass in float64.
 
     Args:
         clips: the corpus. Clips that cannot be read are listed in the result; how many are too many is the caller's.
         progress: called with (done, total) after every clip.
+        device: where to compute the spectrograms.
         options: of `LogMel`; its mean and std play no part.
 
     Raises:
@@ -194,7 +199,7 @@ def measure_statistics(
             bad.append((clip.name, error.reason))
         else:
             with torch.inference_mode():
-                log_mels = front_end(torch.from_numpy(wave)[None])
+                log_mels = front_end(torch.from_numpy(wave)[None].to(device)).cpu()  # mps has no float64
                 for part in log_mels.split(_FRAMES_AT_ONCE, dim=-1):
                     values = part.double()
                     total += values.sum().item()
