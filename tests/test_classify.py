@@ -85,7 +85,10 @@ def test_thresholds_leave_out_what_is_unlikely():
         ({"threshold": float("nan")}, "got nan"),
         ({"threshold": {"bell": -0.1}}, "got -0.1 for bell"),
         ({"threshold": {"bel": 0.5}}, "unknown key 'bel' in threshold: did you mean 'bell'?"),
+        ({"threshold": "0.5"}, "threshold must be within 0 and 1, got '0.5'"),
         ({"top": 0}, "top must be 1 or more"),
+        ({"top": "5"}, "top must be 1 or more, got '5'"),
+        ({"top": 2.5}, "top must be 1 or more, got 2.5"),
     ],
 )
 def test_requests_that_mean_nothing_are_refused(options, message):
@@ -139,6 +142,11 @@ def test_lists_and_lengths_that_fit_nothing_are_refused():
         (lambda: model.embed(batch, RATE, lengths=[900]), "1 lengths are for as many rows"),
         (lambda: model.embed(batch, RATE, lengths=[900, 0]), "clip 1: a length of 0 samples, outside 1 to 900"),
         (lambda: model.embed(batch, RATE, lengths=[901, 1]), "clip 0: a length of 901"),
+        (lambda: model.embed(batch, RATE, lengths=5), "lengths must be whole numbers of samples, one for each row"),
+        (lambda: model.embed(batch, RATE, lengths=["a", "b"]), "lengths must be whole numbers"),
+        (lambda: model.embed(batch, RATE, lengths=[np.nan, 1.0]), "lengths must be whole numbers"),
+        (lambda: model.embed([batch[0], batch[0, 1:]], RATE, lengths=[1, 1]), "leave lengths out"),
+        (lambda: model.embed("a.wav", lengths=[1]), "a.wav: lengths are for the rows of an array"),
         (lambda: model.embed([batch, batch], RATE), "clip 0: of shape (2, 900): a list is made of clips"),
         (lambda: model.embed([batch[0], np.full(5, np.nan)], RATE), "clip 1: NaN or infinite samples"),
         (lambda: model.embed_frames([batch[0], batch[1]], RATE), "one clip at a time"),

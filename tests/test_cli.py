@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from aape import cli
 from aape.config import EmbedConfig, EncoderConfig, PretrainConfig, ProbeConfig
 from aape.errors import ConfigError
 from aape.recipe import option_table
+from aape.stats import read_stats
 
 NEEDED = ["--data", "sounds", "--out", "run"]
 
@@ -100,7 +102,7 @@ def test_stats_measures_a_folder_and_lists_what_it_left_out(tmp_path):
         write_noise(tmp_path / f"{seed}.wav", seed)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     out = tmp_path / "new" / "stats.json"
-    result = aape("stats", "--data", tmp_path, "--out", out, "--max-bad-fraction", "0.25")
+    result = aape("stats", "--data", tmp_path, "--out", out, "--max-bad-fraction", "0.25", "--device", "cpu")
     assert result.returncode == 0, result.stderr
     assert "broken.wav" in result.stderr
     content = json.loads(out.read_text())
@@ -119,6 +121,36 @@ def test_stats_stops_when_too_much_is_bad(tmp_path):
     assert result.returncode == 2
     assert "1 of 2 clips" in result.stderr.splitlines()[-1]
     assert not (tmp_path / "stats.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("hop_length", "160", "front_end.hop_length: expected int, got '160'"),
+        ("win_length", 2000, "front_end: no such frames"),
+        ("hop", 160, "unknown key 'hop' in front_end"),
+        ("mean", "low", "front_end.mean: expected float, got 'low'"),
+        ("std", 0, "front_end: no such statistics"),
+    ],
+)
+def test_statistics_that_make_no_front_end_are_refused(tmp_path, field, value, words):
+    """A file edited by hand must be told at the start of a run, with the field."""
+    content = {"mean": -6.0, "std": 4.0, "front_end": {"hop_length": 160}}
+    content[field] = content["front_end"][field] = value
+    path = tmp_path / "stats.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=re.escape(f"{path}: {words}")):
+        read_stats(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes there")
+def test_statistics_that_are_no_file_are_refused(tmp_path):
+    """A named pipe would hang the run for ever."""
+    os.mkfifo(tmp_path / "stats.json")
+    with pytest.raises(ConfigError, match="not a file"):
+        read_stats(tmp_path / "stats.json")
+    with pytest.raises(ConfigError, match="cannot read the statistics"):
+        read_stats(tmp_path / "none.json")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -110,6 +112,54 @@ def test_shards_of_something_else_are_not_overwritten(corpus, capsys):
     assert "max_bad_fraction" in capsys.readouterr().err
 
 
+def test_every_name_is_packed_and_read_again(tmp_path):
+    """Hours of packing must not end in an index, or a shard, that nothing can read: the folder's names are not ours."""
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    names = ["\N{CYRILLIC SMALL LETTER ZHE}" * 70 + ".opus", "a.flac", "a.wav", "a.wav.wav", " b.wav", "b.wav"]
+    for name in [*map(os.fsencode, names), b"\xff.opus", b"line\nbreak.opus"]:
+        try:
+            shutil.copy(NOTES[0], os.path.join(os.fsencode(sound), name))
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    assert pack(tmp_path, data="sound") == 0
+    indexed = read_manifest(tmp_path / "packed/clips.csv")
+    scanned = read_manifest(tmp_path / "packed")
+    assert len(indexed) == len(scanned) == len(names) + 2
+    assert {(clip.path, clip.offset) for clip in indexed} == {(clip.path, clip.offset) for clip in scanned}
+    assert all(len(load_clip(clip)) > 16000 for clip in indexed)
+
+
+def test_clips_from_outside_the_folder_stay_inside_the_shards(tmp_path):
+    """A list may point anywhere; a shard whose members do is refused, by this package too."""
+    shutil.copy(NOTES[0], tmp_path / "q.opus")
+    shutil.copy(NOTES[1], tmp_path / "p.opus")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/list.csv").write_text(f"file\n../q.opus\n{tmp_path / 'p.opus'}\n")
+    assert pack(tmp_path, data="lists/list.csv") == 0
+    names = [clip.name for clip in read_manifest(tmp_path / "packed")]
+    assert names == ["shard-00000.tar/q.flac", f"shard-00000.tar{tmp_path / 'p.flac'}"]
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("opus", "22050"), ("flac", "700000"), ("flac", "999")])
+def test_rates_that_a_format_lacks_are_refused_at_once(corpus, capsys, kind, rate):
+    """libsndfile's own words for it name no option."""
+    assert pack(corpus, "--format", kind, "--sample-rate", rate) == 2
+    assert f"sample_rate of {kind}" in capsys.readouterr().err
+    assert not (corpus / "packed").exists()
+
+
+def test_labels_and_files_that_changed_are_not_served_from_old_shards(corpus, capsys):
+    """Somebody who forgot --label, or mended a file, would train on what was packed before."""
+    assert pack(corpus) == 0
+    assert pack(corpus, "--label", "class") == 2
+    os.utime(corpus / "sound/deep/stereo.wav", (1, 1))
+    assert pack(corpus) == 2
+    (corpus / "packed/.plan.json").write_text("{")
+    assert pack(corpus) == 2
+    assert capsys.readouterr().err.count("choose another --out") == 3
+
+
 def test_check_says_what_there_is(corpus, capsys):
     """Lengths, rates, classes, and each bad file with its reason."""
     out = corpus / "report.json"
@@ -123,6 +173,31 @@ def test_check_says_what_there_is(corpus, capsys):
     assert sum(report["classes"].values()) == 6
     assert [item["name"].endswith(".flac") for item in report["bad"]] == [True]
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_check_makes_room_for_its_report_before_the_work(corpus, capsys):
+    """A day of decoding must not end in the name of a temporary file."""
+    command = ["data", "check", "--data", str(corpus / "list.csv"), "--workers", "0", "--out"]
+    for out in (corpus, corpus / "list.csv" / "x.json"):
+        assert main([*command, str(out)]) == 2
+        assert "folder" in (error := capsys.readouterr().err)
+        assert "cannot be read" not in error
+    assert main([*command, str(corpus / "none/x.json")]) == 0
+    assert (corpus / "none/x.json").exists()
+
+
+@pytest.mark.parametrize("verb", [["check"], ["pack", "--out", "packed", "--max-bad-fraction", "1"]])
+def test_names_cannot_write_to_the_terminal(tmp_path, monkeypatch, capfd, verb):
+    """A name with terminal codes clears the screen, or retitles the window, of whoever looks at a stranger's corpus."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sound").mkdir()
+    soundfile.write(tmp_path / "sound/silent\x1b[2J.wav", np.zeros(16000), 16000, format="WAV")
+    (tmp_path / "sound/bad\x1b[2J.wav").write_bytes(b"RIFF")
+    (tmp_path / "list.csv").write_text("file,label\nsound/silent\x1b[2J.wav,a\x1b[2J\nsound/bad\x1b[2J.wav,b\n")
+    assert main(["data", *verb, "--data", "list.csv", "--label", "label", "--workers", "0"]) == 0
+    shown = capfd.readouterr()
+    assert "\\x1b[2J" in shown.err
+    assert "\x1b[2J" not in shown.out + shown.err
 
 
 def test_half_a_verb_lists_the_other_half(capsys):

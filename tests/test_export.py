@@ -82,6 +82,21 @@ def test_the_standard_stem_is_exported_too(tmp_path, kind):
     assert export.min_samples(load_model(tmp_path / "model", "cpu")) == 48 * 160
 
 
+@pytest.mark.parametrize(("stem", "count"), [("aape", 9), ("patch", 5)])
+def test_the_shortest_and_the_longest_are_compared(tmp_path, stem, count):
+    """A graph that is wrong at a limit that its file names would be written all the same."""
+    save_model(tmp_path, AudioEncoder(encoder_config("nano", stem=stem)), FrontEndConfig())
+    model, lengths = load_model(tmp_path, "cpu"), []
+
+    def run(samples):
+        lengths.append(samples.shape[1])
+        return torch.zeros(1), torch.zeros(1, 1)
+
+    export.compare(model, run)
+    assert len(lengths) == len(set(lengths)) == count
+    assert (min(lengths), max(lengths)) == (export.min_samples(model), export.max_samples(model))
+
+
 def test_positions_of_any_length_are_the_models():
     """Truncated when shorter, interpolated when longer: one formula for both."""
     table = PositionTable((2, 19), 16)

@@ -63,6 +63,13 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path, sound, capsys):
     assert not list(tmp_path.glob("x*"))
 
 
+def test_a_clip_of_less_than_a_sample_is_drawn(tmp_path, sound):
+    """The shortest there is to show, and no traceback."""
+    out = str(tmp_path / "clip")
+    assert cli.main(["plot", "clip", str(sound), "--seconds", "1e-5", "--out", out, "--device", "cpu"]) == 0
+    assert np.shape(json.loads((tmp_path / "clip.json").read_text())["frequencies_hz"])[1] == 1
+
+
 def test_aliasing_is_measured_and_drawn(tmp_path, capsys):
     """One command, one figure, one JSON: every stem, both phases, a model, and which recordings were left out."""
     (tmp_path / "sounds").mkdir()
@@ -118,3 +125,23 @@ def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
     assert (tmp_path / "curves.svg").exists()
     assert cli.main(["plot", "run", str(tmp_path)]) == 2
     assert "no metrics.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("step 20", "line 2: not a JSON object"),
+        ("[1]", "line 2: not a JSON object"),
+        ("\udcff", "line 2: not a JSON object"),
+        ('{"step": 20, "loss_mask": "low"}', "loss_mask: a value is not a number"),
+        ('{"step": 20, "loss_mask": [1]}', "loss_mask: a value is not a number"),
+    ],
+)
+def test_a_run_with_a_foreign_line_is_one_line(tmp_path, capsys, line, words):
+    """Files get edited and truncated by other tools: the line is named."""
+    text = '{"step": 10, "loss_mask": 1.0}\n' + line + "\n"
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode(errors="surrogateescape"))
+    assert cli.main(["plot", "run", str(tmp_path), "--out", str(tmp_path / "x.png")]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1

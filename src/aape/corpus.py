@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import os
 import statistics
 import sys
 from collections import Counter
@@ -18,8 +20,8 @@ from aape.config import DataCheckConfig, DataPackConfig
 from aape.data.manifest import Clip, read_manifest
 from aape.data.packing import INDEX_NAME, Packed, member_names, pack_shard, write_index
 from aape.data.survey import AudioInfo, check_clip
-from aape.errors import ConfigError, DataError
-from aape.training.results import write_json
+from aape.errors import ConfigError, DataError, one_line
+from aape.training.results import make_folder_for, write_json
 
 MAX_BAD_SHOWN = 20
 T = TypeVar("T")
@@ -36,7 +38,8 @@ def pack(config: DataPackConfig) -> None:
     out = Path(config.out)
     clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
     plan = {"format": config.format, "clips_per_shard": config.clips_per_shard, "sample_rate": config.sample_rate,
-            "data": str(Path(config.data).resolve()), "num_clips": len(clips)}  # fmt: skip
+            "data": str(Path(config.data).resolve()), "num_clips": len(clips),
+            "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
     _claim(out, plan)
     names = member_names(clips, config.format)
     parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
@@ -64,8 +67,13 @@ def check(config: DataCheckConfig) -> None:
     """Decode every clip of a corpus, and report lengths, rates, formats, classes and what cannot be read.
 
     Raises:
+        ConfigError: the report cannot be written.
         DataError: no audio.
     """
+    if config.out is not None:
+        if os.path.isdir(config.out):
+            raise ConfigError(f"out: {config.out} is a folder: name the JSON file to write")
+        make_folder_for(Path(config.out))
     clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
     with _progress("checking", len(clips)) as advance:
         infos, bad = [], []
@@ -87,8 +95,7 @@ def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rat
     """Pack a shard, unless an earlier run finished it: its record is written after it."""
     clips, names, path = job
     record = path.with_name(f".{path.stem}.json")
-    if record.exists() and path.exists():
-        before = json.loads(record.read_text(encoding="utf-8"))
+    if path.exists() and (before := _read_json(record)):
         return Packed([tuple(row) for row in before["rows"]], [(name, reason) for name, reason in before["bad"]])
     packed = pack_shard(clips, names, path, kind, sample_rate)
     write_json(record, {"rows": packed.rows, "bad": packed.bad})
@@ -107,12 +114,37 @@ def _check_once(clip: Clip) -> AudioInfo | str:
 def _claim(out: Path, plan: dict[str, Any]) -> None:
     """Make the folder; go on only with shards of the same corpus and settings."""
     path = out / ".plan.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
-        raise ConfigError(f"{out} holds shards of another corpus or other settings: choose another --out")
+    if path.exists() and _read_json(path) != plan:
+        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
     if not path.exists() and out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a file holds; None where there is none, or no JSON in it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _digest(clips: list[Clip]) -> str:
+    """Return a digest of what clips are: names, places, labels, and the sizes and times of their files."""
+
+    @functools.cache
+    def state(path: str) -> tuple[int, int] | None:
+        try:
+            status = os.stat(path)
+        except OSError:  # reading it will say so
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(repr((clip.name, clip.offset, clip.label, clip.split, clip.fold, state(clip.path))).encode())
+    return digest.hexdigest()
 
 
 def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[tuple[str, str]]) -> dict[str, Any]:
@@ -141,10 +173,10 @@ def _as_text(report: dict[str, Any]) -> str:
         lines.append("length: {least:.2f} to {most:.2f} s, median {median:.2f} s".format(**report["seconds"]))
     for key in ("sample_rates", "channels", "formats", "classes", "splits", "folds"):
         if report[key]:
-            counts = ", ".join(f"{name}: {count}" for name, count in report[key].items())
+            counts = ", ".join(f"{one_line(name)}: {count}" for name, count in report[key].items())
             lines.append(f"{key.replace('_', ' ')}: {counts}")
     if report["silent"]:
-        lines.append(f"silent: {len(report['silent'])}, the first is {report['silent'][0]}")
+        lines.append(f"silent: {len(report['silent'])}, the first is {one_line(report['silent'][0])}")
     return "\n".join(lines)
 
 
@@ -158,7 +190,7 @@ def _as_dicts(bad: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 def _list_bad(bad: list[tuple[str, str]]) -> None:
     for name, reason in bad[:MAX_BAD_SHOWN]:
-        print(f"cannot be read: {name}: {reason}", file=sys.stderr)
+        print(f"cannot be read: {one_line(name)}: {reason}", file=sys.stderr)
     if len(bad) > MAX_BAD_SHOWN:
         print(f"cannot be read: and {len(bad) - MAX_BAD_SHOWN} more", file=sys.stderr)
 

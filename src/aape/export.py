@@ -195,7 +195,7 @@ def compare(model: AudioModel, run: Run) -> float:
     # A tone alone would show how float32 rounds beside it: there PyTorch itself is 1e-4 from its own float64.
     sounds = torch.stack([0.1 * noise, 0.5 * tone + 1e-3 * noise, 1e-5 * noise])
     largest = 0.0
-    wanted_lengths = (1, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    wanted_lengths = (least, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
     lengths = [length for length in wanted_lengths if length >= least]
     for length, num_clips in zip(lengths, itertools.cycle((1, 3, 2)), strict=False):
         samples = sounds[:num_clips, :length].contiguous()

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aape.data.arrays import NAME
+from aape.errors import AudioError
 from aape.inference import AudioModel
 from aape.inference import load_model as load_audio_model
 
@@ -51,7 +53,11 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
-    """Embed clips: (B, L) samples at `model.sample_rate` -> (B, 2D) float32, on the device of `audio`."""
+    """Embed clips: (B, L) samples at `model.sample_rate` -> (B, 2D) float32, on the device of `audio`.
+
+    Raises:
+        AudioError: no clips, or samples that cannot be used.
+    """
     return torch.from_numpy(model.model.embed(audio, model.sample_rate)).to(audio.device, torch.float32)
 
 
@@ -66,7 +72,12 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
 
     Returns:
         Embeddings (B, Nt, Nf * D) float32; and the centres of the patches (B, Nt) in ms; on the device of `audio`.
+
+    Raises:
+        AudioError: no clips, or samples that cannot be used.
     """
+    if len(audio) == 0:
+        raise AudioError(NAME, f"of shape {tuple(audio.shape)}: no clips in it")
     pairs = [model.model.embed_frames(clip, model.sample_rate) for clip in audio]
     embeddings, timestamps = (torch.from_numpy(np.stack(parts)) for parts in zip(*pairs, strict=True))
     return embeddings.to(audio.device, torch.float32), timestamps.to(audio.device)

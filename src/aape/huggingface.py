@@ -10,7 +10,8 @@ from transformers import (
     AutoModelForPreTraining,
 )
 
-from aape.models.hub import AaPEConfig, AaPEFeatureExtractor, AaPEForAudioClassification, AaPEModel
+from aape.models.hub import AaPEForAudioClassification, AaPEModel
+from aape.models.hub_inputs import AaPEConfig, AaPEFeatureExtractor
 from aape.pretraining.hub import AaPEForPreTraining
 
 __all__ = ["AaPEConfig", "AaPEFeatureExtractor", "AaPEForAudioClassification", "AaPEForPreTraining", "AaPEModel"]

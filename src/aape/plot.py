@@ -24,7 +24,7 @@ from aape.config import PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotW
 from aape.data.audio import read_audio
 from aape.data.manifest import Clip, load_clip, read_manifest
 from aape.demo import AUDIO
-from aape.errors import AudioError, ConfigError, DataError
+from aape.errors import AudioError, ConfigError, DataError, one_line
 from aape.inference import load_model
 from aape.layers.aape import AaPE
 from aape.training.results import describe_environment, write_json
@@ -88,11 +88,11 @@ def plot_clip(config: PlotClipConfig) -> None:
     if first >= len(wave):
         raise AudioError(config.file, f"is {len(wave) / rate:.2f} s long: nothing is left at {config.start:g} s")
     # One sample less than whole frames, because the frames are centred and there is one more than hops.
-    part = wave[first : first + round(config.seconds * rate)]
+    part = wave[first : first + max(1, round(config.seconds * rate))]
     part = part[: max(1, len(part) - 1)]
     spectrogram = model.log_mel(torch.from_numpy(part)[None].to(model.device))
     kernels = chosen_kernels(model.encoder, spectrogram)
-    name = os.path.basename(config.file)
+    name = one_line(os.path.basename(config.file))
     if len(part) < len(wave) - first - 1:
         print(f"{name}: {len(part) / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start moves on")
     band = (model.front_end.f_min, model.front_end.f_max)
@@ -137,7 +137,7 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
             shifted["recordings"].append(aliasing.shift_sounds(recordings[seed], seed, models))
         report(3 * config.seeds, 3 * config.seeds)
     for name, reason in list(bad.items())[:1]:
-        print(f"left out: {len(bad)} of the recordings, the first {name}: {reason}", file=sys.stderr)
+        print(f"left out: {len(bad)} of the recordings, the first {one_line(name)}: {reason}", file=sys.stderr)
     rates = aliasing.summarise_decoding(decoded)
     shifts = {name: aliasing.summarise_shifts(runs) for name, runs in shifted.items()}
     _print_aliasing(rates, shifts)
@@ -159,7 +159,7 @@ def plot_run(config: PlotRunConfig) -> None:
 
     Raises:
         AapeError: matplotlib is missing.
-        DataError: a folder without metrics.jsonl, or without a line in it.
+        DataError: a folder without metrics.jsonl, without a line in it, or with one that is not of a run.
     """
     require_matplotlib()
     metrics = {}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.config import FrontEndConfig, StatsConfig
-from aape.errors import ConfigError, DataError, one_line
+from aape.errors import CheckpointError, ConfigError, DataError, one_line
 
 if TYPE_CHECKING:
     from aape.data.frontend import Statistics
@@ -26,7 +25,7 @@ def stats(config: StatsConfig) -> None:
     not be read) and the `front_end` that the values belong to.
 
     Raises:
-        ConfigError: the output cannot be written.
+        ConfigError: the output cannot be written, or there is no such device.
         DataError: there is no audio, or more than `max_bad_fraction` of it is bad.
     """
     out = Path(config.out)
@@ -34,7 +33,7 @@ def stats(config: StatsConfig) -> None:
         raise ConfigError(f"{out} is a folder: name the JSON file to write, such as {out / 'stats.json'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     front_end = FrontEndConfig()
-    measured = measure(config.data, front_end, max_bad_fraction=config.max_bad_fraction)
+    measured = measure(config.data, front_end, max_bad_fraction=config.max_bad_fraction, device=config.device)
     result = {
         **dataclasses.asdict(measured),
         "bad": [{"name": name, "reason": reason} for name, reason in measured.bad],
@@ -47,15 +46,17 @@ def stats(config: StatsConfig) -> None:
     print(f"mean {measured.mean:.4f}, std {measured.std:.4f} over {measured.num_clips} clips ({hours:.2f} h) -> {out}")
 
 
-def measure(data: str, front_end: FrontEndConfig, *, max_bad_fraction: float) -> Statistics:
+def measure(data: str, front_end: FrontEndConfig, *, max_bad_fraction: float, device: str = "cpu") -> Statistics:
     """Measure the log-mel statistics of a corpus, with progress, listing what cannot be read on standard error.
 
     Args:
         data: folder, CSV or tar shard.
         front_end: its `mean` and `std` play no part.
         max_bad_fraction: the largest share of clips that may be bad.
+        device: where to compute the spectrograms.
 
     Raises:
+        ConfigError: there is no such device.
         DataError: there is no audio, or more of it is bad than that.
     """
     from rich.console import Console
@@ -63,13 +64,15 @@ def measure(data: str, front_end: FrontEndConfig, *, max_bad_fraction: float) ->
 
     from aape.data.frontend import measure_statistics
     from aape.data.manifest import read_manifest
+    from aape.training.devices import resolve_device
 
+    place = resolve_device(device)
     clips = read_manifest(data)
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("measuring", total=len(clips))
         measured = measure_statistics(
-            clips, progress=lambda done, _: bar.update(task, completed=done), **_settings(front_end)
+            clips, progress=lambda done, _: bar.update(task, completed=done), device=place, **_settings(front_end)
         )
     for name, reason in measured.bad[:MAX_BAD_SHOWN]:
         print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
@@ -89,16 +92,21 @@ def read_stats(path: str | Path) -> FrontEndConfig:
     Raises:
         ConfigError: the file is missing, or is not one of those.
     """
+    from aape.models.sections import read_front_end
+
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a named pipe would never end
+            raise ConfigError(f"cannot read the statistics {path}: not a file")
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        front_end = FrontEndConfig(**content["front_end"], mean=float(content["mean"]), std=float(content["std"]))
+        given = {**content["front_end"], "mean": content["mean"], "std": content["std"]}
     except OSError as error:
         raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a file of `aape stats`") from error
-    if not (math.isfinite(front_end.mean) and 0 < front_end.std < math.inf):
-        raise ConfigError(f"{path}: mean {front_end.mean:g} and std {front_end.std:g} are not statistics of audio")
-    return front_end
+    try:
+        return read_front_end(given, str(path))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _settings(front_end: FrontEndConfig) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from aape.data.arrays import NAME
+from aape.errors import AudioError
 from aape.inference import load_model
 
 __all__ = ["AaPEEncoder"]
@@ -39,7 +41,13 @@ class AaPEEncoder(nn.Module):
         self.hop_size_in_ms = 1000 * patch * front_end.hop_length // front_end.sample_rate
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Embed every time patch: (B, L) or (L,) samples at `sampling_rate` -> (B, Nt, output_dim), on its device."""
+        """Embed every time patch: (B, L) or (L,) samples at `sampling_rate` -> (B, Nt, output_dim), on its device.
+
+        Raises:
+            AudioError: no clips, or samples that cannot be used.
+        """
         clips = audio if audio.ndim == 2 else audio[None]
+        if len(clips) == 0:
+            raise AudioError(NAME, f"of shape {tuple(audio.shape)}: no clips in it")
         frames = np.stack([self.model.embed_frames(clip, self.sampling_rate)[0] for clip in clips])
         return torch.from_numpy(frames).to(audio.device, torch.float32)

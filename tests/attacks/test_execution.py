@@ -21,6 +21,7 @@ REFUSED = {
     "header beyond the file": "not a safetensors file, or damaged",
     "name of two lines": "two lines: I8 values are no weights",
     "transform of a billion": "front_end: beyond 65536 points",
+    "filter bank of 16 GiB": "a filter bank of 2147549184 values, the most is 16777216",
     "rate of a billion": "front_end: beyond 65536 points or 768000 Hz",
     "kernel of a billion": "kernel_size 1073741825, the most is 8192",
     "grid of a billion": "in the file, .* by config.json",

@@ -1,8 +1,11 @@
 """Manifests: every clip of a data set is found and named, or the user is told which line is wrong."""
 
+import errno
 import io
+import os
 import pickle
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import soundfile
 
 from aape.data import Clip, clip_seconds, find_audio, load_clip, read_manifest
+from aape.data.manifest import stream_clip
 from aape.errors import AudioError, DataError
 
 
@@ -224,6 +228,21 @@ def test_inputs_are_found_in_the_order_given(folder: Path) -> None:
         str(folder / "b.wav"), str(folder / "a" / "z.WAV"), str(folder / "b.wav"), "missing.wav",
         str(folder / ".hidden" / "x.wav"),
     ]  # fmt: skip
+
+
+def test_a_folder_that_may_not_be_read_hides_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, scandir = str(folder / "a"), os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:  # root may read everything
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert find_audio([folder, "missing.wav"]) == [str(folder / "b.wav"), closed, "missing.wav"]
+    with pytest.raises(AudioError, match="a: a folder that cannot be read: Permission denied"):
+        list(stream_clip(Clip(closed, closed)))
+    assert "a: cannot be read: Permission denied" in refusal(folder)
 
 
 def test_a_folder_without_audio_is_reported_when_it_is_read(tmp_path: Path) -> None:

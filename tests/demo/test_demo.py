@@ -68,6 +68,15 @@ def test_a_checkpoint_that_cannot_be_shown_costs_no_earlier_demo(tmp_path, check
     assert (out / "result.json").exists()
 
 
+@pytest.mark.parametrize("option", ["--steps", "--probe-steps"])
+def test_an_option_that_makes_no_demo_costs_no_earlier_one(tmp_path, capsys, option):
+    """A slip of a digit must not delete what took minutes."""
+    out = earlier_demo(tmp_path / "demo")
+    assert cli.main(["demo", "--out", str(out), option, "0"]) == 2
+    assert "steps must be above 0" in capsys.readouterr().err
+    assert (out / "result.json").exists()
+
+
 def test_without_matplotlib_the_demo_says_what_to_install(tmp_path, monkeypatch):
     """It is an optional part, and its absence must not surface after the training."""
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -135,6 +135,7 @@ def test_any_length_from_one_frame_up(frames):
 @pytest.mark.parametrize(("options", "message"), [({"kernel_size": 4}, "odd"), ({"stride": 3}, "stride"),
                                                   ({"phase": "x"}, "phase"), ({"in_chans": 3}, "one channel"),
                                                   ({"decay_start": 0.0}, "decay_start"),
+                                                  ({"patch_size": 0}, "divide"),
                                                   ({"img_size": (100, 96)}, "divide")])  # fmt: skip
 def test_impossible_stems_are_refused(options, message):
     """A wrong option is named where the model is built."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForPreTraining,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -188,6 +191,90 @@ def test_feature_extractor_inputs():
         extractor(np.full(900, np.nan))
     with pytest.raises(AudioError, match="a list is made of clips"):
         extractor([WAVES, WAVES])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("encoder", "depth", 1_000_000, "depth 1000000, the most is 1024"),
+        ("encoder", "kernel_size", 1_000_000_001, "kernel_size 1000000001, the most is 8192"),
+        ("encoder", "embed_dim", "64", "encoder.embed_dim: expected int, got '64'"),
+        ("encoder", "no_such", 1, "unknown key 'no_such' in encoder"),
+        ("front_end", "n_fft", 10**10, "front_end: beyond 65536 points"),
+        ("front_end", "n_mels", 64, "64 mel bins in front_end, 128 in encoder"),
+    ],
+)
+def test_a_strangers_configuration_is_read_as_carefully_here(folder, section, key, value, message):
+    """A hostile model must not be harmless to `load_model` and hang, or fill the memory of, the Auto classes."""
+    values = json.loads((folder / "config.json").read_text())
+    values[section][key] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    for loader in (AutoConfig, AutoModel, AutoFeatureExtractor):
+        with pytest.raises(CheckpointError, match=message):
+            loader.from_pretrained(folder)
+
+
+def test_options_that_make_no_model_are_refused(folder):
+    """What is set over a sound configuration, and an extractor without a model, are checked too."""
+    with pytest.raises(CheckpointError, match="the most is 1024"):
+        AutoModel.from_pretrained(folder, encoder={"depth": 1_000_000})
+    with pytest.raises(CheckpointError, match="hop_length: expected int"):
+        AaPEFeatureExtractor(front_end={"hop_length": "160"})
+    with pytest.raises(CheckpointError, match="patch_size"):
+        AaPEFeatureExtractor(patch_size=10**10)
+    with pytest.raises(CheckpointError, match="training: expected a mapping"):
+        AaPEConfig(training=[1])
+
+
+@torch.no_grad()
+def test_keywords_are_honoured_or_refused(classifier, caplog):
+    """A misspelt mask, a rate under another name or a cut that is not made give other numbers than were asked for."""
+    extractor = AutoFeatureExtractor.from_pretrained(classifier)
+    clips = [WAVES[0], WAVES[1, :9000]]
+    batch = extractor(clips, sampling_rate=16000, padding="longest", truncation=False, return_tensors="pt")
+    for options in ({"sample_rate": 44100}, {"pad_to_multiple_of": 7}):
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            extractor(clips, **options)
+    for options in ({"max_length": 4000}, {"truncation": True}, {"padding": "max_length"}, {"padding": False}):
+        with pytest.raises(ValueError, match="never cut"):
+            extractor(clips, sampling_rate=16000, **options)
+    models = [loader.from_pretrained(classifier) for loader in (AutoModel, AutoModelForAudioClassification)]
+    for model in (*models, small_pretraining()):
+        with pytest.raises(TypeError, match="attention_masks"):
+            model(batch["input_values"], attention_masks=batch["attention_mask"])
+        for name in ("output_hidden_states", "output_attentions"):
+            with pytest.raises(ValueError, match=f"{name}: not available"):
+                model(**batch, **{name: True})
+        assert isinstance(model(**batch, return_dict=False), tuple)
+        model.config.output_hidden_states = True
+        with pytest.raises(ValueError, match="output_hidden_states: not available"):
+            model(**batch)
+    assert models[1](**batch, output_hidden_states=False, return_dict=False)[0].shape == (2, 3)
+
+
+def test_a_missing_rate_is_told(caplog, monkeypatch):
+    """Audio at another rate would be embedded as if it were lower or higher, and nothing would show it."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("aape.models.hub_inputs"), "propagate", True)
+    AaPEFeatureExtractor()(WAVES)
+    assert "sampling_rate was not given" in caplog.text
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_trainer_takes_the_mean_over_a_batch(classifier, tmp_path, accumulate):
+    """A model that seems to take the Trainer's own keywords has the losses of accumulated batches added up."""
+    batch = AaPEFeatureExtractor(FRONT_END.__dict__)(WAVES, sampling_rate=16000)
+    rows = [{"input_values": values, "labels": row} for row, values in enumerate(batch["input_values"])] * 2
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(batch["input_values"]), labels=torch.tensor([0, 1])).loss.item()
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=4 // accumulate, report_to=[], logging_steps=1,
+        gradient_accumulation_steps=accumulate, use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-3)
 
 
 @torch.no_grad()

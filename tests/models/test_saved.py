@@ -1,9 +1,11 @@
 """Saved models: what is written comes back, and nothing damaged or foreign is taken for a model."""
 
 import dataclasses
+import errno
 import json
 import math
 import struct
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -148,6 +150,26 @@ def test_missing_folder_and_files(tmp_path, folder):
     assert "there is no model.safetensors in it" in refusal(folder)
 
 
+def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
+    """Somebody who lacks a permission would download gigabytes again, or see a traceback."""
+    assert "cannot be read: File name too long; shipped models: " in refusal("x" * 5000)
+    opens = Path.open
+
+    def refuse(self, *arguments, **options):  # root may read everything
+        if self.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opens(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert refusal(folder).endswith("model.safetensors: cannot be read: Permission denied")
+
+    def closed(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert "cannot be read: Permission denied" in refusal(folder)
+
+
 def test_names_of_shipped_models_are_listed(tmp_path, folder, monkeypatch):
     """Somebody who guesses a name should be told the names that exist; those work from any folder."""
     monkeypatch.setattr(saved_module, "PRETRAINED", tmp_path)
@@ -192,7 +214,7 @@ def test_configurations_that_are_none(folder, content, message):
         ("encoder", "embed_dim", 0, "encoder.embed_dim: must be above 0"),
         ("encoder", "num_heads", 5, "embed_dim 64 is no multiple of num_heads 5"),
         ("encoder", "kernel_size", 64, "kernel_size must be odd"),
-        ("encoder", "depth", 10**12, "blocks cannot be in"),
+        ("encoder", "depth", 10**12, "depth 1000000000000, the most is 1024"),
         ("encoder", "embed_dim", 2**62, "config.json"),
         ("front_end", "std", 0, "front_end: no such statistics"),
         ("front_end", "mean", math.nan, "front_end.mean: expected float"),

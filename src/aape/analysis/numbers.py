@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aape.errors import DataError
 from aape.layers.aape import AaPE
 from aape.layers.patch_embed import PatchEmbed
 from aape.training.records import Records
@@ -94,7 +95,16 @@ def nearest_neighbours(vectors: NDArray[np.floating], queries: list[int], count:
 
 
 def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
-    """Read a run's metrics.jsonl as one array per field; NaN where a line lacks it."""
+    """Read a run's metrics.jsonl as one array per field; NaN where a line lacks it.
+
+    Raises:
+        DataError: a line is no JSON object, or a value no number.
+    """
     lines = Records(path).read()
-    names = sorted({name for line in lines for name in line})
-    return {name: np.array([line.get(name, np.nan) for line in lines], dtype=np.float64) for name in names}
+    arrays = {}
+    for name in sorted({name for line in lines for name in line}):
+        try:
+            arrays[name] = np.array([line.get(name, np.nan) for line in lines], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{path}: {name}: a value is not a number") from error
+    return arrays

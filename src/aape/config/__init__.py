@@ -5,8 +5,6 @@
 
 from aape.config.commands import (
     ClassifyConfig,
-    DataCheckConfig,
-    DataPackConfig,
     DemoConfig,
     EmbedConfig,
     LossConfig,
@@ -15,9 +13,9 @@ from aape.config.commands import (
     PredictorConfig,
     PretrainConfig,
     ProbeConfig,
-    StatsConfig,
     WatchConfig,
 )
+from aape.config.corpora import DataCheckConfig, DataPackConfig, StatsConfig
 from aape.config.figures import ExportConfig, PlotAliasingConfig, PlotClipConfig, PlotRunConfig, PlotWindowsConfig
 from aape.config.finetuning import AugmentConfig, FinetuneConfig, FinetuneOptimConfig, QueueConfig, TableConfig
 from aape.config.model import (

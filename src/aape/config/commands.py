@@ -307,74 +307,6 @@ class ClassifyConfig:
 
 
 @dataclass(frozen=True)
-class StatsConfig:
-    """`aape stats`: mean and standard deviation of the log-mel values of a corpus.
-
-    Args:
-        data: folder, CSV or tar shards.
-        out: JSON file to write, for `aape pretrain --stats`.
-        max_bad_fraction: stop when more than this share of the files cannot be read.
-    """
-
-    data: str
-    out: str
-    max_bad_fraction: float = 0.01
-
-
-@dataclass(frozen=True)
-class DataPackConfig:
-    """`aape data pack`: a corpus as tar shards, resampled once, with an index.
-
-    Args:
-        data: folder, CSV or tar shards.
-        out: folder of the shards and of clips.csv, their index.
-        format: flac keeps every sample, opus takes a fifth of the room.
-        sample_rate: of the packed clips, in Hz.
-        clips_per_shard: clips in each shard.
-        label: column of the labels, carried over.
-        split: column of the splits, carried over.
-        fold: column of the folds, carried over.
-        workers: processes that pack; 0 for this one.
-        max_bad_fraction: stop when more than this share of the files cannot be read.
-    """
-
-    data: str
-    out: str
-    format: Literal["flac", "opus"] = "flac"
-    sample_rate: int = 16000
-    clips_per_shard: int = 1000
-    label: str | None = None
-    split: str | None = None
-    fold: str | None = None
-    workers: int = 2
-    max_bad_fraction: float = 0.01
-
-    def __post_init__(self) -> None:
-        _require_positive(self, "sample_rate", "clips_per_shard")
-
-
-@dataclass(frozen=True)
-class DataCheckConfig:
-    """`aape data check`: lengths, rates, formats, classes and bad files of a corpus.
-
-    Args:
-        data: folder, CSV or tar shards.
-        out: JSON file to write as well.
-        label: column of the labels.
-        split: column of the splits.
-        fold: column of the folds.
-        workers: processes that decode; 0 for this one.
-    """
-
-    data: str
-    out: str | None = None
-    label: str | None = None
-    split: str | None = None
-    fold: str | None = None
-    workers: int = 2
-
-
-@dataclass(frozen=True)
 class DemoConfig:
     """`aape demo`: the whole way on the recordings that come with the package.
 
@@ -393,3 +325,6 @@ class DemoConfig:
     probe_steps: int = 1000
     checkpoint: str = "tiny"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "probe_steps")

@@ -21,6 +21,7 @@ from aape.errors import AudioError, DataError
 _FLOOR = 1e-5  # of the mel power, under the logarithm
 _MOST_BINS = 1 << 16
 _MOST_RATE = 768_000  # Hz
+_MOST_VALUES = 1 << 24  # of the filter bank
 _FRAMES_AT_ONCE = 8192  # bounds the memory of the complex spectrum in long audio
 
 
@@ -83,6 +84,8 @@ class LogMel(nn.Module):
             raise ValueError(f"no such frames: {n_fft=}, {win_length=}, {hop_length=}, {n_mels=}")
         if n_fft > _MOST_BINS or n_mels > n_fft or sample_rate > _MOST_RATE:  # a configuration can come from anywhere
             raise ValueError(f"beyond {_MOST_BINS} points or {_MOST_RATE} Hz: {n_fft=}, {n_mels=}, {sample_rate=}")
+        if (size := n_mels * (n_fft // 2 + 1)) > _MOST_VALUES:
+            raise ValueError(f"{n_fft=} and {n_mels=} make a filter bank of {size} values, the most is {_MOST_VALUES}")
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise ValueError(f"need 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, not {f_min:g} and {f_max:g}")
         if not (math.isfinite(mean) and 0 < std < math.inf):
@@ -169,13 +172,18 @@ class Statistics:
 
 
 def measure_statistics(
-    clips: Sequence[Clip], *, progress: Callable[[int, int], None] | None = None, **options: Any
+    clips: Sequence[Clip],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
 ) -> Statistics:
     """Measure the mean and the standard deviation of the log-mel over whole clips, in one pass in float64.
 
     Args:
         clips: the corpus. Clips that cannot be read are listed in the result; how many are too many is the caller's.
         progress: called with (done, total) after every clip.
+        device: where to compute the spectrograms.
         options: of `LogMel`; its mean and std play no part.
 
     Raises:
@@ -191,7 +199,7 @@ def measure_statistics(
             bad.append((clip.name, error.reason))
         else:
             with torch.inference_mode():
-                log_mels = front_end(torch.from_numpy(wave)[None])
+                log_mels = front_end(torch.from_numpy(wave)[None].to(device)).cpu()  # mps has no float64
                 for part in log_mels.split(_FRAMES_AT_ONCE, dim=-1):
                     values = part.double()
                     total += values.sum().item()

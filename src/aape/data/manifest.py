@@ -6,12 +6,11 @@ is index arithmetic.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import math
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +79,17 @@ def read_manifest(
 def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     """List sound files in input order: files as they are, folders replaced by the sound files in them, sorted.
 
-    What does not exist, and a folder without audio or that may not be read, stays in the list, so that reading it says
-    what is wrong with it and the rest is still done.
+    What does not exist, and a folder without audio or that may not be read, at any depth, stays in the list, so that
+    reading it says what is wrong with it and the rest is still done.
     """
     files: list[str] = []
     for item in inputs:
         entry = os.fspath(item)
         found: list[str] = []
         if os.path.isdir(entry):
-            with contextlib.suppress(DataError):
-                found = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS)]
+            closed: list[OSError] = []
+            found = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)]
+            found += sorted(error.filename for error in closed)
         files.extend(found or [entry])
     return files
 
@@ -115,7 +115,11 @@ def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]
     Raises:
         AudioError: it cannot be used.
     """
-    if os.path.isdir(clip.path):  # `find_audio` leaves those in the list that hold nothing
+    if os.path.isdir(clip.path):  # `find_audio` leaves those in the list that hold nothing or cannot be read
+        try:
+            os.scandir(clip.path).close()
+        except OSError as error:
+            raise AudioError(clip.name, f"a folder that cannot be read: {error.strerror or error}") from error
         raise AudioError(clip.name, f"a folder, and no sound file in it (looked for {_extensions()})")
     yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
 
@@ -151,15 +155,18 @@ def _extensions() -> str:
     return " ".join(AUDIO_EXTENSIONS)
 
 
-def _walk(folder: Path, extensions: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the files below a folder, sorted by path, linked folders included, each folder once."""
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
-    def refuse(error: OSError) -> None:  # os.walk would leave the folder out without a word
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
+def _walk(folder: Path, extensions: tuple[str, ...], on_error: Callable[[OSError], object] = _refuse) -> Iterator[Path]:
+    """Yield the files below a folder, sorted by path, linked folders included, each folder once.
+
+    `on_error` is told of folders that cannot be read; os.walk would leave them out without a word.
+    """
     seen = set()
     found = []
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
             folders.clear()

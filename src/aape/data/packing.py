@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,7 +63,7 @@ def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: st
     rows: list[tuple[str, ...]] = []
     bad: list[tuple[str, str]] = []
     partial = path.with_name(f".{path.name}.partial")
-    with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT if max(map(len, names)) < 100 else None) as shard:
+    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as shard:
         for clip, name in zip(clips, names, strict=True):
             try:
                 wave = load_clip(clip, sample_rate=sample_rate)
@@ -81,13 +83,26 @@ def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: st
 
 
 def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
-    """Name the member of each clip: its own name with the new ending; where two would be called alike, added to it."""
+    """Name the member of each clip: its own name with the new ending; where two would be called alike, added to it.
+
+    Names are UTF-8, stay within the shard and are all different, as `read_manifest` asks of them.
+    """
     ending = FORMATS[kind][2]
-    plain = [str(PurePosixPath(clip.name).with_suffix(ending)) for clip in clips]
-    counts: dict[str, int] = {}
-    for name in plain:
-        counts[name] = counts.get(name, 0) + 1
-    return [name if counts[name] == 1 else clip.name + ending for name, clip in zip(plain, clips, strict=True)]
+    own = [_inner_path(clip.name) for clip in clips]
+    plain = [str(path.with_suffix(ending)) for path in own]
+    counts = Counter(plain)
+    names: dict[str, None] = {}
+    for path, name in zip(own, plain, strict=True):
+        numbered = (f"{path}.{number}{ending}" for number in itertools.count(2))
+        choices = itertools.chain([name] * (counts[name] == 1), [f"{path}{ending}"], numbered)
+        names[next(choice for choice in choices if choice not in names)] = None
+    return list(names)
+
+
+def _inner_path(name: str) -> PurePosixPath:
+    """Return a name as a path that does not lead out of the folder it is put in."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace").strip()
+    return PurePosixPath(*(part for part in PurePosixPath(text).parts if part != ".." and not part.startswith("/")))
 
 
 def write_index(path: Path, rows: Sequence[tuple[str, ...]]) -> None:

@@ -13,8 +13,8 @@ from aape.errors import ConfigError, one_line
 from aape.inference.model import load_model
 from aape.inference.predictions import Classification, check_request
 from aape.inference.sounds import file_clips, readable_names
-from aape.inference.terminal import list_bad, make_folder_for, progress_bar
-from aape.training.results import write_atomically, write_json
+from aape.inference.terminal import list_bad, progress_bar
+from aape.training.results import make_folder_for, write_atomically, write_json
 
 
 def classify_command(config: ClassifyConfig) -> None:

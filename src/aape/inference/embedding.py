@@ -25,9 +25,9 @@ from aape.data.manifest import Clip
 from aape.errors import ConfigError
 from aape.inference.model import AudioModel, BadClips, Progress, load_model
 from aape.inference.sounds import file_clips, readable_names
-from aape.inference.terminal import list_bad, make_folder_for, progress_bar
+from aape.inference.terminal import list_bad, progress_bar
 from aape.inference.windows import FloatArray
-from aape.training.results import write_atomically
+from aape.training.results import make_folder_for, write_atomically
 from aape.version import __version__
 
 CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -51,16 +52,17 @@ def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) ->
         labels: names of the classes that there are.
 
     Raises:
-        ConfigError: fewer than one label, a threshold outside 0 to 1, or one for a class that there is not.
+        ConfigError: no whole number of labels from 1 up, a threshold outside 0 to 1, or one for a class that there is
+            not.
     """
-    if top < 1:
-        raise ConfigError(f"top must be 1 or more, got {top}")
+    if not isinstance(top, numbers.Integral) or top < 1:
+        raise ConfigError(f"top must be 1 or more, got {top!r}")
     by_label = threshold if isinstance(threshold, Mapping) else {"": 0.0 if threshold is None else threshold}
     for label, value in by_label.items():
         if label and label not in labels:
             raise ConfigError.unknown_key(label, labels, "threshold")
-        if not 0 <= value <= 1:  # also true of NaN
-            raise ConfigError(f"threshold must be within 0 and 1, got {value}{f' for {label}' if label else ''}")
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:  # also true of NaN
+            raise ConfigError(f"threshold must be within 0 and 1, got {value!r}{f' for {label}' if label else ''}")
 
 
 def summarise(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -41,9 +42,11 @@ def open_sounds(
         The recordings, and whether they are a batch to the caller.
 
     Raises:
-        AudioError: an array cannot be used.
+        AudioError: an array cannot be used, or `lengths` are not those of its rows.
     """
     if isinstance(wav, (str, os.PathLike)):
+        if lengths is not None:
+            raise AudioError(wav, "lengths are for the rows of an array (clips, samples), a file has its own")
         return [stream_audio(wav, sample_rate=to_rate)], False
     if lengths is not None:
         wav = _without_padding(wav, lengths)
@@ -80,8 +83,15 @@ def _is_sound(item: Any) -> bool:
 
 def _without_padding(wav: Any, lengths: Sequence[int]) -> list[Any]:
     """Cut each row of (B, samples) to its own length."""
-    shape = np.shape(wav)
-    counts = [int(count) for count in lengths]
+    try:
+        shape = np.shape(wav)
+    except ValueError as error:
+        raise AudioError(NAME, "clips of unequal lengths have no padding: leave lengths out") from error
+    try:
+        counts = [operator.index(count) for count in lengths]
+    except TypeError as error:
+        wanted = "lengths must be whole numbers of samples, one for each row of (clips, samples)"
+        raise AudioError(NAME, f"{wanted}, got {lengths!r}") from error
     if len(shape) != 2 or len(counts) != shape[0]:
         raise AudioError(NAME, f"of shape {shape}: {len(counts)} lengths are for as many rows (clips, samples)")
     for index, count in enumerate(counts):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from aape.errors import ConfigError, DataError, one_line
+from aape.errors import DataError, one_line
 
 
 @contextmanager
@@ -34,15 +33,3 @@ def list_bad(bad: list[tuple[str, str]], num_inputs: int) -> None:
         print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
     if len(bad) == num_inputs:
         raise DataError(f"none of {num_inputs} inputs could be read; the first: {': '.join(bad[0])}")
-
-
-def make_folder_for(out: Path) -> None:
-    """Make the folder that a result goes to, before the work and not after it.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error

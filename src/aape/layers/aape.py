@@ -41,6 +41,11 @@ class AaPE(PatchEmbed):
         device: where the parameters are made.
         dtype: of the parameters.
         timm_options: see `PatchEmbed`.
+
+    Raises:
+        TypeError: an option that timm does not pass.
+        ValueError: another phase, an even number of taps, a stride that does not divide the patch, a decay that is not
+            positive, or as `PatchEmbed`.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ class PatchEmbed(nn.Module):
         timm_options: what timm passes to every stem and does not matter here (`dynamic_img_pad`, ...).
 
     Raises:
+        TypeError: an option that timm does not pass.
         ValueError: if the sizes cannot be.
     """
 
@@ -53,7 +54,7 @@ class PatchEmbed(nn.Module):
         patch, patch_frames = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
         if in_chans != 1:
             raise ValueError(f"a spectrogram has one channel: in_chans must be 1, got {in_chans}")
-        if patch != patch_frames or num_bins % patch or num_frames % patch:
+        if patch < 1 or patch != patch_frames or num_bins % patch or num_frames % patch:
             raise ValueError(f"patches must be square and divide the spectrogram, got {patch_size} for {img_size}")
         self.img_size, self.patch_size = (num_bins, num_frames), (patch, patch)
         self.grid_size = (num_bins // patch, num_frames // patch)  # (Nf, Nt)

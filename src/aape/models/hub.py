@@ -1,64 +1,30 @@
-"""The models as Hugging Face classes: configuration, encoder, classifier and feature extractor.
+"""The models as Hugging Face classes: encoder and classifier.
 
-`AaPEForPreTraining` is in `aape.pretraining.hub`. All read and write the folders of `aape.models.saved` and hold the
-same modules; they add an interface and nothing else.
+Configuration and feature extractor are in `aape.models.hub_inputs`, `AaPEForPreTraining` in `aape.pretraining.hub`. All
+read and write the folders of `aape.models.saved` and hold the same modules; they add an interface and nothing else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, SequenceFeatureExtractor
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import ModelOutput
 
-from aape.config import EncoderConfig, FrontEndConfig
-from aape.data.arrays import read_array
-from aape.data.frontend import LogMel
-from aape.errors import AudioError, CheckpointError
+from aape.errors import CheckpointError
 from aape.models.card import model_card
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
+from aape.models.hub_inputs import AaPEConfig, AaPEFeatureExtractor
+from aape.models.sections import CONFIG_NAME, read_sections
 
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
-
-
-class AaPEConfig(PretrainedConfig):
-    """What `config.json` holds.
-
-    Args:
-        encoder: fields of `aape.config.EncoderConfig`; the others keep their defaults.
-        front_end: fields of `aape.config.FrontEndConfig`, likewise.
-        training: how the model was trained.
-        card: what the model card says beside that, see `aape.models.saved.save_model`.
-        kwargs: of `transformers.PretrainedConfig`.
-    """
-
-    model_type = "aape"
-
-    def __init__(
-        self,
-        encoder: dict[str, Any] | None = None,
-        front_end: dict[str, Any] | None = None,
-        training: dict[str, Any] | None = None,
-        card: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.encoder = dataclasses.asdict(EncoderConfig(**(encoder or {})))
-        self.front_end = dataclasses.asdict(FrontEndConfig(**(front_end or {})))
-        self.training, self.card = training or {}, card or {}
-        super().__init__(**kwargs)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """Return what is written: both sections in full, also where they equal the defaults of this version."""
-        sections = {"encoder": self.encoder, "front_end": self.front_end, "training": self.training, "card": self.card}
-        return {**super().to_diff_dict(), **sections}
 
 
 class AaPEPreTrainedModel(PreTrainedModel):
@@ -72,7 +38,8 @@ class AaPEPreTrainedModel(PreTrainedModel):
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
         self._is_built = False
-        self.encoder = AudioEncoder(EncoderConfig(**config.encoder))
+        # Again, because options of from_pretrained are set on a finished configuration.
+        self.encoder = AudioEncoder(read_sections(vars(config), CONFIG_NAME)[0])
 
     def post_init(self) -> None:
         """Finish the construction."""
@@ -184,6 +151,17 @@ class AaPEPreTrainedModel(PreTrainedModel):
             )
         return str(commit)
 
+    def _check_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> None:
+        """Refuse what is asked for, of a call or of the configuration, and is not there to be given."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        for name, value in asked.items():
+            if getattr(self.config, name, False) if value is None else value:
+                raise ValueError(f"{name}: not available from these models, which give tokens of the last block only")
+
+    def _as_asked(self, outputs: ModelOutput, return_dict: bool | None) -> Any:
+        """Return outputs, or the tuple of them where the call or the configuration asks for that."""
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
     def _fresh_part(self, name: str) -> nn.Module | None:
         """Return what a part starts from that a checkpoint does not hold; None for what it must hold."""
         return None
@@ -226,20 +204,32 @@ class AaPEModel(AaPEPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_values: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> BaseModelOutputWithPooling:
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
         """Encode spectrograms.
 
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
 
         Returns:
             `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency; `pooler_output`
             (B, 2D), class token and mean patch token.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
         """
+        self._check_outputs(output_attentions, output_hidden_states)
         tokens, pooled = self.encode(input_values, attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+        return self._as_asked(BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled), return_dict)
 
 
 class AaPEForAudioClassification(AaPEPreTrainedModel):
@@ -257,18 +247,27 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
         input_values: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
         """Classify spectrograms.
 
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
             labels: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary cross-entropy.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
 
         Returns:
             `logits` (B, C), and `loss` where labels are given.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
         """
+        self._check_outputs(output_attentions, output_hidden_states)
         logits = self.head(self.encode(input_values, attention_mask)[0])
         loss = None
         if labels is not None:
@@ -277,77 +276,9 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
                 nn.functional.binary_cross_entropy_with_logits if is_multi_label else nn.functional.cross_entropy
             )
             loss = criterion(logits, labels.to(logits.dtype) if is_multi_label else labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return self._as_asked(SequenceClassifierOutput(loss=loss, logits=logits), return_dict)
 
     def _fresh_part(self, name: str) -> nn.Module | None:
         if name != "head":
             return None
         return ClassificationHead(self.encoder.embed_dim, self.config.num_labels)
-
-
-class AaPEFeatureExtractor(SequenceFeatureExtractor):
-    """Raw audio to the standardised log-mel that the model was trained with.
-
-    `from_pretrained` reads the front end of the model's own `config.json`, so that the two cannot disagree.
-
-    Args:
-        front_end: fields of `aape.config.FrontEndConfig`; the others keep their defaults.
-        patch_size: P of the encoder.
-        kwargs: of `transformers.SequenceFeatureExtractor`.
-    """
-
-    model_input_names = ("input_values", "attention_mask")
-
-    def __init__(self, front_end: dict[str, Any] | None = None, patch_size: int = 16, **kwargs: Any) -> None:
-        settings = FrontEndConfig(**(front_end or {}))
-        derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
-        super().__init__(**{**kwargs, **derived, "return_attention_mask": True})
-        self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
-
-    @classmethod
-    def get_feature_extractor_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Find the settings of a model, or of a feature extractor that was saved by itself."""
-        name = pretrained_model_name_or_path
-        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-            return super().get_feature_extractor_dict(name, **kwargs)
-        hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-        config = AaPEConfig.from_pretrained(name, **{key: kwargs.pop(key) for key in hub if key in kwargs})
-        return {"front_end": config.front_end, "patch_size": config.encoder["patch_size"]}, kwargs
-
-    def __call__(
-        self, raw_speech: Any, sampling_rate: int | None = None, return_tensors: str | None = None, **_: Any
-    ) -> BatchFeature:
-        """Make `input_values` (B, T, F) and `attention_mask` (B, T), zero-padded to whole patches of the longest clip.
-
-        Args:
-            raw_speech: mono samples (samples,), several of them (B, samples), or a list of (samples,) of any lengths.
-            sampling_rate: of the samples, in Hz; it must be the model's.
-            return_tensors: as elsewhere in transformers, such as "pt" or "np".
-
-        Raises:
-            AudioError: samples that cannot be used.
-            ValueError: another sampling rate.
-        """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}: resample it"
-            )
-        is_list = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-        log_mel = LogMel(**self.front_end)
-        spectrograms = []
-        for clip in raw_speech if is_list else [raw_speech]:
-            waves = read_array(clip, self.sampling_rate, to_rate=self.sampling_rate)
-            if is_list and np.ndim(clip) != 1:
-                raise AudioError("array", f"of shape {np.shape(clip)}: a list is made of clips (samples,)")
-            with torch.inference_mode():
-                frames = log_mel(torch.from_numpy(waves))[:, 0]  # (B, F, T)
-            spectrograms += list(frames.transpose(1, 2).numpy())
-        longest = max(map(len, spectrograms))
-        shape = (len(spectrograms), longest + -longest % self.patch_size)
-        values, mask = np.zeros((*shape, log_mel.n_mels), np.float32), np.zeros(shape, np.int64)
-        for row, spectrogram in enumerate(spectrograms):
-            values[row, : len(spectrogram)] = spectrogram
-            mask[row, : len(spectrogram)] = 1
-        return BatchFeature({"input_values": values, "attention_mask": mask}, tensor_type=return_tensors)

@@ -9,24 +9,22 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 import os
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aape.config import EncoderConfig, FrontEndConfig
-from aape.data.frontend import LogMel
 from aape.errors import CheckpointError, ConfigError
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
+from aape.models.sections import CONFIG_NAME, read_mapping, read_sections
 from aape.training.results import write_atomically
 
-CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+WEIGHTS_NAME = "model.safetensors"
 PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that are part of the package, by name
 
 _KEYS = (
@@ -35,10 +33,8 @@ _KEYS = (
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _MOST_CONFIG_BYTES = _MOST_HEADER_BYTES = 1 << 24
-_MOST_TAPS = 1 << 13  # kernel sizes cost memory, and no tensor in a file vouches for them
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
-SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
 @dataclass(frozen=True)
@@ -151,11 +147,14 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     if name in shipped:
         return PRETRAINED / name
     folder = Path(name)
-    if not folder.is_dir():
-        there = f"{name}: " + ("a file, a saved model is a folder" if folder.exists() else "no such folder")
-        raise CheckpointError(f"{there}; shipped models: {', '.join(shipped) or 'none'}")
     inner = folder / "model"
-    return inner if (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file() else folder
+    try:
+        if folder.is_dir():
+            return inner if (inner / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file() else folder
+        reason = "a file, a saved model is a folder" if folder.exists() else "no such folder"
+    except OSError as error:  # a name too long, a folder that may not be entered
+        reason = f"cannot be read: {error.strerror or error}"
+    raise CheckpointError(f"{name}: {reason}; shipped models: {', '.join(shipped) or 'none'}")
 
 
 def shipped_models() -> list[str]:
@@ -175,23 +174,15 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
     """
     folder = find_model(name_or_path)
     values = _read_config(folder / CONFIG_NAME)
-    encoder_config = _section(values, "encoder", EncoderConfig, folder)
-    front_end = _section(values, "front_end", FrontEndConfig, folder)
+    encoder_config, front_end = read_sections(values, os.fspath(folder / CONFIG_NAME))
     labels = _labels(values, folder)
     problem = values.get("problem_type") or PROBLEMS[False]
     if problem not in PROBLEMS.values():
         choices = " or ".join(PROBLEMS.values())
         raise CheckpointError(f"{folder / CONFIG_NAME}: problem_type: expected {choices}, got {problem!r}")
     multi_label = problem == PROBLEMS[True]
-    if front_end.n_mels != encoder_config.n_mels:
-        bins = f"{front_end.n_mels} mel bins in front_end, {encoder_config.n_mels} in encoder"
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {bins}")
-    try:
-        LogMel(**dataclasses.asdict(front_end))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: front_end: {error}") from error
     shapes = _read_shapes(folder / WEIGHTS_NAME)
-    encoder = _build_encoder(encoder_config, folder / CONFIG_NAME, len(shapes))
+    encoder = _build_encoder(encoder_config, folder / CONFIG_NAME)
     modules: dict[str, nn.Module] = {"encoder": encoder}
     head = None
     if any(name.startswith("head.") for name in shapes):
@@ -213,9 +204,9 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         front_end,
         head,
         labels,
-        _mapping(values, "training", folder),
+        read_mapping(values, "training", os.fspath(folder / CONFIG_NAME)),
         multi_label,
-        _mapping(values, "card", folder),
+        read_mapping(values, "card", os.fspath(folder / CONFIG_NAME)),
     )
 
 
@@ -272,41 +263,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _section(values: dict[str, Any], key: str, section: type[SectionT], folder: Path) -> SectionT:
-    """Read one of our dataclasses; fields that a file does not name keep their defaults."""
-    path, given = folder / CONFIG_NAME, values.get(key)
-    if not isinstance(given, dict):
-        raise CheckpointError(
-            f"{path}: {key}: " + ("missing" if given is None else f"expected a mapping, got {given!r}")
-        )
-    annotations = typing.get_type_hints(section)
-    for name, value in given.items():
-        if name not in annotations:
-            raise CheckpointError(f"{path}: {ConfigError.unknown_key(name, annotations, key)}")
-        if not _fits(value, annotations[name]):
-            choices = typing.get_args(annotations[name])
-            wanted = f"one of {', '.join(choices)}" if choices else annotations[name].__name__
-            raise CheckpointError(f"{path}: {key}.{name}: expected {wanted}, got {value!r}")
-        if type(value) is int and annotations[name] is int and value <= 0:
-            raise CheckpointError(f"{path}: {key}.{name}: must be above 0, got {value}")
-    return section(**given)
-
-
-def _mapping(values: dict[str, Any], key: str, folder: Path) -> dict[str, Any]:
-    value = values.get(key) or {}
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{folder / CONFIG_NAME}: {key}: expected a mapping, got {value!r}")
-    return value
-
-
-def _fits(value: Any, annotation: Any) -> bool:
-    if choices := typing.get_args(annotation):
-        return any(value is choice or value == choice for choice in choices)
-    if annotation is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is annotation
-
-
 def _labels(values: dict[str, Any], folder: Path) -> list[str] | None:
     names = values.get("id2label")
     if names is None:
@@ -316,17 +272,8 @@ def _labels(values: dict[str, Any], folder: Path) -> list[str] | None:
     return [str(names[str(index)]) for index in range(len(names))]
 
 
-def _build_encoder(config: EncoderConfig, path: Path, num_tensors: int) -> AudioEncoder:
+def _build_encoder(config: EncoderConfig, path: Path) -> AudioEncoder:
     """Build the encoder without memory for its weights."""
-    if max(config.depth, config.lambda_depth) > num_tensors:
-        deep = f"{max(config.depth, config.lambda_depth)} blocks"
-        raise CheckpointError(f"{path}: encoder: {deep} cannot be in {num_tensors} tensors")
-    if config.kernel_size > _MOST_TAPS:
-        raise CheckpointError(f"{path}: encoder: kernel_size {config.kernel_size}, the most is {_MOST_TAPS}")
-    for dim, heads in (("embed_dim", "num_heads"), ("lambda_dim", "lambda_heads")):
-        if getattr(config, dim) % getattr(config, heads):
-            numbers = f"{dim} {getattr(config, dim)} is no multiple of {heads} {getattr(config, heads)}"
-            raise CheckpointError(f"{path}: encoder: {numbers}")
     try:
         with torch.device("meta"):
             return AudioEncoder(config)
@@ -342,6 +289,9 @@ def _open_weights(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             promised = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
         if promised > _MOST_HEADER_BYTES:
             much = f"a header of {promised} bytes, the most is {_MOST_HEADER_BYTES}"
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({much})")

@@ -12,7 +12,8 @@ from transformers.utils import ModelOutput
 
 from aape.config import LossConfig, MaskingConfig, PredictorConfig
 from aape.errors import CheckpointError
-from aape.models.hub import AaPEConfig, AaPEPreTrainedModel
+from aape.models.hub import AaPEPreTrainedModel
+from aape.models.hub_inputs import AaPEConfig
 from aape.pretraining.masking import count_tokens, draw_views
 from aape.pretraining.teacher_student import TeacherStudent
 
@@ -61,8 +62,10 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
         attention_mask: Tensor | None = None,
         visible: Tensor | None = None,
         queries: Tensor | None = None,
-        **_: Any,
-    ) -> AaPEForPreTrainingOutput:
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> AaPEForPreTrainingOutput | tuple[Any, ...]:
         """Compute the losses on masked views of each clip.
 
         Args:
@@ -70,10 +73,15 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
             attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
             visible: sorted indices of the visible patches (B, M, V); drawn by inverse block masking if not given.
             queries: indices of the patches to predict (B, M, Q); drawn if not given.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
 
         Raises:
-            ValueError: longer clips, or one of `visible` and `queries` without the other.
+            ValueError: longer clips, one of `visible` and `queries` without the other, or something is asked for that
+                is not available.
         """
+        self._check_outputs(output_attentions, output_hidden_states)
         x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
         patch, num_frames = self.encoder.patch_size, self.grid_size[1] * self.encoder.patch_size
         if x.shape[-1] > num_frames:
@@ -90,7 +98,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
             raise ValueError("visible and queries belong together: give both or none")
         is_counted = self._method.loss.ignore_padding and not bool(is_audio.all())
         outputs = self._method(x, visible.to(x.device), queries.to(x.device), is_audio if is_counted else None)
-        return AaPEForPreTrainingOutput(**outputs)
+        return self._as_asked(AaPEForPreTrainingOutput(**outputs), return_dict)
 
     def draw_views(self, num_clips: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw masks: indices of visible patches (B, M, V), and of those to predict (B, M, Q)."""

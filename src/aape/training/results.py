@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aape.errors import ConfigError
 from aape.version import __version__
 
 RESULT_NAME = "result.json"
@@ -96,6 +97,18 @@ def git_commit() -> str | None:
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+changes" if commit and git("status", "--porcelain", "--", ".") else commit
+
+
+def make_folder_for(out: Path) -> None:
+    """Make the folder that a result goes to, before the work and not after it.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error
 
 
 def write_json(path: Path, value: Any) -> None:

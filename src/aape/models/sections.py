@@ -1,0 +1,95 @@
+"""What a model is made of, as its `config.json` says: every value is checked before anything is built of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from aape.config import EncoderConfig, FrontEndConfig
+from aape.data.frontend import LogMel
+from aape.errors import CheckpointError, ConfigError
+
+CONFIG_NAME = "config.json"
+# What costs time or memory, and no tensor in a file vouches for.
+MOST_PATCH_FRAMES = 1 << 13
+_MOST = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MOST_PATCH_FRAMES}
+SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
+
+
+def read_sections(values: Mapping[str, Any], where: str) -> tuple[EncoderConfig, FrontEndConfig]:
+    """Read what a model is made of from its configuration, and refuse what makes none before anything is built.
+
+    Args:
+        values: of the configuration.
+        where: what messages begin with.
+
+    Raises:
+        CheckpointError: a key is missing or unknown, or a value of another type or out of range.
+    """
+    encoder = _section(values.get("encoder"), "encoder", EncoderConfig, where)
+    front_end = read_front_end(values.get("front_end"), where)
+    for dim, heads in (("embed_dim", "num_heads"), ("lambda_dim", "lambda_heads")):
+        if getattr(encoder, dim) % getattr(encoder, heads):
+            numbers = f"{dim} {getattr(encoder, dim)} is no multiple of {heads} {getattr(encoder, heads)}"
+            raise CheckpointError(f"{where}: encoder: {numbers}")
+    if front_end.n_mels != encoder.n_mels:
+        raise CheckpointError(f"{where}: {front_end.n_mels} mel bins in front_end, {encoder.n_mels} in encoder")
+    return encoder, front_end
+
+
+def read_front_end(given: Any, where: str) -> FrontEndConfig:
+    """Read a front end as `read_sections` does.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    front_end = _section(given, "front_end", FrontEndConfig, where)
+    try:
+        LogMel(**dataclasses.asdict(front_end))
+    except ValueError as error:
+        raise CheckpointError(f"{where}: front_end: {error}") from error
+    return front_end
+
+
+def read_mapping(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """Return a free section of a configuration, empty where it is missing.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    value = values.get(key) or {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: {key}: expected a mapping, got {value!r}")
+    return value
+
+
+def _section(given: Any, key: str, section: type[SectionT], where: str) -> SectionT:
+    """Read one of our dataclasses; fields that a file does not name keep their defaults."""
+    if not isinstance(given, dict):
+        raise CheckpointError(
+            f"{where}: {key}: " + ("missing" if given is None else f"expected a mapping, got {given!r}")
+        )
+    annotations = typing.get_type_hints(section)
+    for name, value in given.items():
+        if name not in annotations:
+            raise CheckpointError(f"{where}: {ConfigError.unknown_key(name, annotations, key)}")
+        if not _fits(value, annotations[name]):
+            choices = typing.get_args(annotations[name])
+            wanted = f"one of {', '.join(choices)}" if choices else annotations[name].__name__
+            raise CheckpointError(f"{where}: {key}.{name}: expected {wanted}, got {value!r}")
+        if type(value) is int and annotations[name] is int and value <= 0:
+            raise CheckpointError(f"{where}: {key}.{name}: must be above 0, got {value}")
+        if name in _MOST and value > _MOST[name]:
+            raise CheckpointError(f"{where}: {key}: {name} {value}, the most is {_MOST[name]}")
+    return section(**given)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    if choices := typing.get_args(annotation):
+        return any(value is choice or value == choice for choice in choices)
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is annotation
