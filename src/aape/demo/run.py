@@ -178,8 +178,9 @@ def _against(result: dict[str, Any], yardstick: str) -> str:
 def _clips_seen(model: AudioModel) -> int | None:
     """Return how many crops a model was pre-trained on, where it says so."""
     try:
-        return int(model.training["steps"]) * int(model.training["clips"])
-    except (KeyError, TypeError, ValueError):
+        stages = [model.training, *model.training.get("stages_before", [])]
+        return sum(int(stage["steps"]) * int(stage["clips"]) for stage in stages)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
