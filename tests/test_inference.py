@@ -369,3 +369,19 @@ def test_a_damaged_model_is_one_line(folder, tmp_path, capsys):
     wave = write(tmp_path / "a.wav", sound(3000))
     assert main(["embed", str(wave), "--model", str(folder), "--out", str(tmp_path / "v.npz")]) == 2
     assert "encoder.cls_token: [1, 1, 64] in the file, [1, 1, 192] by config.json" in capsys.readouterr().err
+
+
+def test_short_sounds_are_repeated_for_vectors_where_asked(tmp_path):
+    """An encoder of whole crops misreads half a second; and a cache must not mix both."""
+    plain, model = aape.load_model("tiny", "cpu"), aape.load_model("tiny", "cpu", repeat_to=1)
+    short, long = (0.1 * np.random.default_rng(seed).standard_normal(size) for seed, size in ((0, 7000), (1, 20000)))
+    wanted = plain.embed([np.resize(short, 16000), long], 16000)
+    assert np.abs(model.embed([short, long], 16000) - wanted).max() < 1e-5
+    path = tmp_path / "short.wav"
+    soundfile.write(path, short, 16000, subtype="DOUBLE")
+    assert np.abs(model.embed_files(path)[0][0] - wanted[0]).max() < 1e-4
+    assert np.abs(plain.embed(short, 16000) - wanted[0]).max() > 1e-2
+    assert len(model.embed_frames(short, 16000)[0]) == len(plain.embed_frames(short, 16000)[0])
+    assert model.fingerprint() != plain.fingerprint()
+    with pytest.raises(aape.ConfigError, match="repeat_to must be 0 to 10 seconds, got 11"):
+        aape.load_model("tiny", "cpu", repeat_to=11)

@@ -231,6 +231,7 @@ class ProbeConfig:
         learning_rates: peak rates, of which validation data choose one [ours].
         validate_every: steps between looks at the validation and test data.
         device: where to run.
+        repeat_to: the encoders hear shorter sounds repeated to so many seconds; 0 as they are.
         yardsticks: also score the untrained encoder and log-mel statistics.
         max_bad_fraction: share of unreadable clips above which to stop.
     """
@@ -252,6 +253,7 @@ class ProbeConfig:
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     validate_every: int = 100
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    repeat_to: float = 0.0
     yardsticks: bool = True
     max_bad_fraction: float = 0.01
 
@@ -269,6 +271,7 @@ class EmbedConfig:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
         out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); a run that was killed goes on where it was.
+        repeat_to: repeat shorter sounds to so many seconds; 0 takes them as they are.
         batch: clips per forward pass, at most; a CPU takes 4.
         device: where to run.
     """
@@ -276,6 +279,7 @@ class EmbedConfig:
     inputs: list[str] = field(metadata={"positional": True})
     model: str
     out: str
+    repeat_to: float = 0.0
     batch: int = 16
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -63,6 +63,18 @@ def open_sounds(
         else:
             sounds.append([read_array(item, sample_rate, to_rate=to_rate, dtype=dtype, name=name)[0]])
     return sounds, True
+
+
+def repeated(blocks: Blocks, count: int) -> Iterator[FloatArray]:
+    """Yield a recording, and again from its start until there are `count` samples."""
+    kept, total = [], 0
+    for block in blocks:
+        if total < count:
+            kept.append(block)
+        total += len(block)
+        yield block
+    if 0 < total < count:
+        yield np.resize(np.concatenate(kept), count)[total:]
 
 
 def file_clips(inputs: Paths) -> list[Clip]:
