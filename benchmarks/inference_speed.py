@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from aape.config import FrontEndConfig, encoder_config
 from aape.inference import AudioModel
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
 from measuring import TURNS, time_in_turns, write

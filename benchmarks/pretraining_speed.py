@@ -21,9 +21,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from aape.config import LossConfig, MaskingConfig, PredictorConfig, PretrainConfig, encoder_config
-from aape.data.manifest import clip_seconds, load_clip, read_manifest
+from aape.commands.pretrain import PretrainConfig
+from aape.data.clips import clip_seconds, load_clip, read_manifest
+from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
 from aape.pretraining.run import build_trainer
 from aape.pretraining.teacher_student import TeacherStudent

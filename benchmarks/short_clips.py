@@ -12,12 +12,12 @@ import sys
 
 import numpy as np
 
-from aape.config import ProbeConfig
-from aape.data.manifest import load_clip
+from aape.commands.options import parse
+from aape.commands.probe import ProbeConfig
+from aape.data.clips import load_clip
+from aape.downstream.probing import score
+from aape.downstream.probing_run import build_protocol, read_labelled, resolve
 from aape.inference import load_model
-from aape.options import parse
-from aape.probing.protocol import score
-from aape.probing.run import build_protocol, read_labelled, resolve
 
 CROP_SECONDS = 3
 

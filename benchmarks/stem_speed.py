@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from aape.config import LossConfig, MaskingConfig, PredictorConfig, encoder_config
 from aape.layers.aape import AaPE
+from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.masking import inverse_block_mask
 from aape.pretraining.teacher_student import TeacherStudent
 from candidates import plain_stem

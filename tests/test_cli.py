@@ -1,6 +1,5 @@
 """The command line as people use it: in a process of its own, judged by what it prints and returns."""
 
-import importlib
 import json
 import os
 import re
@@ -8,17 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 
 import numpy as np
 import pytest
 import soundfile
 
 from aape import cli
-from aape.config import EmbedConfig, EncoderConfig, PretrainConfig, ProbeConfig
+from aape.commands.embed import EmbedConfig
+from aape.commands.options import summary
+from aape.commands.pretrain import PretrainConfig
+from aape.commands.probe import ProbeConfig
+from aape.commands.recipe import option_table
+from aape.commands.stats_run import read_stats
 from aape.errors import ConfigError
-from aape.recipe import option_table
-from aape.stats import read_stats
+from aape.models.config import EncoderConfig
 
 NEEDED = ["--data", "sounds", "--out", "run"]
 
@@ -56,10 +59,10 @@ def test_help_lists_every_verb_with_what_it_does():
     """Without it nobody finds out what the program can do."""
     result = aape("--help")
     assert result.returncode == 0
-    for name, verb in cli.VERBS.items():
+    for name in cli.VERBS:
         assert f"  {name}" in result.stdout
-        assert len(verb.summary) > 10
-        assert verb.summary in result.stdout
+        assert len(summary(cli.load_verb(name)[1])) > 10
+        assert summary(cli.load_verb(name)[1]) in result.stdout
 
 
 def test_version_is_printed():
@@ -157,16 +160,14 @@ def test_statistics_that_are_no_file_are_refused(tmp_path):
 def test_ctrl_c_is_quiet(tmp_path):
     """Stopping a run on purpose is no error: no traceback, and the exit status that shells expect."""
     started = tmp_path / "started"
-    (tmp_path / "endless.py").write_text(
-        f"import pathlib, time\ndef run(config):\n    pathlib.Path({str(started)!r}).touch()\n    time.sleep(60)\n"
-    )
     code = (
-        "import sys; from aape import cli, config;"
-        "cli.VERBS['endless'] = cli.Verb(config.DemoConfig, 'endless:run'); sys.exit(cli.main(['endless']))"
+        "import pathlib, sys, time; from aape import cli; from aape.commands import demo\n"
+        "def endless(config: demo.DemoConfig) -> None:\n"
+        f"    pathlib.Path({str(started)!r}).touch(); time.sleep(60)\n"
+        "demo.demo = endless; sys.exit(cli.main(['demo']))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment,
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it starts with &
     )  # fmt: skip
     while not started.exists() and process.poll() is None:
@@ -239,8 +240,9 @@ def test_mistakes_are_named(arguments, words):
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_its_function(verb):
     """A verb that the help offers and that is not there is a promise broken."""
-    module, _, name = cli.VERBS[verb].function.partition(":")
-    assert callable(getattr(importlib.import_module(module), name))
+    function, config_class = cli.load_verb(verb)
+    assert callable(function)
+    assert is_dataclass(config_class)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
@@ -248,7 +250,7 @@ def test_every_option_is_explained(verb, capsys):
     """An option without a word of help is one that nobody can use."""
     assert cli.main([*verb.split(), "--help"]) == 0
     shown = capsys.readouterr().out
-    for option in option_table(cli.VERBS[verb].config_class).values():
+    for option in option_table(cli.load_verb(verb)[1]).values():
         assert option.help, option.key
         assert option.positional or "--" + option.key.replace("_", "-") in shown
 
@@ -340,9 +342,13 @@ def test_a_new_verb_needs_only_a_dataclass_and_a_line(monkeypatch, capsys):
         names: tuple[str, ...] = ("you",)
         encoder: dict = field(default_factory=dict, metadata={"fields_of": EncoderConfig})
 
-    sys.modules["greeting"] = type(sys)("greeting")
-    sys.modules["greeting"].greet = lambda config: print("hello", *config.names, config.encoder)
-    monkeypatch.setitem(cli.VERBS, "greet", cli.Verb(GreetConfig, "greeting:greet"))
+    def greet(config: GreetConfig) -> None:
+        print("hello", *config.names, config.encoder)
+
+    greet.__annotations__["config"] = GreetConfig
+    module = type(sys)("aape.commands.greet")
+    module.greet = greet
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli.VERBS, "greet", "greet:greet")
     assert cli.main(["greet", "--names", "Ann,Bob", "--encoder.depth", "3"]) == 0
     assert capsys.readouterr().out == "hello Ann Bob {'depth': 3}\n"
-    del sys.modules["greeting"]

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from aape.analysis import windows
-from aape.cli import VERBS, main, parse
-from aape.config import FrontEndConfig, encoder_config
+from aape.cli import VERBS, load_verb, main, parse
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
@@ -21,7 +21,7 @@ from aape.models.saved import save_model
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("python.md", "command-line.md", "huggingface.md", "timm.md", "hear.md", "onnx.md", "figures.md")
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
-METRICS = DOCS.parent / "src" / "aape" / "pretrained" / "tiny" / "metrics.jsonl"
+METRICS = DOCS.parent / "src" / "aape" / "models" / "pretrained" / "tiny" / "metrics.jsonl"
 
 
 def snippets(page):
@@ -106,7 +106,7 @@ def test_every_command_parses(page, tmp_path, monkeypatch):
             arguments = words[len(verb.split()) :]
             if arguments[:1] == ["..."]:  # what the commands above it say
                 arguments[:1] = ["--data=sounds"] if "--out" in arguments else ["--data=sounds", "--out=run"]
-            parse(VERBS[verb].config_class, arguments, verb=verb)
+            parse(load_verb(verb)[1], arguments, verb=verb)
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)

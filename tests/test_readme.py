@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from aape import cli
-from aape.config import PretrainConfig
+from aape.commands.pretrain import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -11,11 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from aape.errors import AapeError, AudioError, CheckpointError, ConfigError, DataError
-from aape.version import __version__
+
+__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from aape import ops
-    from aape.data.frontend import LogMel
+    from aape.data.log_mel import LogMel
     from aape.inference import load_model
     from aape.layers.aape import AaPE
     from aape.layers.patch_embed import PatchEmbed
@@ -37,7 +38,7 @@ __all__ = [
 # Loaded when first used, so that `aape --help` does not wait for torch.
 _MODULES = {
     "AaPE": "aape.layers.aape",
-    "LogMel": "aape.data.frontend",
+    "LogMel": "aape.data.log_mel",
     "PatchEmbed": "aape.layers.patch_embed",
     "load_model": "aape.inference",
 }

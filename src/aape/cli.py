@@ -1,8 +1,8 @@
 """`aape VERB [options]`: every verb is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
-To add a verb, write its dataclass in `aape.config` and its function, and add one line to `VERBS`. A verb may be two
-words, as in `aape data pack`.
+To add a verb, write its file in `aape.commands`, and add one line to `VERBS`. A verb may be two words, as in
+`aape data pack`.
 """
 
 from __future__ import annotations
@@ -11,52 +11,41 @@ import importlib
 import io
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from aape import config
+from aape import __version__
+from aape.commands.options import build_parser, parse, summary
 from aape.errors import AapeError, ConfigError, one_line
-from aape.options import build_parser, parse, summary
-from aape.version import __version__
 
-
-@dataclass(frozen=True)
-class Verb:
-    """A verb of the command line.
-
-    Args:
-        config_class: the dataclass whose fields are the verb's options, and whose first line says what it does.
-        function: `module:name` of the function that gets the configuration; imported only when the verb runs.
-    """
-
-    config_class: type
-    function: str
-
-    @property
-    def summary(self) -> str:
-        """What the verb does, in one line."""
-        return summary(self.config_class)
-
-
-VERBS: dict[str, Verb] = {
-    "pretrain": Verb(config.PretrainConfig, "aape.pretraining.run:pretrain"),
-    "finetune": Verb(config.FinetuneConfig, "aape.finetuning.run:finetune"),
-    "probe": Verb(config.ProbeConfig, "aape.probing.run:probe"),
-    "table": Verb(config.TableConfig, "aape.tables.run:table"),
-    "table run": Verb(config.QueueConfig, "aape.tables.queue:run_queue"),
-    "embed": Verb(config.EmbedConfig, "aape.inference.embedding:embed_command"),
-    "classify": Verb(config.ClassifyConfig, "aape.inference.classification:classify_command"),
-    "export": Verb(config.ExportConfig, "aape.export:export"),
-    "data pack": Verb(config.DataPackConfig, "aape.corpus:pack"),
-    "data check": Verb(config.DataCheckConfig, "aape.corpus:check"),
-    "stats": Verb(config.StatsConfig, "aape.stats:stats"),
-    "plot windows": Verb(config.PlotWindowsConfig, "aape.plot:plot_windows"),
-    "plot clip": Verb(config.PlotClipConfig, "aape.plot:plot_clip"),
-    "plot aliasing": Verb(config.PlotAliasingConfig, "aape.plot:plot_aliasing"),
-    "plot run": Verb(config.PlotRunConfig, "aape.plot:plot_run"),
-    "demo": Verb(config.DemoConfig, "aape.demo.run:demo"),
+# The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the options
+# of the verb as fields, and says in its first line what the verb does.
+VERBS: dict[str, str] = {
+    "pretrain": "pretrain:pretrain",
+    "finetune": "finetune:finetune",
+    "probe": "probe:probe",
+    "table": "table:table",
+    "table run": "table:run_queue",
+    "embed": "embed:embed",
+    "classify": "classify:classify",
+    "export": "export:export",
+    "data pack": "data:pack",
+    "data check": "data:check",
+    "stats": "stats:stats",
+    "plot windows": "plot:plot_windows",
+    "plot clip": "plot:plot_clip",
+    "plot aliasing": "plot:plot_aliasing",
+    "plot run": "plot:plot_run",
+    "demo": "demo:demo",
 }
+
+
+def load_verb(name: str) -> tuple[Callable[[Any], object], type]:
+    """Import a verb: its function, and the dataclass of its options."""
+    module, _, attribute = VERBS[name].partition(":")
+    function = getattr(importlib.import_module(f"aape.commands.{module}"), attribute)
+    return function, typing.get_type_hints(function)["config"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -110,21 +99,18 @@ def _run(arguments: list[str]) -> int:
         kind = "option" if name.startswith("-") else "verb"
         valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
-    verb = VERBS[name]
+    function, config_class = load_verb(name)
     if {"-h", "--help"} & set(rest):
-        build_parser(name, verb.config_class).print_help()
+        build_parser(name, config_class).print_help()
         return 0
-    configuration: Any = parse(verb.config_class, rest, verb=name)
-    module_name, _, function_name = verb.function.partition(":")
-    function: Callable[[Any], None] = getattr(importlib.import_module(module_name), function_name)
-    function(configuration)
+    function(parse(config_class, rest, verb=name))
     return 0
 
 
 def _overview(names: Iterable[str] = ()) -> str:
-    shown = {name: VERBS[name] for name in names or VERBS}
+    shown = {name: summary(load_verb(name)[1]) for name in names or VERBS}
     width = max(map(len, shown))
-    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in shown.items())
+    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in shown.items())
     return (
         "usage: aape VERB [options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"

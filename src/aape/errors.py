@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _MOST_CHARACTERS = 4000
 
@@ -68,3 +68,20 @@ class DataError(AapeError):
 
 class TrainingError(AapeError):
     """A run that cannot go on: loss or gradient stay NaN or infinite."""
+
+
+def require(config: object, wanted: str, is_valid: Callable[[float], bool], *names: str) -> None:
+    """Check fields of a configuration; each of several values, and None is left open.
+
+    Raises:
+        ConfigError: names the field, and what it must be.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not all(map(is_valid, value if isinstance(value, tuple) else () if value is None else (value,))):
+            raise ConfigError(f"{name} must be {wanted}, got {value}")
+
+
+def require_positive(config: object, *names: str) -> None:
+    """Check that fields of a configuration are above 0, as `require`."""
+    require(config, "above 0", lambda value: value > 0, *names)

@@ -8,8 +8,8 @@ import torch
 
 from aape.analysis import aliasing
 from aape.analysis.numbers import mel_hertz, mel_position
-from aape.config import encoder_config
-from aape.data.frontend import LogMel
+from aape.data.log_mel import LogMel
+from aape.models.config import encoder_config
 from aape.models.encoder import build_stem
 
 

@@ -7,8 +7,8 @@ import torch
 
 from aape.analysis.numbers import chosen_kernels, mel_position, nearest_neighbours, read_metrics
 from aape.analysis.plots import LOSSES, VARIANCES, plot_kernels, plot_pretraining, save_figure
-from aape.config import encoder_config
-from aape.data.frontend import mel_filter_bank
+from aape.data.log_mel import mel_filter_bank
+from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 
 

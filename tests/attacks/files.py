@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from mutations import encode, with_ogg_checksums
 
-from aape.data import read_audio
-from aape.data.flac import _checksum_8, _checksum_16
+from aape.data.audio import read_audio
+from aape.data.audio.flac import _checksum_8, _checksum_16
 from aape.errors import AudioError
 
 RATE = 16000

@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 from mutations import Mutant, make_seeds, mutate
 
-from aape.data import audio_seconds, read_audio
+from aape.data.audio import audio_seconds, read_audio
 from aape.errors import AudioError
 
 MOST_SECONDS = 5.0  # of processor time for one file

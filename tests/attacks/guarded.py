@@ -30,13 +30,13 @@ from files import wav
 import aape
 import aape.huggingface
 from aape import cli
-from aape.config import PretrainConfig
-from aape.data.manifest import load_clip, read_manifest
+from aape.commands.pretrain import PretrainConfig
+from aape.commands.recipe import load_recipe
+from aape.commands.stats_run import read_stats
+from aape.data.clips import load_clip, read_manifest
+from aape.downstream.features import _read as read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
-from aape.probing.features import _read as read_features
-from aape.recipe import load_recipe
-from aape.stats import read_stats
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn",
              "socket.connect", "ctypes.dlopen", "pickle.find_class", "os.symlink", "os.link")  # fmt: skip
@@ -274,7 +274,7 @@ def resume_attacks(folder: Path) -> dict[str, Attack]:
     canary = folder.parent / "canary"
     sound = folder / "sound"
     sound.mkdir()
-    for note in sorted((Path(aape.__file__).parent / "demo" / "audio").glob("*.opus"))[:4]:
+    for note in sorted((Path(aape.__file__).parent / "data" / "demo").glob("*.opus"))[:4]:
         shutil.copy(note, sound)
     short = ["--model", "nano", "--steps", "2", "--clips", "2", "--workers", "0", "--save-every", "1",
              "--log-every", "1", "--crop-seconds", "1", "--masking.num-views", "2", "--device", "cpu"]  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 import aape
-from aape.data import read_audio
+from aape.data.audio import read_audio
 
 NUM_SECONDS = 0.25  # short, so that many fit into a minute
 RATE = 16000
@@ -57,7 +57,7 @@ def encode(wave: np.ndarray, rate: int, kind: str, subtype: str | None, **option
 
 def recording() -> np.ndarray:
     """Return a quarter of a second of a recorded note, (T,) at 16 kHz."""
-    path = Path(aape.__file__).parent / "demo" / "audio" / "bass-program033-pitch031-velocity090.opus"
+    path = Path(aape.__file__).parent / "data" / "demo" / "bass-program033-pitch031-velocity090.opus"
     return read_audio(path, sample_rate=RATE, start=0.1, duration=NUM_SECONDS)
 
 

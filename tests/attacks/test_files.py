@@ -11,7 +11,7 @@ from pathlib import Path
 import files
 import pytest
 
-from aape.data.manifest import find_audio, read_manifest
+from aape.data.clips import find_audio, read_manifest
 from aape.errors import DataError
 
 

@@ -7,7 +7,7 @@ import pytest
 from fuzz import SPARE_FRAMES, fuzz, judge
 from mutations import Mutant, make_seeds, mutate, ogg_checksum, with_ogg_checksums
 
-from aape.data import read_audio
+from aape.data.audio import read_audio
 
 
 def test_no_mutation_crashes_hangs_swells_or_passes_as_sound():

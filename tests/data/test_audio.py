@@ -12,8 +12,8 @@ import pytest
 import soundfile
 import soxr
 
-from aape.data import audio_seconds, read_audio
-from aape.data.mpeg import count_frames
+from aape.data.audio import audio_seconds, read_audio
+from aape.data.audio.mpeg import count_frames
 from aape.errors import AapeError, AudioError
 
 FORMATS = {  # extension: format, subtype, largest error of a round trip at 16 kHz

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from aape.data import Clip, LogMel, measure_statistics
-from aape.data.frontend import mel_filter_bank
+from aape.data.clips import Clip
+from aape.data.log_mel import LogMel, measure_statistics, mel_filter_bank
 from aape.errors import DataError
 
 
@@ -80,7 +80,7 @@ def test_a_batch_is_the_same_as_single_clips() -> None:
 def test_long_audio_in_pieces_is_the_same_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     wave = noise(1, 40007)
     at_once = LogMel()(wave)
-    monkeypatch.setattr("aape.data.frontend._FRAMES_AT_ONCE", 17)
+    monkeypatch.setattr("aape.data.log_mel._FRAMES_AT_ONCE", 17)
     torch.testing.assert_close(LogMel()(wave), at_once, atol=1e-5, rtol=0)
 
 
@@ -159,7 +159,7 @@ def write_clips(folder: Path, *lengths: int) -> list[Clip]:
 def test_statistics_are_those_of_all_frames_and_list_the_bad_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aape.data.frontend._FRAMES_AT_ONCE", 23)
+    monkeypatch.setattr("aape.data.log_mel._FRAMES_AT_ONCE", 23)
     clips = write_clips(tmp_path, 8000, 300, 12345)
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     clips.insert(1, Clip(str(tmp_path / "bad.wav"), "bad.wav"))

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from aape.data import Clip, clip_seconds, find_audio, load_clip, read_manifest
-from aape.data.manifest import stream_clip
+from aape.data.clips import Clip, clip_seconds, find_audio, load_clip, read_manifest, stream_clip
 from aape.errors import AudioError, DataError
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aape.config import EncoderConfig, PredictorConfig, encoder_config
 from aape.errors import ConfigError
+from aape.models.config import EncoderConfig, PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.predictor import ConvPredictor, CrossAttentionPredictor, build_predictor
 

@@ -11,9 +11,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from aape.config import FrontEndConfig, encoder_config
 from aape.errors import AapeError, CheckpointError
 from aape.models import saved as saved_module
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import find_model, load_weights, read_model, save_model

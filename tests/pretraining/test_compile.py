@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aape.cli import main
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from aape.config import MaskingConfig, PretrainConfig
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
+from aape.commands.pretrain import PretrainConfig
 from aape.errors import DataError, TrainingError
+from aape.pretraining.config import MaskingConfig
 from aape.pretraining.run import build_trainer
 
 

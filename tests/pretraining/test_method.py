@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aape.config import LossConfig, PredictorConfig, encoder_config
+from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.pretraining import (
     TeacherStudent,
@@ -16,9 +16,10 @@ from aape.pretraining import (
     teacher_targets,
     utterance_loss,
 )
+from aape.pretraining.config import LossConfig
 from aape.pretraining.trainer import momentum_at
-from aape.training.optim import adamw
-from aape.training.schedules import warmup_cosine
+from aape.runs.optim import adamw
+from aape.runs.schedules import warmup_cosine
 
 
 def neighbours_share(visible, grid):
@@ -135,7 +136,7 @@ def test_student_learns_teacher_follows_and_is_never_trained():
 def test_schedules_and_decay_groups():
     """Warm-up, cosine to 0, momentum to 1; no decay where method 7 says none."""
     assert [warmup_cosine(s, warmup=10, total=110) for s in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    from aape.config import OptimConfig
+    from aape.commands.pretrain import OptimConfig
 
     assert momentum_at(0, 100, OptimConfig()) == pytest.approx(0.994)
     assert momentum_at(100, 100, OptimConfig()) == 1.0

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from aape.config import MaskingConfig
-from aape.data.manifest import read_manifest
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
+from aape.data.clips import read_manifest
+from aape.pretraining.config import MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
 
 CLIPS, STEPS = 8, 6

@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
 
 # The run of a rank, in float64 so that nothing but the order of sums can differ
 PROGRAM = """
 import json, os, sys
 import torch
-from aape.config import LossConfig, MaskingConfig, OptimConfig, PretrainConfig
+from aape.commands.pretrain import OptimConfig, PretrainConfig
+from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.run import build_trainer, close_ranks
 data, stats, out, accumulate = *sys.argv[1:4], int(sys.argv[4])
 trainer, _ = build_trainer(PretrainConfig(

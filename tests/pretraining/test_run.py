@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import aape
 from aape import cli
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
 
 NOTES = sorted(AUDIO.glob("*.opus"))[:12]
 FIELDS = {

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from aape.cli import main
-from aape.config import LossConfig, PredictorConfig, encoder_config
-from aape.data.frontend import time_statistics
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
+from aape.data.log_mel import time_statistics
 from aape.errors import DataError
+from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.pretraining.clip_statistics import SCALE, ClipStatistics
+from aape.pretraining.config import LossConfig
 from aape.pretraining.draws import draw_stretch
 from aape.pretraining.masking import draw_views
-from aape.pretraining.statistics import SCALE, ClipStatistics
 from aape.pretraining.teacher_student import TeacherStudent
 
 BINS, FRAMES = 128, 48

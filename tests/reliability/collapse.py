@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aape.config import MaskingConfig, OptimConfig, PretrainConfig
+from aape.commands.pretrain import OptimConfig, PretrainConfig
+from aape.pretraining.config import MaskingConfig
 from aape.pretraining.run import build_trainer
 
 FORCED: dict[str, Any] = {"optim": OptimConfig(momentum_start=0.0, momentum_end=0.0)}

@@ -26,8 +26,9 @@ import ctypes, json, os, random, sys
 from pathlib import Path
 from aape.errors import CheckpointError
 from aape.pretraining.run import build_trainer
-from aape.training.checkpoints import newest_intact
-from aape.config import PretrainConfig, MaskingConfig
+from aape.runs.checkpoints import newest_intact
+from aape.commands.pretrain import PretrainConfig
+from aape.pretraining.config import MaskingConfig
 data, out, offsets, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 trainer, _ = build_trainer(PretrainConfig(
     data=data, out=str(out), model="nano", steps=2, clips=4, save_every=2, workers=0, crop_seconds=2.0,
@@ -71,7 +72,7 @@ def fill_disk(folder: Path, data: Path, offsets: int, seed: int) -> dict[str, ob
 
 def damage(run: Path, damages: int, seed: int) -> dict[str, int]:
     """Flip a bit of, or cut, a random file of the newest checkpoint; ask which one a resumed run would take."""
-    from aape.training.checkpoints import list_checkpoints, newest_intact
+    from aape.runs.checkpoints import list_checkpoints, newest_intact
 
     rng = random.Random(seed)
     before, newest = list_checkpoints(run)[-2:]

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from aape.data.audio import read_audio
-from aape.data.manifest import find_audio
+from aape.data.audio.decoding import read_audio
+from aape.data.clips import find_audio
 
 RATE = 16000
 BAD_EVERY = 50

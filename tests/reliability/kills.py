@@ -19,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from aape.demo.run import AUDIO
-from aape.training.checkpoints import STAGING_NAME, list_checkpoints, step_of
+from aape.commands.demo_run import AUDIO
+from aape.runs.checkpoints import STAGING_NAME, list_checkpoints, step_of
 
 STEPS = 60
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
-from aape.config import MaskingConfig, PretrainConfig
+from aape.commands.pretrain import PretrainConfig
+from aape.pretraining.config import MaskingConfig
 from aape.pretraining.run import build_trainer
 
 

@@ -4,7 +4,7 @@ import collapse
 import pytest
 
 from aape.cli import main
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import soundfile
 import torch
 
 from aape.cli import main
-from aape.config import FrontEndConfig, encoder_config
-from aape.demo.run import AUDIO
+from aape.commands.demo_run import AUDIO
 from aape.inference import AudioModel
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
 

@@ -10,7 +10,7 @@ import damage
 import kills
 import pytest
 
-from aape.training.checkpoints import list_checkpoints
+from aape.runs.checkpoints import list_checkpoints
 
 
 @pytest.fixture(autouse=True, scope="module")

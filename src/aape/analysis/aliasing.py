@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from aape.analysis.numbers import FRAMES_PER_SECOND, mel_hertz
 from aape.analysis.windows import PATCH_SIZE
-from aape.config import FrontEndConfig, encoder_config
-from aape.data.frontend import LogMel
-from aape.evaluation.metrics import confusion_matrix
+from aape.data.log_mel import LogMel
+from aape.downstream.metrics import confusion_matrix
 from aape.layers import AaPE, PatchEmbed
 from aape.layers.lambda_encoder import LambdaEncoder
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder, build_stem
 
 TOKENS_PER_SECOND = FRAMES_PER_SECOND / PATCH_SIZE  # 6.25

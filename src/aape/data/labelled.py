@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.data.manifest import Clip, read_manifest
+from aape.data.clips import Clip, read_manifest
 from aape.errors import ConfigError, DataError
 
 SPLIT_NAMES = ("train", "valid", "val", "validation", "dev", "test")

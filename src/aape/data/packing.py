@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from aape.data.manifest import Clip, load_clip
+from aape.data.clips import Clip, load_clip
 from aape.errors import AudioError
 
 FORMATS = {"flac": ("FLAC", "PCM_16", ".flac"), "opus": ("OGG", "OPUS", ".opus")}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aape.data.audio import audio_format
-from aape.data.manifest import Clip, clip_source, stream_clip
+from aape.data.audio.decoding import audio_format
+from aape.data.clips import Clip, clip_source, stream_clip
 
 
 @dataclass(frozen=True)

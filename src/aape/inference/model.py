@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aape.config import FrontEndConfig
-from aape.data.frontend import LogMel
-from aape.data.manifest import Clip, stream_clip
+from aape.data.clips import Clip, stream_clip
+from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError, ConfigError
-from aape.inference.predictions import Classification, Threshold, check_request, summarise
-from aape.inference.sounds import Blocks, Paths, Sound, file_clips, open_sounds, readable_names, repeated
-from aape.inference.windows import FloatArray, Window, batches, cut
+from aape.inference.labels import Classification, Threshold, check_request, summarise
+from aape.inference.recordings import Blocks, Paths, Sound, file_clips, open_sounds, readable_names, repeated
+from aape.inference.segments import FloatArray, Window, batches, cut
+from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model
-from aape.training.devices import resolve_device
+from aape.runs.devices import resolve_device
 
 MAX_REPEAT_TO = 10  # seconds: what is encoded in one pass
 BATCH_SIZE = 16

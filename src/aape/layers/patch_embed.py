@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aape.layers.pos_embed import PositionTable
+from aape.layers.positions import PositionTable
 
 
 class PatchEmbed(nn.Module):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from aape.config import EncoderConfig
 from aape.layers.aape import AaPE
 from aape.layers.patch_embed import PatchEmbed
 from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
+from aape.models.config import EncoderConfig
 
 
 def build_stem(config: EncoderConfig) -> PatchEmbed:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aape.config import PredictorConfig
 from aape.layers.patch_embed import gather_tokens
-from aape.layers.pos_embed import sincos_2d
+from aape.layers.positions import sincos_2d
 from aape.layers.transformer import NORM_EPS, CrossBlock, init_transformer_weights
+from aape.models.config import PredictorConfig
 
 
 class CrossAttentionPredictor(nn.Module):

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aape.config import EncoderConfig, FrontEndConfig
 from aape.errors import CheckpointError, ConfigError
+from aape.models.config import EncoderConfig, FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.sections import CONFIG_NAME, read_mapping, read_sections
-from aape.training.results import write_atomically
+from aape.runs.folder import write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
-PRETRAINED = Path(__file__).parents[1] / "pretrained"  # the models that are part of the package, by name
+PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part of the package, by name
 
 _KEYS = (
     *("model_type", "architectures", "dtype", "encoder", "front_end", "training", "card"),
@@ -84,7 +84,7 @@ def save_model(
         labels: names of the classes, in the order of the logits; all different.
         multi_label: trained with binary cross-entropy, so that a sound may have several classes or none.
         training: how it was trained; JSON values.
-        card: for the model card (`aape.models.card`): `data` and `license`, in words, and `scores`, a list of
+        card: for the model card (`aape.huggingface.card`): `data` and `license`, in words, and `scores`, a list of
             `{"data": ..., "metric": ..., "value": ..., "protocol": ...}`; JSON values.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 

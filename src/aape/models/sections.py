@@ -8,9 +8,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from aape.config import EncoderConfig, FrontEndConfig
-from aape.data.frontend import LogMel
+from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError
+from aape.models.config import EncoderConfig, FrontEndConfig
 
 CONFIG_NAME = "config.json"
 # What costs time or memory, and no tensor in a file vouches for.

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from aape.config import MaskingConfig
-from aape.data.manifest import Clip, clip_seconds, load_clip
+from aape.data.clips import Clip, clip_seconds, load_clip
 from aape.errors import AudioError, DataError
+from aape.pretraining.config import MaskingConfig
 from aape.pretraining.masking import count_tokens, draw_views
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from aape.config import FrontEndConfig, ProbeConfig, WatchConfig
+from aape.commands.pretrain import WatchConfig
+from aape.commands.probe import ProbeConfig
+from aape.downstream.probing_run import ENCODER, partition, probe, read_labelled
+from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
-from aape.probing.run import ENCODER, partition, probe, read_labelled
-from aape.training.records import Records
+from aape.runs.records import Records
 
 PROBES_NAME = "probes.jsonl"
 

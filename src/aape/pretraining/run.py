@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aape.config import EncoderConfig, FrontEndConfig, PretrainConfig, encoder_config
-from aape.data.frontend import LogMel
-from aape.data.manifest import Clip, read_manifest
+from aape.commands.pretrain import PretrainConfig
+from aape.commands.stats_run import measure, read_stats
+from aape.data.clips import Clip, read_manifest
+from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError, one_line
+from aape.models.config import EncoderConfig, FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, model_name, save_model
+from aape.pretraining.clip_statistics import ClipStatistics
 from aape.pretraining.draws import ClipDraws
-from aape.pretraining.statistics import ClipStatistics
 from aape.pretraining.teacher_student import TeacherStudent
-from aape.stats import measure, read_stats
-from aape.training import checkpoints
-from aape.training.devices import has_fast_bfloat16, resolve_device
-from aape.training.records import Records
-from aape.training.results import write_json, write_result, write_run_header
+from aape.runs import checkpoints
+from aape.runs.devices import has_fast_bfloat16, resolve_device
+from aape.runs.folder import write_json, write_result, write_run_header
+from aape.runs.records import Records
 
 if TYPE_CHECKING:  # it imports transformers
     from aape.pretraining.trainer import PretrainTrainer, WaveformToLoss

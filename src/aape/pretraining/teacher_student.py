@@ -7,12 +7,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from aape.config import LossConfig, PredictorConfig
 from aape.layers.patch_embed import gather_tokens
+from aape.models.config import PredictorConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.predictor import build_predictor
+from aape.pretraining.clip_statistics import ClipStatistics
+from aape.pretraining.config import LossConfig
 from aape.pretraining.losses import contrastive_loss, masked_loss, teacher_targets, utterance_loss
-from aape.pretraining.statistics import ClipStatistics
 
 
 class TeacherStudent(nn.Module):

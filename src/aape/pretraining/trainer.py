@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from aape.config import OptimConfig
-from aape.data.frontend import LogMel
+from aape.commands.pretrain import OptimConfig
+from aape.data.log_mel import LogMel
 from aape.errors import TrainingError
 from aape.pretraining.draws import StepBatches, collate, draw_stretch
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.pretraining.watch import BadFiles, CollapseAlarm, Measurements
-from aape.training import checkpoints
-from aape.training.guards import Flags, StopSignal, ignore_sigterm
-from aape.training.optim import adamw
-from aape.training.records import Records
-from aape.training.schedules import cosine_between, warmup_cosine
+from aape.runs import checkpoints
+from aape.runs.guards import Flags, StopSignal, ignore_sigterm
+from aape.runs.optim import adamw
+from aape.runs.records import Records
+from aape.runs.schedules import cosine_between, warmup_cosine
 
 SKIPPED_NAME = "skipped_steps.jsonl"
 MAX_SKIPPED = 5  # steps in a row

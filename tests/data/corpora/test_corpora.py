@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
+from aape.data.clips import load_clip
 from aape.data.corpora import CORPORA, protocol, read_task
 from aape.data.corpora.audioset import LABELS
 from aape.data.corpora.cremad import PUBLISHED, split_actors
 from aape.data.labelled import find_singles
-from aape.data.manifest import load_clip
 from aape.errors import AapeError, ConfigError, DataError
 from corpus_copies import MAKERS, copy_tree, make_folders, note, table
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, assemble, read_table, require
 from aape.data.labelled import LabelledSet
-from aape.data.manifest import Clip
 
 NAMES = """
 dog rooster pig cow frog cat hen insects sheep crow rain sea_waves crackling_fire crickets chirping_birds water_drops

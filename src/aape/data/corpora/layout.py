@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aape.data.clips import Clip
 from aape.data.labelled import LabelledSet, label_clips
-from aape.data.manifest import Clip
 from aape.errors import DataError
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, assemble, require
 from aape.data.labelled import LabelledSet
-from aape.data.manifest import Clip
 from aape.errors import DataError
 
 CLASSES = ["bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal"]

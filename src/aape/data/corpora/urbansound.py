@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, assemble, read_table, require
 from aape.data.labelled import LabelledSet
-from aape.data.manifest import Clip
 
 NAMES = """
 air_conditioner car_horn children_playing dog_bark drilling engine_idling gun_shot jackhammer siren street_music

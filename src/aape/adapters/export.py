@@ -1,0 +1,255 @@
+"""`aape export`: a model as one file that needs samples only, for ONNX Runtime or as a torch.export program.
+
+The file holds log-mel, statistics and encoder, with the operators by their definitions (`aape.ops.use_reference`), and
+is compared with the model before it gets its name. Letters: B clips, L samples, T frames, Nf and Nt frequency and time
+patches, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aape.commands.export import ExportConfig
+from aape.data.log_mel import LogMel
+from aape.errors import AapeError, ConfigError
+from aape.inference import AudioModel, load_model
+from aape.layers.aape import AaPE
+from aape.models.encoder import pool
+from aape.ops import use_reference
+
+MAX_FRAMES = 608  # the paper's length
+TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
+OUTPUTS = ("embedding", "frames")
+
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class SamplesToEmbeddings(nn.Module):
+    """What is exported: front end and encoder in one forward.
+
+    Args:
+        model: is left as it is.
+    """
+
+    def __init__(self, model: AudioModel) -> None:
+        super().__init__()
+        self.log_mel = _AnyLengthLogMel(**dataclasses.asdict(model.front_end))
+        self.encoder = copy.deepcopy(model.encoder).requires_grad_(False)
+        self.encoder.stem.register_module("pos_embed", _AnyLength(self.encoder.stem.pos_embed.table))
+        self.num_freq = model.log_mel.n_mels // model.encoder.patch_size
+
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed clips of equal length (B, L): embedding (B, 2D), and frame embeddings (B, Nt, Nf * D)."""
+        tokens = self.encoder(self.log_mel(samples))  # (B, 1 + Nf Nt, D)
+        grid = tokens[:, 1:].unflatten(1, (self.num_freq, -1))  # (B, Nf, Nt, D)
+        return pool(tokens), grid.transpose(1, 2).flatten(2)
+
+
+class _AnyLengthLogMel(LogMel):
+    """`LogMel` without its question whether the sound is long enough to be reflected: one graph has one answer."""
+
+    def _pad(self, wave: Tensor) -> Tensor:
+        reach = self.n_fft // 2
+        last = torch.ones_like(wave[0], dtype=torch.int64).sum() - 1
+        places = torch.arange(-reach, wave.shape[1] + reach)
+        mirrored = (last - (last - places.abs()).abs()).clamp(min=0)
+        is_kept = (mirrored == places) | (last >= reach)  # the others are zeros
+        return wave[:, mirrored] * is_kept.to(wave.dtype)
+
+
+class _AnyLength(nn.Module):
+    """`PositionTable` without its question whether the clip is longer than the table."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table.detach())
+
+    def forward(self, num_time: int) -> Tensor:
+        """Return positions (Nf * num_time, D), each a mixture of two columns of the table."""
+        columns = torch.arange(self.table.shape[1], dtype=self.table.dtype)
+        wanted = torch.arange(num_time, dtype=self.table.dtype)
+        step = (len(columns) / torch.ones_like(wanted).sum()).clamp(max=1)  # 1 where the table is only cut off
+        places = ((wanted + 0.5) * step - 0.5).clamp(0, len(columns) - 1)
+        weights = (1 - (places[:, None] - columns).abs()).clamp(min=0)  # (num_time, columns)
+        return (weights @ self.table).flatten(0, 1)
+
+
+def export(config: ExportConfig) -> None:
+    """Write a model as a file that other programs run, once it has been found to agree with PyTorch.
+
+    Raises:
+        AapeError: a package is missing, or the file would not agree with PyTorch to 1e-4.
+        CheckpointError: there is no such model.
+        ConfigError: the format is not to be told from the name of the file.
+    """
+    out = Path(config.out)
+    kind = out.suffix.removeprefix(".") if config.format == "auto" else config.format
+    if kind not in ("onnx", "pt2"):
+        raise ConfigError(f"out: {out} ends neither in .onnx nor in .pt2: name it so, or say --format onnx or pt2")
+    if kind == "pt2" and out.suffix != ".pt2":
+        raise ConfigError(f"out: {out} must end in .pt2, which is all that torch.export.load takes")
+    if out.is_dir():
+        raise ConfigError(f"out: {out} is a folder: name the file to write, such as {out / f'model.{kind}'}")
+    if kind == "onnx":
+        require_onnx()
+    model = load_model(config.model, "cpu")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        draft = Path(folder) / f"model.{kind}"
+        write(model, draft, kind)
+        difference = compare(model, open_onnx(draft) if kind == "onnx" else open_pt2(draft))
+        if not difference <= TOLERANCE:
+            raise AapeError(f"{out}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
+        os.replace(draft, out)
+    most, rate = max_samples(model), model.front_end.sample_rate
+    print(
+        f"samples (clips, {min_samples(model)} to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
+        f"{model.embed_dim}), frames; largest difference from PyTorch {difference:.1e} -> {out}"
+    )
+
+
+def min_samples(model: AudioModel) -> int:
+    """Return the least number of samples that an exported model takes: 1, or with the standard stem 48 frames' worth.
+
+    Of that stem torch.export makes no program that holds for one patch and for many.
+    """
+    return 1 if isinstance(model.encoder.stem, AaPE) else 48 * model.front_end.hop_length
+
+
+def max_samples(model: AudioModel) -> int:
+    """Return the largest number of samples that an exported model takes: those of 608 frames."""
+    return MAX_FRAMES * model.front_end.hop_length - 1
+
+
+def write(model: AudioModel, path: Path, kind: str) -> None:
+    """Write a model to a file.
+
+    Args:
+        model: on the CPU, in float32.
+        path: of the file.
+        kind: "onnx" or "pt2".
+    """
+    least, most = min_samples(model), max_samples(model)
+    about = {
+        "aape": json.dumps({"sample_rate": model.front_end.sample_rate, "min_samples": least, "max_samples": most}),
+        "training": json.dumps(model.training),
+    }
+    program = _trace(model)
+    if kind == "pt2":
+        torch.export.save(program, path, extra_files=about)
+        return
+    with _quiet():
+        onnx_program = torch.onnx.export(
+            program, (), dynamo=True, input_names=["samples"], output_names=OUTPUTS, verbose=False
+        )
+    assert onnx_program is not None
+    onnx_program.model.metadata_props.update(about)
+    onnx_program.save(path)
+
+
+def open_onnx(path: str | os.PathLike[str]) -> Run:
+    """Open an ONNX file with ONNX Runtime, on the CPU."""
+    require_onnx()
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+
+    def run(samples: Tensor) -> tuple[Tensor, Tensor]:
+        embedding, frames = session.run(list(OUTPUTS), {"samples": samples.numpy()})
+        return torch.from_numpy(embedding), torch.from_numpy(frames)
+
+    return run
+
+
+def open_pt2(path: str | os.PathLike[str]) -> Run:
+    """Open a torch.export file."""
+    run: Run = torch.export.load(path).module()
+    return run
+
+
+def compare(model: AudioModel, run: Run) -> float:
+    """Return the largest difference between an exported model and PyTorch's, over several lengths and batches.
+
+    Noise, a tone in faint noise and near silence; what `embed` and `embed_frames` themselves return is the other side.
+    """
+    least, most, rate = min_samples(model), max_samples(model), model.front_end.sample_rate
+    reach, patch = model.front_end.n_fft // 2, model.encoder.patch_size * model.front_end.hop_length
+    noise = torch.randn(most, generator=torch.Generator().manual_seed(0))
+    tone = torch.sin(2 * torch.pi * 440 / rate * torch.arange(most))
+    # A tone alone would show how float32 rounds beside it: there PyTorch itself is 1e-4 from its own float64.
+    sounds = torch.stack([0.1 * noise, 0.5 * tone + 1e-3 * noise, 1e-5 * noise])
+    largest = 0.0
+    wanted_lengths = (least, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    lengths = [length for length in wanted_lengths if length >= least]
+    for length, num_clips in zip(lengths, itertools.cycle((1, 3, 2)), strict=False):
+        samples = sounds[:num_clips, :length].contiguous()
+        embedding, frames = run(samples)
+        wanted = torch.from_numpy(model.embed(samples.numpy(), rate))
+        wanted_frames = torch.from_numpy(model.embed_frames(samples[0].numpy(), rate)[0])
+        for given, right in ((embedding, wanted), (frames[0], wanted_frames)):
+            difference = float((given - right).abs().max()) if given.shape == right.shape else float("nan")
+            largest = difference if difference != difference else max(largest, difference)
+    return largest
+
+
+def require_onnx() -> None:
+    """Fail now rather than after the tracing.
+
+    Raises:
+        AapeError: a package is missing.
+    """
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise AapeError(f"ONNX needs {', '.join(missing)}: pip install 'aape[onnx]'")
+
+
+def _trace(model: AudioModel) -> torch.export.ExportedProgram:
+    """Record the forward for any number of clips and any length from `min_samples` to `max_samples`."""
+    example = torch.zeros(2, 2 * model.front_end.sample_rate)
+    length = torch.export.Dim("length", min=min_samples(model), max=max_samples(model))
+    shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: length}}
+    module = SamplesToEmbeddings(model).eval()
+    module.log_mel(example)  # makes its constants now, which tracing could not
+    with use_reference(), torch.no_grad(), _quiet():
+        program = torch.export.export(
+            module, (example,), dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
+        )
+    # What tracing could not prove of the length it asks at run time, whether some size is 1 for one; all of it is about
+    # which copies could be spared, so `compare` is what judges. The range of the length is asked for apart from these.
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to themselves what torch's exporters say about other packages and their own future."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,83 @@
+"""Samples that a caller brings as an array: vetted and resampled as sound files are."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aape.data.audio.decoding import MAX_LEVEL, MAX_RATE, MIN_RATE
+from aape.errors import AudioError
+
+NAME = "array"  # what an array is called in errors
+_LOUD = 1000.0  # 60 dB above full scale: such are integers that somebody only cast
+_MOST_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
+
+
+def read_array(
+    wav: Any,
+    sample_rate: float | None,
+    *,
+    to_rate: int = 16000,
+    dtype: type[np.floating] = np.float32,
+    name: str = NAME,
+) -> NDArray[np.floating]:
+    """Vet an array of mono samples and resample it.
+
+    Args:
+        wav: floating point samples (samples,), or (B, samples) for B clips: anything that numpy reads, or a tensor.
+        sample_rate: of the samples, in Hz.
+        to_rate: of the result, in Hz (soxr, HQ).
+        dtype: of the result.
+        name: what to call it in errors.
+
+    Returns:
+        One row per clip, (B, samples); B = 1 for a single clip.
+
+    Raises:
+        AudioError: not such an array, empty, NaN, infinite or absurdly large samples, no or an absurd sample rate, or
+            too short to resample.
+    """
+    try:
+        array = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
+    except (TypeError, ValueError) as error:
+        raise AudioError(name, f"not an array of samples ({error})") from error
+    if array.dtype.kind != "f":
+        hint = f": divide by {np.iinfo(array.dtype).max + 1}" if array.dtype.kind == "i" else ""
+        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
+    if array.ndim not in (1, 2):
+        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
+    if array.size == 0:
+        raise AudioError(name, f"of shape {array.shape}: no samples in it")
+    if array.ndim == 2 and array.shape[1] <= _MOST_CHANNELS and array.shape[0] > array.shape[1]:
+        hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
+        raise AudioError(name, f"of shape {array.shape}: {hint}")
+    if sample_rate is None:
+        raise AudioError(name, "an array does not know its sample rate: pass it")
+    try:
+        sample_rate = float(sample_rate)
+    except (TypeError, ValueError) as error:
+        raise AudioError(name, f"a sample rate of {sample_rate!r}: it must be one number, in Hz") from error
+    if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
+        raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
+    rows = np.atleast_2d(array)
+    for index, row in enumerate(rows):
+        level = float(np.abs(row).max())
+        if not level <= MAX_LEVEL:  # also true of NaN
+            reason = f"samples as large as {level:g}" if np.isfinite(level) else "NaN or infinite samples"
+            raise AudioError(name if array.ndim == 1 else f"{name}, clip {index}", reason)
+        if level > _LOUD:
+            warnings.warn(
+                f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768",
+                stacklevel=2,
+            )
+    rows = rows.astype(dtype, copy=False)
+    if sample_rate != to_rate:
+        import soxr
+
+        rows = np.stack([soxr.resample(row, sample_rate, to_rate, quality="HQ") for row in rows])
+        if rows.shape[1] == 0:
+            raise AudioError(name, f"{array.shape[-1]} samples at {sample_rate:g} Hz are too short to resample")
+    return np.ascontiguousarray(rows)

@@ -1,0 +1,381 @@
+"""Sound files to arrays: WAV, FLAC, Ogg Vorbis, Opus, MP3 and AIFF, mono, resampled. No header is trusted.
+
+Decoding goes block by block, so that memory follows what is really in the file; what came back is compared with what
+was promised. Only the part asked for is decoded: a training crop costs little more than its own length.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+
+from aape.data.audio.containers import count_ogg_frames, find_fault, num_vorbis_frames_to_avoid
+from aape.data.audio.mpeg import count_frames, has_index
+from aape.errors import AudioError
+
+AUDIO_EXTENSIONS = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wave")
+MAX_SECONDS = 4 * 3600.0  # of one array
+MAX_STREAM_SECONDS = 48 * 3600.0  # of what is read block by block and never held as a whole
+MAX_CHANNELS = 64
+MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
+MAX_VALUES = 1 << 31  # samples times channels decoded for one array: 4 h of 44.1 kHz stereo and some more
+MAX_EXPANSION = 4096  # values per byte of the file: silence in FLAC's streamable subset stays below
+MAX_LEVEL = 2.0**32  # float files scaled as 32-bit integers pass; beyond, a float32 power spectrum is near overflow
+
+_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
+_BLOCK_VALUES = 1 << 18
+_FREE_VALUES = 1 << 24  # decoded from any file, however small: 17 minutes at 16 kHz
+_NO_LENGTH = (1 << 63) - 1  # libsndfile's count of frames for a FLAC stream that states none
+_MP3_SEEK_SECONDS = 30.0  # up to here decoding from the start costs less than 20 ms
+_MP3_DELAY = 2 * 1152  # frames that a decoder may keep for itself
+_MP3_PREROLL = 32 * 1152  # frames; the bit reservoir reaches back 511 bytes, over 20 of the smallest MP3 frames
+_FILTER_REACH = 320  # samples at the lower of two rates after which soxr's HQ filter has died out
+
+
+def read_audio(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    sample_rate: int = 16000,
+    start: float = 0.0,
+    duration: float | None = None,
+    max_seconds: float = MAX_SECONDS,
+    name: str | None = None,
+) -> np.ndarray:
+    """Read a sound file, or a part of it, as mono at one sample rate.
+
+    Args:
+        source: a path, or the content of a file.
+        sample_rate: of the result, in Hz; other rates are resampled (soxr, HQ).
+        start: where to start, in seconds.
+        duration: how much to read, in seconds; None for all. A file that ends earlier gives what there is.
+        max_seconds: the longest piece that is decoded.
+        name: what to call the file in errors; the path if not given.
+
+    Returns:
+        float32 samples (T,), the mean of the channels; integer files are scaled to -1..1. The samples of a part are
+        those of the whole at the same place, up to the rounding of resamplers and lossy decoders.
+
+    Raises:
+        AudioError: not a readable sound file, truncated, empty, with NaN or infinite samples, with an absurd rate or
+            number of channels, longer than `max_seconds`, or shorter than `start`.
+        ValueError: for a negative `start`, or a `duration` or `sample_rate` that is not positive.
+    """
+    if not (0 <= start < math.inf) or (duration is not None and not 0 < duration < math.inf) or sample_rate <= 0:
+        raise ValueError(f"no such part: start {start}, duration {duration}, sample rate {sample_rate}")
+    with _open_sound(source, name) as (sound, file, size, label):
+        rate, num_frames = sound.samplerate, sound.frames
+        first = round(start * sample_rate)
+        stop = None if duration is None else first + max(1, round(duration * sample_rate))
+        frame, last_frame = _frames_of(first, stop, rate, sample_rate)
+        # What the resampler reads on both sides of a part is under 2 s and not the user's.
+        most_frames = math.ceil((max_seconds + (0 if duration is None else 2)) * rate)
+        if num_frames == 0:
+            raise AudioError(label, "no audio in it")
+        if num_frames != _NO_LENGTH:
+            last_frame = num_frames if last_frame is None else min(last_frame, num_frames)
+            if frame >= num_frames:
+                raise AudioError(label, f"{num_frames / rate:.2f} s long, asked for from {start:g} s")
+            if last_frame - frame > most_frames:
+                hours = (last_frame - frame) / rate / 3600
+                raise AudioError(label, f"{hours:.2f} h of audio, the most is {max_seconds / 3600:g} h: cut it first")
+        # How much must come back: an MP3 without an index has no length but the one that was counted.
+        promised = last_frame or 0
+        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
+            promised = 0
+        if start == 0 and duration is None:
+            counted = _count_frames(sound, file, size, label)
+            promised = promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
+        seek_to = frame and _find_seek(sound, file, size, frame)
+        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, MAX_VALUES, size)
+        wave = _join(list(_resample(blocks, rate, sample_rate)))
+        wave = wave[first - frame * sample_rate // rate :]
+        if stop is not None:
+            wave = wave[: stop - first]
+        if wave.size == 0:
+            reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
+            raise AudioError(label, reason)
+        return wave
+
+
+def stream_audio(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    sample_rate: int = 16000,
+    max_seconds: float = MAX_STREAM_SECONDS,
+    name: str | None = None,
+) -> Iterator[np.ndarray]:
+    """Read a sound file of any length block by block, in memory that does not grow with it.
+
+    Args:
+        source: a path, or the content of a file.
+        sample_rate: of the result, in Hz.
+        max_seconds: the longest file that is decoded.
+        name: what to call the file in errors; the path if not given.
+
+    Yields:
+        Blocks of float32 samples (T,), of about 16 s at most; joined, they are what `read_audio` returns.
+
+    Raises:
+        AudioError: as `read_audio`; of a file that turns out to be bad at its end, after the blocks before it.
+    """
+    with _open_sound(source, name) as (sound, file, size, label):
+        rate, num_frames = sound.samplerate, sound.frames
+        most_frames, last_frame = math.ceil(max_seconds * rate), None
+        if num_frames == 0:
+            raise AudioError(label, "no audio in it")
+        if num_frames != _NO_LENGTH:
+            last_frame = num_frames
+            if num_frames > most_frames:
+                hours = f"{num_frames / rate / 3600:.2f} h of audio, the most is {max_seconds / 3600:g} h"
+                raise AudioError(label, f"{hours}: cut it first")
+        counted = _count_frames(sound, file, size, label)
+        promised = last_frame or 0
+        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
+            promised = 0 if counted == _NO_LENGTH else counted - _MP3_DELAY
+        most_values = most_frames * sound.channels
+        is_empty = True
+        blocks = _decode(sound, label, 0, 0, last_frame, promised, most_frames, most_values, size)
+        for block in _resample(blocks, rate, sample_rate):
+            if block.size:
+                is_empty = False
+                yield block
+        if is_empty:
+            raise AudioError(label, "too short to resample")
+
+
+def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
+    """Return the sample rate in Hz, the number of channels, and the format, such as "WAV PCM_16".
+
+    Raises:
+        AudioError: not a sound file that `read_audio` takes; nothing is decoded.
+    """
+    with _open_sound(source, name) as (sound, _, _, _):
+        return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
+
+
+def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> float:
+    """Return the length of a sound file in seconds, from its header where that states one.
+
+    Raises:
+        AudioError: as `read_audio`.
+    """
+    with _open_sound(source, name) as (sound, file, size, label):
+        num_frames = _count_frames(sound, file, size, label)
+        if num_frames == 0:
+            raise AudioError(label, "no audio in it")
+        if num_frames != _NO_LENGTH:
+            return num_frames / float(sound.samplerate)
+    return len(read_audio(source, name=name)) / 16000
+
+
+def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
+    """Return how many frames a sound holds: libsndfile's word, which is compared with that of the container."""
+    num_frames = int(sound.frames)
+    if sound.subtype in ("VORBIS", "OPUS"):
+        promised = count_ogg_frames(file, size, sound.samplerate)
+        if promised > num_frames:  # libsndfile adds up what its packets would give
+            reason = f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}"
+            raise AudioError(label, reason)
+    counted = count_frames(file, size) if sound.format == "MP3" else None
+    if counted is None:
+        return num_frames
+    if counted.is_mostly_foreign:
+        raise AudioError(label, "no MP3 frames in it: convert it to WAV or FLAC first")
+    if counted.is_cut:
+        raise AudioError(label, "truncated: the last MP3 frame is cut")
+    if counted.num_foreign:
+        raise AudioError(label, f"damaged: {counted.num_foreign} bytes between its MP3 frames are none")
+    if counted.is_index_short:
+        raise AudioError(label, "damaged: more MP3 frames than its index counts: convert it to WAV or FLAC first")
+    if has_index(file):
+        return num_frames
+    if counted.num_samples > num_frames + 2 * counted.samples_per_frame:  # libsndfile would stop where its guess ends
+        reason = "an MP3 of variable bit rate without an index, so of unknown length: convert it to WAV or FLAC first"
+        raise AudioError(label, reason)
+    return min(counted.num_samples, num_frames) or num_frames
+
+
+def _find_seek(sound: Any, file: IO[bytes], size: int, frame: int) -> int:
+    """Return a frame, at or before the wanted one, from which decoding gives the right samples at the wanted one."""
+    if sound.frames == _NO_LENGTH or not sound.can_seek():
+        return 0
+    if sound.format == "MP3":
+        # Frames borrow bits from earlier ones: after a seek mpg123 gives zeros, and words on stderr, for some of them.
+        return 0 if frame < _MP3_SEEK_SECONDS * sound.samplerate else frame - _MP3_PREROLL
+    if sound.subtype == "VORBIS":
+        avoid = num_vorbis_frames_to_avoid(file, size)
+        return 0 if avoid is None else min(frame, max(0, int(sound.frames) - avoid))
+    return frame
+
+
+def _frames_of(first: int, stop: int | None, rate: int, sample_rate: int) -> tuple[int, int | None]:
+    """Return the range of source frames that output samples first..stop need.
+
+    It starts on a frame that coincides with an output sample, so that a part is resampled on the grid of the whole.
+    """
+    if rate == sample_rate:
+        return first, stop
+    reach = math.ceil(_FILTER_REACH * max(1.0, rate / sample_rate))
+    step = rate // math.gcd(rate, sample_rate)
+    frame = max(0, first * rate // sample_rate - reach) // step * step
+    return frame, None if stop is None else -(-stop * rate // sample_rate) + reach
+
+
+class _Content(io.BytesIO):
+    """The content of a file. A damaged header makes libsndfile seek before the start: then it stays where it is.
+
+    An exception here would be printed by the callback that soundfile calls this from.
+    """
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+@functools.cache
+def _sound_file() -> Any:
+    import soundfile
+
+    class SequentialSoundFile(soundfile.SoundFile):  # type: ignore[misc, unused-ignore]
+        """soundfile seeks after every block it reads, which fails in FLAC streams of unknown length."""
+
+        def seekable(self) -> bool:
+            return False
+
+        def can_seek(self) -> bool:
+            return bool(super().seekable())
+
+    return SequentialSoundFile
+
+
+@contextmanager
+def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterator[tuple[Any, IO[bytes], int, str]]:
+    """Open and vet a sound file: yields libsndfile's view, the open file, its size in bytes and its name."""
+    import soundfile
+
+    label = name or (f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source))
+    if not label.isprintable():  # a line break, or bytes that are not UTF-8, would spoil the one-line message
+        label = ascii(label)
+    with _open_file(source, label) as (file, size):
+        if size == 0:
+            raise AudioError(label, "the file is empty")
+        fault = find_fault(file, size)
+        if fault:
+            raise AudioError(label, fault)
+        file.seek(0)
+        handle = file if isinstance(source, bytes) else file.fileno()
+        fault = "not a readable sound file"
+        try:
+            with _sound_file()(handle, closefd=False) as sound:
+                fault = "damaged or truncated"
+                _check_format(sound, label)
+                yield sound, file, size, label
+        except soundfile.LibsndfileError as error:
+            # This is how libsndfile puts it when libmpg123 finds no frames.
+            is_misleading = error.error_string.startswith("File does not exist")
+            detail = "" if is_misleading else f" ({error.error_string.strip().rstrip('.')})"
+            raise AudioError(label, fault + detail) from error
+        except OSError as error:
+            raise AudioError(label, f"cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def _open_file(source: str | os.PathLike[str] | bytes, label: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a path, if it is a regular file, or bytes: yields the file and its size in bytes."""
+    if isinstance(source, bytes):
+        yield _Content(source), len(source)
+        return
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe must not hang us
+    try:
+        descriptor = os.open(source, flags)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = "a folder, not a sound file" if os.path.isdir(source) else getattr(error, "strerror", None)
+        raise AudioError(label, reason or str(error)) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe"
+        raise AudioError(label, f"{kind}, not a sound file")
+    with open(descriptor, "rb", buffering=0) as file:
+        yield file, status.st_size
+
+
+def _check_format(sound: Any, label: str) -> None:
+    if sound.format not in _FORMATS:
+        raise AudioError(label, f"{sound.format} files are not supported: convert it to WAV or FLAC first")
+    if sound.channels > MAX_CHANNELS:
+        raise AudioError(label, f"{sound.channels} channels, the most is {MAX_CHANNELS}")
+    if not MIN_RATE <= sound.samplerate <= MAX_RATE:
+        raise AudioError(label, f"a sample rate of {sound.samplerate} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
+
+
+def _decode(
+    sound: Any,
+    label: str,
+    seek_to: int,
+    frame: int,
+    last_frame: int | None,
+    promised: int,
+    most_frames: int,
+    most_values: int,
+    size: int,
+) -> Iterator[np.ndarray]:
+    """Yield mono float32 blocks (T,) of the frames frame..last_frame, None for the end.
+
+    Decoding starts at `seek_to`; what lies before `frame` is dropped.
+    Decoding that ends before `promised` is an error, and so is more than a file of `size` bytes can honestly hold.
+    """
+    position = seek_to
+    if seek_to:
+        sound.seek(seek_to)
+    rate, channels = sound.samplerate, sound.channels
+    num_decoded, block = 0, max(1024, _BLOCK_VALUES // channels)
+    while last_frame is None or position < last_frame:
+        wanted = block if last_frame is None else min(block, last_frame - position)
+        values = sound.read(wanted, dtype="float32", always_2d=True)  # (T, channels)
+        skipped = max(0, frame - position)
+        position, num_decoded = position + len(values), num_decoded + values.size
+        if len(values) == 0:
+            break
+        if num_decoded > max(_FREE_VALUES, MAX_EXPANSION * size):
+            raise AudioError(label, f"a decompression bomb: over {num_decoded // size} samples out of every byte")
+        if num_decoded > most_values or position - frame > most_frames:
+            most = min(most_frames, most_values / channels) / rate / 3600
+            raise AudioError(label, f"over {most:.2f} h of audio, the most at {channels} x {rate} Hz: cut it first")
+        values = values[skipped:]
+        level = float(np.abs(values).max(initial=0.0))
+        if not level <= MAX_LEVEL:  # also true of NaN
+            reason = f"samples as large as {level:g}" if math.isfinite(level) else "NaN or infinite samples"
+            raise AudioError(label, reason)
+        yield values[:, 0] if channels == 1 else values.mean(axis=1)
+    if position < promised:
+        raise AudioError(label, f"truncated: it stops at {position / rate:.2f} s, {sound.frames / rate:.2f} s promised")
+
+
+def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> Iterator[np.ndarray]:
+    """Bring blocks (T,) to `sample_rate` on the way, so that memory follows the result."""
+    if rate == sample_rate:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(block)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _join(blocks: list[np.ndarray]) -> np.ndarray:
+    if len(blocks) == 1:
+        return np.ascontiguousarray(blocks[0])
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

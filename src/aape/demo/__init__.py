@@ -1,5 +1,0 @@
-"""The demo, and the recordings that come with the package."""
-
-from pathlib import Path
-
-AUDIO = Path(__file__).parent / "audio"

@@ -1,0 +1,1 @@
+"""What an encoder is judged by: fine-tuning, probing, metrics and scores."""

@@ -1,0 +1,296 @@
+"""The protocol of linear probing (method 9): how learning rate and step are chosen, and what is reported.
+
+G feature matrices, n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aape.downstream.linear import History, Run, train_linear
+from aape.downstream.metrics import (
+    accuracy,
+    balanced_accuracy,
+    bootstrap_scores,
+    confusion_matrix,
+    percentile_interval,
+    recall_per_class,
+    summarise,
+)
+from aape.downstream.partitions import Indices, Partition, hold_out
+from aape.errors import DataError
+
+METRICS = ("accuracy", "balanced_accuracy")
+SCORES = ("best", "best_on_validation", "last")
+HELD_OUT = 0.1  # of the training set, to choose the learning rate where there is no validation data [ours]
+
+MEANING = {
+    "best": "the highest test score of all evaluated steps: it selects on test data, as the paper does",
+    "best_on_validation": "the test score at the first step with the highest validation score, each metric for "
+    "itself; of fold sets, the step is chosen by a run without the next fold and read off the run that trained on it "
+    "too; null without validation data",
+    "last": "the test score after the last step",
+    "mean": "over folds and seeds; balanced accuracy is the mean recall of the classes present in a test set",
+    "std_seeds": "sample standard deviation over seeds of the mean over folds",
+    "std_folds": "sample standard deviation over folds of the mean over seeds",
+    "interval": "central 95 % of 1000 bootstrap resamples of the test clips of every fold (of groups of clips if a "
+    "group column is given); it holds the training set fixed",
+    "untrained": "one random initialisation per seed",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that a feature set is probed with, the same for every one of them.
+
+    Attributes:
+        labels: classes, (n,).
+        num_classes: of them.
+        partitions: one for a split, one per tested fold.
+        groups: integers (n,) of clips that are not independent, or None.
+        steps: optimiser steps.
+        batch: clips per step.
+        seeds: number of probes per partition, S.
+        learning_rates: peak rates to choose from.
+        validate_every: steps between evaluations.
+        device: where to train.
+    """
+
+    labels: NDArray[np.int64]
+    num_classes: int
+    partitions: list[Partition]
+    groups: NDArray[np.int64] | None = None
+    steps: int = 8000
+    batch: int = 128
+    seeds: int = 3
+    learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    validate_every: int = 100
+    device: str | torch.device = "cpu"
+
+    @property
+    def num_runs(self) -> int:
+        """Linear layers that one feature set takes, the sweep included."""
+        sweep = len(self.learning_rates) if len(self.learning_rates) > 1 else 0
+        selecting = sum(_is_separate(partition) for partition in self.partitions)
+        return self.seeds * (sweep + len(self.partitions) + selecting)
+
+    def sweep_sets(self) -> tuple[Indices, Indices, str]:
+        """Return the training and validation clips of the learning rate sweep, and what they are in words.
+
+        Raises:
+            DataError: there is no validation data, and no class has a clip to spare for it.
+        """
+        first = self.partitions[0]
+        if len(first.validation):
+            words = "the fold after the first test fold" if _is_separate(first) else "the validation split"
+            return first.selection_train, first.validation, words
+        held = hold_out(first.train, self.labels, self.groups, fraction=HELD_OUT, seed=0)
+        if not len(held):
+            raise DataError("every class has a single training clip: no learning rate can be chosen, give one")
+        words = f"{len(held)} training clips held out, by class{'' if self.groups is None else ' and group'}"
+        return np.setdiff1d(first.train, held), held, words
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """The result of one feature set.
+
+    Attributes:
+        summary: what goes into `result.json`.
+        curves: one entry per evaluated step, for `metrics.jsonl`.
+        resamples: accuracy and balanced accuracy of the last step in every bootstrap resample, (R, 2).
+    """
+
+    summary: dict[str, Any]
+    curves: list[dict[str, float]]
+    resamples: NDArray[np.float64] = field(repr=False)
+
+
+def score(
+    features: NDArray[np.float32], protocol: Protocol, progress: Callable[[int], None] | None = None
+) -> ProbeScores:
+    """Choose the learning rate, train on every partition with every seed, and summarise.
+
+    Args:
+        features: (G, n, D); G is 1, or one matrix per seed.
+        protocol: the clips, labels and budget.
+        progress: called with the number of layers trained since the last call.
+    """
+    rate, sweep = choose_learning_rate(features, protocol, progress)
+    runs: list[Run] = []
+    for partition in protocol.partitions:
+        separate = _is_separate(partition)
+        sets = [partition.test] if separate else [partition.test, partition.validation]
+        watched = tuple(indices for indices in sets if len(indices))
+        selection_train = partition.selection_train
+        for seed in range(protocol.seeds):
+            runs.append(Run(partition.train, watched, rate, seed, seed % len(features)))
+        for seed in range(protocol.seeds if separate else 0):
+            runs.append(Run(selection_train, (partition.validation,), rate, seed, seed % len(features)))
+    histories = iter(_train(features, protocol, runs, progress))
+    # One list per partition, one history per seed.
+    trained: list[list[History]] = []
+    selecting: list[list[History]] = []
+    for partition in protocol.partitions:
+        trained.append([next(histories) for _ in range(protocol.seeds)])
+        if _is_separate(partition):
+            selecting.append([next(histories) for _ in range(protocol.seeds)])
+        elif len(partition.validation):
+            selecting.append(trained[-1])
+        else:
+            selecting.append([])
+    resamples = _resample(protocol, trained)
+    summary = {
+        "num_features": features.shape[-1],
+        "learning_rate": rate,
+        "sweep": sweep,
+        "scores": _scores(protocol, trained, selecting, resamples),
+        **_by_class(protocol, trained),
+    }
+    return ProbeScores(summary, _curves(trained, selecting), resamples)
+
+
+def choose_learning_rate(
+    features: NDArray[np.float32], protocol: Protocol, progress: Callable[[int], None] | None = None
+) -> tuple[float, dict[str, Any] | None]:
+    """Return the peak rate with the best validation accuracy after the last step, mean over seeds, and the sweep.
+
+    Equal accuracies are decided by the lower validation loss. A single rate needs no sweep, and gets None.
+    """
+    rates = protocol.learning_rates
+    if len(rates) == 1:
+        return rates[0], None
+    train, validation, words = protocol.sweep_sets()
+    runs = [
+        Run(train, (validation,), rate, seed, seed % len(features)) for rate in rates for seed in range(protocol.seeds)
+    ]
+    histories = _train(features, protocol, runs, progress)
+    table = []
+    for index, rate in enumerate(rates):
+        own = histories[index * protocol.seeds : (index + 1) * protocol.seeds]
+        table.append(
+            {
+                "learning_rate": rate,
+                "accuracy": float(np.mean([history.accuracy[0, -1] for history in own])),
+                "loss": float(np.mean([history.loss[0, -1] for history in own])),
+            }
+        )
+    best = max(table, key=lambda row: (row["accuracy"], -row["loss"]))
+    is_edge = best["learning_rate"] in (min(rates), max(rates))
+    return best["learning_rate"], {"validation": words, "is_at_edge": is_edge, "rates": table}
+
+
+def margin(ours: ProbeScores, theirs: ProbeScores) -> dict[str, dict[str, Any]]:
+    """Return by how much one feature set's last score exceeds another's, with a paired bootstrap interval."""
+    margins = {}
+    for index, metric in enumerate(METRICS):
+        means = [scores.summary["scores"]["last"][metric]["mean"] for scores in (ours, theirs)]
+        interval = percentile_interval(ours.resamples[:, index] - theirs.resamples[:, index])
+        margins[metric] = {"mean": means[0] - means[1], "interval": list(interval)}
+    return margins
+
+
+def _is_separate(partition: Partition) -> bool:
+    """Whether the validation clips are training clips too, so that selecting takes a run of its own."""
+    return len(np.intersect1d(partition.train, partition.validation)) > 0
+
+
+def _train(
+    features: NDArray[np.float32], protocol: Protocol, runs: list[Run], progress: Callable[[int], None] | None
+) -> list[History]:
+    return train_linear(
+        features,
+        protocol.labels,
+        runs,
+        num_classes=protocol.num_classes,
+        steps=protocol.steps,
+        batch=protocol.batch,
+        validate_every=protocol.validate_every,
+        device=protocol.device,
+        progress=progress,
+    )
+
+
+def _scores(
+    protocol: Protocol,
+    trained: list[list[History]],
+    selecting: list[list[History]],
+    resamples: NDArray[np.float64],
+) -> dict[str, Any]:
+    scores: dict[str, Any] = {name: {} for name in SCORES}
+    has_validation = all(selecting)
+    for index, (metric, curve) in enumerate(zip(METRICS, (_accuracy_curve, _balanced_curve), strict=True)):
+        values: dict[str, NDArray[np.float64]] = {
+            name: np.empty((protocol.seeds, len(trained))) for name in SCORES if name in ("best", "last")
+        }
+        if has_validation:
+            values["best_on_validation"] = np.empty((protocol.seeds, len(trained)))
+        for fold, histories in enumerate(trained):
+            for seed, history in enumerate(histories):
+                test = curve(history, 0)
+                values["best"][seed, fold] = test.max()
+                values["last"][seed, fold] = test[-1]
+                if has_validation:
+                    chooser = selecting[fold][seed]
+                    # Of several sets the validation clips are the last; a run that only selects watches nothing else.
+                    step = int(curve(chooser, len(chooser.accuracy) - 1).argmax())
+                    values["best_on_validation"][seed, fold] = test[step]
+        for name in SCORES:
+            scores[name][metric] = summarise(values[name]) if name in values else None
+        scores["last"][metric]["interval"] = list(percentile_interval(resamples[:, index]))
+    if not has_validation:
+        scores["best_on_validation"] = None
+    return scores
+
+
+def _by_class(protocol: Protocol, trained: list[list[History]]) -> dict[str, Any]:
+    """Confusion and recall of the last step over all folds and seeds."""
+    confusion = np.zeros((protocol.num_classes, protocol.num_classes), dtype=np.int64)
+    for partition, histories in zip(protocol.partitions, trained, strict=True):
+        for history in histories:
+            confusion += confusion_matrix(protocol.labels[partition.test], history.predictions[0], protocol.num_classes)
+    pooled = {"accuracy": accuracy(confusion), "balanced_accuracy": balanced_accuracy(confusion)}
+    return {"pooled": pooled, "recall": recall_per_class(confusion).tolist(), "confusion": confusion.tolist()}
+
+
+def _resample(protocol: Protocol, trained: list[list[History]]) -> NDArray[np.float64]:
+    labels = [protocol.labels[partition.test] for partition in protocol.partitions]
+    correct = [
+        np.mean([history.predictions[0] == truth for history in histories], axis=0)
+        for truth, histories in zip(labels, trained, strict=True)
+    ]
+    groups = None
+    if protocol.groups is not None:
+        groups = [protocol.groups[partition.test] for partition in protocol.partitions]
+    return bootstrap_scores(labels, correct, groups, num_classes=protocol.num_classes)
+
+
+def _curves(trained: list[list[History]], selecting: list[list[History]]) -> list[dict[str, float]]:
+    runs = [history for histories in trained for history in histories]
+    choosers = [history for histories in selecting for history in histories]
+    curves = []
+    for index, step in enumerate(runs[0].steps.tolist()):
+        entry = {
+            "step": step,
+            "train_loss": float(np.mean([run.train_loss[index] for run in runs])),
+            "test_accuracy": float(np.mean([run.accuracy[0, index] for run in runs])),
+            "test_balanced_accuracy": float(np.mean([run.balanced[0, index] for run in runs])),
+        }
+        if choosers:
+            entry["validation_accuracy"] = float(np.mean([run.accuracy[-1, index] for run in choosers]))
+        curves.append(entry)
+    return curves
+
+
+def _accuracy_curve(history: History, index: int) -> NDArray[np.float64]:
+    return history.accuracy[index]
+
+
+def _balanced_curve(history: History, index: int) -> NDArray[np.float64]:
+    return history.balanced[index]

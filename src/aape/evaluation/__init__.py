@@ -1,1 +1,0 @@
-"""What a score is: metrics, and the partitions of a labelled set into training, validation and test clips."""

@@ -1,0 +1,23 @@
+"""`import aape.huggingface` makes transformers' Auto classes read the models of this package."""
+
+from __future__ import annotations
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+)
+
+from aape.huggingface.configuration import AaPEConfig, AaPEFeatureExtractor
+from aape.huggingface.models import AaPEForAudioClassification, AaPEModel
+from aape.huggingface.pretraining import AaPEForPreTraining
+
+__all__ = ["AaPEConfig", "AaPEFeatureExtractor", "AaPEForAudioClassification", "AaPEForPreTraining", "AaPEModel"]
+
+AutoConfig.register(AaPEConfig.model_type, AaPEConfig, exist_ok=True)
+AutoModel.register(AaPEConfig, AaPEModel, exist_ok=True)
+AutoModelForPreTraining.register(AaPEConfig, AaPEForPreTraining, exist_ok=True)
+AutoModelForAudioClassification.register(AaPEConfig, AaPEForAudioClassification, exist_ok=True)
+AutoFeatureExtractor.register(AaPEConfig, AaPEFeatureExtractor, exist_ok=True)

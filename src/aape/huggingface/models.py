@@ -1,0 +1,284 @@
+"""The models as Hugging Face classes: encoder and classifier.
+
+Configuration and feature extractor are in `configuration`, `AaPEForPreTraining` in `pretraining`. All read and write
+the folders of `aape.models.saved` and hold the same modules; they add an interface and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.utils import ModelOutput
+
+from aape.errors import CheckpointError
+from aape.huggingface.card import model_card
+from aape.huggingface.configuration import AaPEConfig, AaPEFeatureExtractor
+from aape.models.encoder import AudioEncoder, pool
+from aape.models.heads import ClassificationHead
+from aape.models.sections import CONFIG_NAME, read_sections
+
+_PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+
+
+class AaPEPreTrainedModel(PreTrainedModel):
+    """What all models share: the encoder, which initialises itself, and how a folder is written."""
+
+    config_class = AaPEConfig
+    base_model_prefix = "aape"  # no module has that name: all models keep the encoder as `encoder`
+    main_input_name = "input_values"
+    _no_split_modules = ("Block",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self._is_built = False
+        # Again, because options of from_pretrained are set on a finished configuration.
+        self.encoder = AudioEncoder(read_sections(vars(config), CONFIG_NAME)[0])
+
+    def post_init(self) -> None:
+        """Finish the construction."""
+        super().post_init()
+        self._is_built = True
+        self._fixed = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as transformers does; what is not trained, such as fixed positions, stays untrained."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        for name in model._fixed:
+            model.get_parameter(name).requires_grad_(False)
+        return loaded
+
+    def encode(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode spectrograms, each in one pass; padding has no influence on anything.
+
+        Args:
+            input_values: standardised log-mel (B, T, F), as `AaPEFeatureExtractor` makes it, or (B, 1, F, T).
+            attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
+
+        Returns:
+            Tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for those of padding;
+            and class token and mean patch token (B, 2D).
+
+        Raises:
+            ValueError: another shape, or a clip without frames.
+        """
+        if input_values.ndim not in (3, 4):
+            raise ValueError(f"input_values must be (B, T, F) or (B, 1, F, T), not {tuple(input_values.shape)}")
+        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+        if attention_mask is None or bool(attention_mask.all()):
+            tokens = self.encoder(x)
+            return tokens, pool(tokens)
+        x = x * attention_mask[:, None, None].to(x.dtype)
+        patch = self.encoder.patch_size
+        counts = -(-attention_mask.sum(1) // patch)  # time patches of each clip (B,)
+        num_freq, num_time = -(-x.shape[2] // patch), -(-x.shape[3] // patch)
+        groups, all_tokens, all_pooled = [], [], []
+        for count in counts.unique().tolist():  # clips of one length at a time, so that none sees another's padding
+            if count == 0:
+                raise ValueError("attention_mask: a clip without frames")
+            rows = (counts == count).nonzero()[:, 0]
+            tokens = self.encoder(x[rows, ..., : count * patch])
+            grid = tokens[:, 1:].unflatten(1, (num_freq, count))  # (b, Nf, Nt, D)
+            padded = nn.functional.pad(grid, (0, 0, 0, num_time - count)).flatten(1, 2)
+            groups.append(rows)
+            all_tokens.append(torch.cat([tokens[:, :1], padded], 1))
+            all_pooled.append(pool(tokens))
+        order = torch.cat(groups).argsort()
+        return torch.cat(all_tokens)[order], torch.cat(all_pooled)[order]
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write a folder that loads by itself: model, feature extractor and, where there is none yet, a model card."""
+        if kwargs.pop("push_to_hub", False):
+            name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})
+        super().save_pretrained(save_directory, *args, **kwargs)
+        extractor = AaPEFeatureExtractor(self.config.front_end, self.config.encoder["patch_size"])
+        extractor.save_pretrained(save_directory)
+        readme = Path(save_directory) / "README.md"
+        if not readme.exists():
+            readme.write_text(model_card(self.config, self.num_parameters()), encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        **save_options: Any,
+    ) -> str:
+        """Upload model, feature extractor and model card; a card that is already there stays.
+
+        Args:
+            repo_id: name of the repository, which is made if needed.
+            commit_message: of the upload.
+            commit_description: of the upload.
+            private: make a new repository private.
+            token: of the Hugging Face account; by default the one that is logged in.
+            revision: branch to upload to.
+            create_pr: open a pull request instead of committing.
+            save_options: of `save_pretrained`.
+
+        Returns:
+            Where the upload can be seen.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        has_card = api.file_exists(repo_id, "README.md", revision=revision)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **save_options)
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                ignore_patterns=["README.md"] if has_card else None,
+            )
+        return str(commit)
+
+    def _check_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> None:
+        """Refuse what is asked for, of a call or of the configuration, and is not there to be given."""
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        for name, value in asked.items():
+            if getattr(self.config, name, False) if value is None else value:
+                raise ValueError(f"{name}: not available from these models, which give tokens of the last block only")
+
+    def _as_asked(self, outputs: ModelOutput, return_dict: bool | None) -> Any:
+        """Return outputs, or the tuple of them where the call or the configuration asks for that."""
+        return outputs if (self.config.return_dict if return_dict is None else return_dict) else outputs.to_tuple()
+
+    def _fresh_part(self, name: str) -> nn.Module | None:
+        """Return what a part starts from that a checkpoint does not hold; None for what it must hold."""
+        return None
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise what a checkpoint did not hold: a new head, and never a part of the encoder.
+
+        Raises:
+            CheckpointError: it is the encoder that is incomplete.
+        """
+        if not self._is_built:
+            return  # our modules have initialised themselves
+        missing = list(_uninitialised(module, recurse=False))
+        if not missing:
+            return
+        path = next(name for name, part in self.named_modules() if part is module)
+        name = path.partition(".")[0]
+        source = self._fresh_part(name)
+        if source is None:
+            raise CheckpointError(f"the checkpoint is incomplete: missing tensor {path}.{missing[0]}")
+        values = {**dict(source.named_parameters()), **dict(source.named_buffers())}
+        for key, tensor in _uninitialised(getattr(self, name)).items():
+            tensor.data.copy_(values[key])
+            tensor._is_hf_initialized = True
+
+
+def _uninitialised(module: nn.Module, recurse: bool = True) -> dict[str, Any]:
+    """Return the parameters and buffers that no checkpoint has filled, by name."""
+    tensors = [*module.named_parameters(recurse=recurse), *module.named_buffers(recurse=recurse)]
+    return {name: tensor for name, tensor in tensors if not getattr(tensor, "_is_hf_initialized", False)}
+
+
+class AaPEModel(AaPEPreTrainedModel):
+    """The encoder."""
+
+    _keys_to_ignore_on_load_unexpected = (r"^(head|teacher|predictor|projection)\.",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
+        """Encode spectrograms.
+
+        Args:
+            input_values: see `encode`.
+            attention_mask: see `encode`.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
+
+        Returns:
+            `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency; `pooler_output`
+            (B, 2D), class token and mean patch token.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
+        """
+        self._check_outputs(output_attentions, output_hidden_states)
+        tokens, pooled = self.encode(input_values, attention_mask)
+        return self._as_asked(BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled), return_dict)
+
+
+class AaPEForAudioClassification(AaPEPreTrainedModel):
+    """The encoder, and LayerNorm and a linear layer on its class token (method 8)."""
+
+    _keys_to_ignore_on_load_unexpected = (r"^(teacher|predictor|projection)\.",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[Any, ...]:
+        """Classify spectrograms.
+
+        Args:
+            input_values: see `encode`.
+            attention_mask: see `encode`.
+            labels: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary cross-entropy.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
+
+        Returns:
+            `logits` (B, C), and `loss` where labels are given.
+
+        Raises:
+            ValueError: another shape, a clip without frames, or something is asked for that is not available.
+        """
+        self._check_outputs(output_attentions, output_hidden_states)
+        logits = self.head(self.encode(input_values, attention_mask)[0])
+        loss = None
+        if labels is not None:
+            is_multi_label = labels.ndim == 2
+            criterion = (
+                nn.functional.binary_cross_entropy_with_logits if is_multi_label else nn.functional.cross_entropy
+            )
+            loss = criterion(logits, labels.to(logits.dtype) if is_multi_label else labels)
+        return self._as_asked(SequenceClassifierOutput(loss=loss, logits=logits), return_dict)
+
+    def _fresh_part(self, name: str) -> nn.Module | None:
+        if name != "head":
+            return None
+        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels)

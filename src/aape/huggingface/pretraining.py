@@ -1,0 +1,134 @@
+"""Pre-training as a Hugging Face class: the student's forward with masks and losses behind transformers' interface."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from aape.errors import CheckpointError
+from aape.huggingface.configuration import AaPEConfig
+from aape.huggingface.models import AaPEPreTrainedModel
+from aape.models.config import PredictorConfig
+from aape.pretraining.config import LossConfig, MaskingConfig
+from aape.pretraining.masking import count_tokens, draw_views
+from aape.pretraining.teacher_student import TeacherStudent
+
+SectionT = TypeVar("SectionT", LossConfig, MaskingConfig, PredictorConfig)
+
+
+@dataclass
+class AaPEForPreTrainingOutput(ModelOutput):  # type: ignore[misc, unused-ignore]
+    """Scalars of `TeacherStudent.forward`; all but `loss` are there to be watched."""
+
+    loss: Tensor | None = None
+    loss_mask: Tensor | None = None
+    loss_utterance: Tensor | None = None
+    loss_contrastive: Tensor | None = None
+    target_variance_tokens: Tensor | None = None
+    target_variance_batch: Tensor | None = None
+    prediction_variance_tokens: Tensor | None = None
+    prediction_variance_batch: Tensor | None = None
+
+
+class AaPEForPreTraining(AaPEPreTrainedModel):
+    """Student (`encoder`), teacher, predictor and projection (method 7).
+
+    The sections `predictor`, `loss` and `masking` of `config.training` say how, with the defaults of `aape.config`.
+    From a folder that holds an encoder only, the teacher starts as the student's copy and the rest anew. After each
+    optimiser step call `update_teacher`. Saved folders hold all of it, and every other class reads them as well.
+    """
+
+    _keys_to_ignore_on_load_unexpected = (r"^head\.",)
+    _keys_to_ignore_on_load_missing = (r"^teacher\.",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self.masking = _section(config, "masking", MaskingConfig)
+        encoder = self.encoder.config
+        self.grid_size = (encoder.n_mels // encoder.patch_size, encoder.num_frames // encoder.patch_size)
+        method = self._build_method()
+        self.teacher, self.predictor, self.projection = method.teacher, method.predictor, method.projection
+        # Not a submodule: it shares the ones above, which would be saved twice.
+        object.__setattr__(self, "_method", method)
+        self.post_init()
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        visible: Tensor | None = None,
+        queries: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> AaPEForPreTrainingOutput | tuple[Any, ...]:
+        """Compute the losses on masked views of each clip.
+
+        Args:
+            input_values: standardised log-mel (B, T, F) or (B, 1, F, T), at most the `num_frames` of the encoder.
+            attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
+            visible: sorted indices of the visible patches (B, M, V); drawn by inverse block masking if not given.
+            queries: indices of the patches to predict (B, M, Q); drawn if not given.
+            output_attentions: not available.
+            output_hidden_states: not available.
+            return_dict: False for a tuple.
+
+        Raises:
+            ValueError: longer clips, one of `visible` and `queries` without the other, or something is asked for that
+                is not available.
+        """
+        self._check_outputs(output_attentions, output_hidden_states)
+        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+        patch, num_frames = self.encoder.patch_size, self.grid_size[1] * self.encoder.patch_size
+        if x.shape[-1] > num_frames:
+            raise ValueError(f"clips of {x.shape[-1]} frames, the most is {num_frames}: crop them")
+        own = x.new_ones(len(x), x.shape[-1]) if attention_mask is None else attention_mask.to(x.dtype)
+        padding = (0, num_frames - x.shape[-1])
+        own = nn.functional.pad(own, padding)  # (B, T)
+        x = nn.functional.pad(x, padding) * own[:, None, None]
+        is_audio = own.unflatten(1, (-1, patch)).amax(-1) > 0  # (B, Nt)
+        is_audio = is_audio[:, None].expand(-1, self.grid_size[0], -1).flatten(1)  # (B, N)
+        if visible is None and queries is None:
+            visible, queries = self.draw_views(len(x))
+        if visible is None or queries is None:
+            raise ValueError("visible and queries belong together: give both or none")
+        is_counted = self._method.loss.ignore_padding and not bool(is_audio.all())
+        outputs = self._method(x, visible.to(x.device), queries.to(x.device), is_audio if is_counted else None)
+        return self._as_asked(AaPEForPreTrainingOutput(**outputs), return_dict)
+
+    def draw_views(self, num_clips: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw masks: indices of visible patches (B, M, V), and of those to predict (B, M, Q)."""
+        masking = self.masking
+        counts = count_tokens(self.grid_size[0] * self.grid_size[1], masking.mask_ratio, masking.query_ratio)
+        views = [
+            draw_views(self.grid_size, masking.num_views, *counts, block_sizes=masking.block_sizes, generator=generator)
+            for _ in range(num_clips)
+        ]
+        return torch.stack([visible for visible, _ in views]), torch.stack([queries for _, queries in views])
+
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher after an optimiser step: teacher = momentum * teacher + (1 - momentum) * student."""
+        self._method.update_teacher(momentum)
+
+    def _build_method(self) -> TeacherStudent:
+        predictor, loss = _section(self.config, "predictor", PredictorConfig), _section(self.config, "loss", LossConfig)
+        loss = dataclasses.replace(loss, statistics_weight=0.0)  # its components belong to a corpus: `aape pretrain`
+        return TeacherStudent(self.encoder, self.grid_size, predictor, loss)
+
+    def _fresh_part(self, name: str) -> nn.Module | None:
+        if name == "teacher":
+            return self.encoder
+        return None if name == "encoder" else getattr(self._build_method(), name)
+
+
+def _section(config: AaPEConfig, key: str, section: type[SectionT]) -> SectionT:
+    """Read one of our dataclasses out of `config.training`."""
+    try:
+        return section(**(config.training.get(key) or {}))
+    except TypeError as error:
+        raise CheckpointError(f"config.json: training.{key}: {error}") from error

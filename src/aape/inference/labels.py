@@ -1,0 +1,97 @@
+"""What a classifier says about a recording and about its windows."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from aape.errors import ConfigError
+from aape.inference.segments import FloatArray
+
+Threshold: TypeAlias = float | Mapping[str, float] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is heard in a stretch of sound.
+
+    Attributes:
+        start: of the stretch, in seconds.
+        end: of the stretch, in seconds.
+        labels: names of the likeliest classes, best first.
+        scores: their probabilities.
+    """
+
+    start: float
+    end: float
+    labels: list[str]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Classification(Prediction):
+    """What is heard in a whole recording; probabilities are the mean over its windows, weighted by their length.
+
+    Attributes:
+        windows: the same for each window: one, or consecutive ones of 6.08 s in recordings longer than 10.24 s.
+    """
+
+    windows: list[Prediction]
+
+
+def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) -> None:
+    """Refuse what would silently give no labels, or others than were meant.
+
+    Args:
+        top: how many labels to keep.
+        threshold: of scores; one for all, or by label.
+        labels: names of the classes that there are.
+
+    Raises:
+        ConfigError: no whole number of labels from 1 up, a threshold outside 0 to 1, or one for a class that there is
+            not.
+    """
+    if not isinstance(top, numbers.Integral) or top < 1:
+        raise ConfigError(f"top must be 1 or more, got {top!r}")
+    by_label = threshold if isinstance(threshold, Mapping) else {"": 0.0 if threshold is None else threshold}
+    for label, value in by_label.items():
+        if label and label not in labels:
+            raise ConfigError.unknown_key(label, labels, "threshold")
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:  # also true of NaN
+            raise ConfigError(f"threshold must be within 0 and 1, got {value!r}{f' for {label}' if label else ''}")
+
+
+def summarise(
+    windows: Sequence[tuple[int, float, float, FloatArray]],
+    labels: Sequence[str],
+    *,
+    top: int = 5,
+    threshold: Threshold = None,
+) -> Classification:
+    """Put the windows of one recording together.
+
+    Args:
+        windows: of each, in order, its weight, its start and end in seconds, and the probabilities (C,).
+        labels: names of the classes.
+        top: how many labels to keep, at most.
+        threshold: leave out labels with a lower score; one for all, or by label (others 0).
+    """
+    weights, probabilities = [weight for weight, *_ in windows], [scores for *_, scores in windows]
+    mean = np.average(probabilities, axis=0, weights=weights)
+    parts = [Prediction(start, end, *_best(scores, labels, top, threshold)) for _, start, end, scores in windows]
+    return Classification(0.0, windows[-1][2], *_best(mean, labels, top, threshold), parts)
+
+
+def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:
+    """Return names and scores of the best classes, best first, ties in the order of the classes."""
+    order = np.argsort(-scores, kind="stable")[:top]
+    pairs = [(labels[index], float(scores[index])) for index in order]
+    if isinstance(threshold, Mapping):
+        pairs = [(label, score) for label, score in pairs if score >= threshold.get(label, 0.0)]
+    elif threshold is not None:
+        pairs = [(label, score) for label, score in pairs if score >= threshold]
+    return [label for label, _ in pairs], [score for _, score in pairs]

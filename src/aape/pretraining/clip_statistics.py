@@ -1,0 +1,84 @@
+"""A target that no teacher makes [ours]: statistics of the clip's log-mel, read off the class token of the whole clip.
+
+It cannot collapse and teaches from the first step, where little data or little time leave the teacher's targets poor.
+B clips, N tokens, D width of the encoder, F mel bins, T frames, P patch, K components.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aape.data.log_mel import time_statistics
+from aape.errors import DataError
+
+# Of mean, standard deviation, maximum and delta standard deviation: over clips each then varies by about as much.
+SCALE = (1.0, 2.0, 1.0, 4.0)
+
+
+class ClipStatistics(nn.Module):
+    """The first K principal components of a clip's statistics, each of unit variance over the corpus, as targets.
+
+    Without that, a few components (level, tilt) would be nearly all of the squared error.
+
+    Args:
+        embed_dim: D.
+        n_mels: F.
+        patch_size: P.
+        num_components: K.
+
+    Raises:
+        ValueError: more components than D or 4F.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, embed_dim: int, n_mels: int, patch_size: int, num_components: int) -> None:
+        super().__init__()
+        if not 0 < num_components <= min(embed_dim, 4 * n_mels):
+            raise ValueError(f"statistics_components must be 1 to {min(embed_dim, 4 * n_mels)}, got {num_components}")
+        self.patch_size = patch_size
+        self.head = nn.Linear(embed_dim, num_components)
+        # The class token's own first coordinates at the start: a random map would take a short run to learn.
+        nn.init.eye_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("mean", torch.zeros(4 * n_mels))
+        self.register_buffer("basis", torch.zeros(4 * n_mels, num_components))
+
+    def fit(self, statistics: Tensor) -> None:
+        """Measure the components.
+
+        Args:
+            statistics: of some of the corpus' clips (n, 4F), as `measure` gives them.
+
+        Raises:
+            DataError: too few clips.
+        """
+        num_components = self.basis.shape[1]
+        if len(statistics) <= num_components:
+            raise DataError(f"{len(statistics)} clips cannot have loss.statistics_components = {num_components}")
+        wide = statistics.double()
+        variances, directions = torch.linalg.eigh(torch.cov((wide - wide.mean(0)).T))  # ascending
+        largest = slice(-num_components, None)
+        self.mean.copy_(wide.mean(0))
+        self.basis.copy_((directions[:, largest] / variances[largest].clamp(min=1e-12).sqrt()).flip(1))
+
+    def measure(self, spectrogram: Tensor, is_audio: Tensor | None = None) -> Tensor:
+        """Return mean, spread, maximum and spread of the difference over time of every bin, scaled: (B, 4F).
+
+        Args:
+            spectrogram: (B, 1, F, T), standardised.
+            is_audio: patches that do not lie wholly in padding (B, N); None where there is no padding.
+        """
+        frames = None
+        if is_audio is not None:
+            num_time = spectrogram.shape[-1] // self.patch_size
+            frames = is_audio[:, :num_time].repeat_interleave(self.patch_size, 1)  # (B, T)
+        values = time_statistics(spectrogram[:, 0], frames).unflatten(-1, (4, -1))
+        return (values * values.new_tensor(SCALE)[:, None]).flatten(1)
+
+    def forward(self, class_tokens: Tensor, spectrogram: Tensor, is_audio: Tensor | None = None) -> Tensor:
+        """Return the squared error, a mean over clips and components, between class tokens (B, D) and statistics."""
+        target = (self.measure(spectrogram, is_audio) - self.mean) @ self.basis  # (B, K)
+        return (self.head(class_tokens).to(target.dtype) - target).square().mean()

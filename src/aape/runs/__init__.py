@@ -1,0 +1,1 @@
+"""What every run shares: its folder, its files, its loop."""

@@ -1,0 +1,155 @@
+"""Checkpoints that are whole or not there: written beside, flushed, listed with their checksums, and only then named.
+
+A checkpoint is a folder `checkpoint-STEP` with a `manifest.json`: size and SHA-256 of every other file, and of the list
+itself. A folder that does not agree with its manifest to the last bit is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from aape.errors import CheckpointError
+from aape.runs.folder import write_atomically
+
+MANIFEST_NAME = "manifest.json"
+STAGING_NAME = ".saving"  # where a checkpoint is written; what lies there belongs to a killed process
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def publish(staging: Path, final: Path) -> None:
+    """Flush a finished folder to the disk with its manifest, and give it its name.
+
+    Args:
+        staging: the folder that was written, on the same file system.
+        final: where it belongs; what is there is replaced.
+    """
+    entries = {}
+    for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            entries[path.relative_to(staging).as_posix()] = [os.fstat(file.fileno()).st_size, _digest(file)]
+            os.fsync(file.fileno())
+    write_atomically(staging / MANIFEST_NAME, _manifest(entries))
+    _flush_folder(staging)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(staging, final)
+    _flush_folder(final.parent)
+
+
+def find_fault(folder: Path) -> str | None:
+    """Compare a checkpoint with its manifest. Returns what is wrong with it, or None."""
+    try:
+        content = (folder / MANIFEST_NAME).read_bytes()
+    except OSError as error:
+        return f"{MANIFEST_NAME}: {error.strerror or error}"
+    try:
+        entries = json.loads(content)["files"]
+        is_intact = _manifest(entries) == content
+    except (ValueError, KeyError, TypeError):
+        is_intact = False
+    if not is_intact:
+        return f"{MANIFEST_NAME} is damaged"
+    for name, (size, digest) in entries.items():
+        try:
+            with open(folder / name, "rb") as file:
+                if os.fstat(file.fileno()).st_size != size or _digest(file) != digest:
+                    return f"{name} is damaged"
+        except OSError as error:
+            return f"{name}: {error.strerror or error}"
+    return None
+
+
+def newest_intact(out: str | os.PathLike[str]) -> tuple[Path | None, dict[str, str]]:
+    """Find the checkpoint of a run folder to go on from.
+
+    Returns:
+        The newest intact one, None if there is none; and the newer ones that were passed over, with what is wrong.
+    """
+    damaged: dict[str, str] = {}
+    for folder in reversed(list_checkpoints(out)):
+        fault = find_fault(folder)
+        if fault is None:
+            return folder, damaged
+        damaged[folder.name] = fault
+    return None, damaged
+
+
+def list_checkpoints(out: str | os.PathLike[str]) -> list[Path]:
+    """List the checkpoint folders of a run, oldest first, intact or not."""
+    found = [path for path in Path(out).glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimiser step that a checkpoint was written after."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def prune(out: str | os.PathLike[str], *, keep_last: int, keep_every: int = 0) -> None:
+    """Remove old checkpoints.
+
+    Args:
+        out: the run folder.
+        keep_last: how many of the newest stay.
+        keep_every: those of every so many steps stay too; 0 for none.
+    """
+    for folder in list_checkpoints(out)[:-keep_last]:
+        if not (keep_every and step_of(folder) % keep_every == 0):
+            # Out of the way first: a process killed here must not leave half a checkpoint under its name
+            doomed = folder.with_name(f".{folder.name}.old")
+            os.replace(folder, doomed)
+            shutil.rmtree(doomed)
+
+
+def clear_debris(out: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left half-written or half-removed."""
+    for path in (Path(out) / STAGING_NAME, *Path(out).glob(".checkpoint-*.old")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def save_failed(out: str | os.PathLike[str], step: int, needed: int, error: BaseException) -> CheckpointError:
+    """Describe a checkpoint that could not be written, and what to do.
+
+    Args:
+        out: the run folder.
+        step: the step it was for.
+        needed: its size as far as it is known, in bytes.
+        error: what happened.
+    """
+    free = shutil.disk_usage(out).free
+    last, _ = newest_intact(out)
+    kept = f"{last.name} is intact" if last else "there is no earlier one"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(
+        f"{out}: checkpoint-{step} could not be written ({reason}); {kept}. It needs {needed / 1e6:.1f} MB, and "
+        f"{free / 1e6:.1f} MB are free: make room and go on with --resume"
+    )
+
+
+def _manifest(entries: dict[str, Any]) -> bytes:
+    listed = json.dumps(entries, sort_keys=True)
+    digest = hashlib.sha256(listed.encode()).hexdigest()
+    return (json.dumps({"files": entries, "sha256": digest}, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut; Windows has no such call."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

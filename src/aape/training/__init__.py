@@ -1,1 +1,0 @@
-"""What the package's runs share."""

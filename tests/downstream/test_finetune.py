@@ -1,0 +1,382 @@
+"""Fine-tuning, from a folder of recordings to a classifier and a number that can be trusted."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from aape import cli
+from aape.commands.demo_run import AUDIO
+from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.downstream import finetuning as training
+from aape.downstream import finetuning_run as run
+from aape.downstream import spectrograms
+from aape.downstream.finetuning_run import finetune, resolve
+from aape.errors import CheckpointError, ConfigError, DataError
+from aape.inference.model import load_model
+from aape.models.config import FrontEndConfig, encoder_config
+from aape.models.encoder import AudioEncoder
+from aape.models.saved import read_model, save_model
+from corpus_copies import MAKERS, make_folders, note, table
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("nano")
+    save_model(folder, AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0), training={"steps": 3})
+    return str(folder)
+
+
+@pytest.fixture
+def config(nano, tmp_path):
+    """Two classes of real notes, a few steps."""
+
+    def make(**changes):
+        with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
+        table(tmp_path / "notes.csv", [{**row, "file": str(AUDIO / row["file"])} for row in rows])
+        options = {"data": str(tmp_path / "notes.csv"), "checkpoint": nano, "out": str(tmp_path / "run")}
+        options |= {"split": "split", "steps": 4, "batch": 4, "seeds": 1, "evaluations": 2, "workers": 0}
+        return FinetuneConfig(**{**options, "device": "cpu", **changes})
+
+    return make
+
+
+def test_a_run_learns_scores_and_leaves_a_classifier(config, tmp_path, capsys):
+    """Bass and flute are easy: who cannot learn them has lost the clips' order, the gradient or the average."""
+    optim = FinetuneOptimConfig(learning_rate=2e-3, ema=0.8)
+    result = finetune(config(steps=60, batch=8, seeds=2, optim=optim))
+    assert result["scores"]["last"]["accuracy"]["mean"] >= 0.8
+    assert np.shape(result["scores"]["best"]["accuracy"]["values"]) == (2, 1)
+    assert result["scores"]["best_on_validation"] is None
+    assert result["pretraining"] == {"steps": 3}
+    assert result["batches_per_second"] > 0
+    folder = tmp_path / "run"
+    written = json.loads((folder / "result.json").read_text())
+    assert written["scores"] == result["scores"]
+    with open(folder / "confusion.csv", newline="") as file:
+        confusion = [row[1:] for row in csv.reader(file)][1:]
+    num_test = result["partitions"][0]["num_test"]
+    assert np.asarray(confusion, dtype=int).sum() == 2 * num_test
+    pooled = np.trace(np.asarray(confusion, dtype=int)) / (2 * num_test)
+    assert pooled == pytest.approx(result["scores"]["last"]["accuracy"]["mean"])
+    with open(folder / "per_class.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["bass", "flute"]
+    assert sum(int(row["clips"]) for row in rows) == num_test  # each clip once, however many seeds
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["job"], line["step"]) for line in lines] == [
+        ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
+    ]  # fmt: skip
+    assert lines[1]["loss"] < lines[0]["loss"]
+    saved = read_model(folder)
+    assert saved.labels == ["bass", "flute"]
+    assert saved.head is not None
+    assert saved.card["scores"][0]["metric"] == "accuracy"
+    assert saved.card["scores"][0]["protocol"] == "split, last step, mean over seeds: 2"
+    assert saved.card["data"].startswith("csv (notes.csv): trained on ")
+    assert "accuracy" in capsys.readouterr().out
+
+    # What is saved is what was scored: the same probabilities, from the file alone.
+    with np.load(folder / "jobs" / "seed0-test" / "last.npz") as arrays:
+        names, probabilities = arrays["test_file"], arrays["test_probability"]
+    from aape.data.audio.decoding import read_audio
+    from aape.data.log_mel import LogMel
+
+    log_mel = LogMel(**dataclasses.asdict(saved.front_end))(torch.from_numpy(read_audio(str(names[0])))[None])
+    with torch.inference_mode():
+        logits = saved.head(saved.encoder(log_mel))
+    np.testing.assert_allclose(logits.softmax(-1)[0].numpy(), probabilities[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("optim", [{}, {"ema": 0.0}])
+def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, optim):
+    """Days of AudioSet must not be lost, nor change by an interruption."""
+    options = {"optim": FinetuneOptimConfig(**optim), "save_every": 2, "steps": 6, "evaluations": 3, "seeds": 2}
+    whole = finetune(config(**options, out=str(tmp_path / "whole")))
+
+    train_step, calls = training.Trainer._train_step, []
+
+    def dies(self, found):
+        calls.append(self.step)
+        if len(calls) in (4, 11):
+            raise KeyboardInterrupt
+        return train_step(self, found)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config(**options, resume=resume))
+    result = finetune(config(**options, resume=True))
+    assert calls == [0, 1, 2, 3, 2, 3, 4, 5, 0, 1, 2, 2, 3, 4, 5]
+    assert result["scores"] == whole["scores"]
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+    with pytest.raises(ConfigError, match="already holds a run: continue it with --resume"):
+        finetune(config(**options))
+    with pytest.raises(ConfigError, match="steps was 6, and now is 7"):
+        finetune(config(**{**options, "steps": 7}, resume=True))
+
+
+@pytest.mark.parametrize("column", ["label", "split", "file"])
+def test_a_run_is_not_gone_on_with_other_data(column, config, tmp_path):
+    """A label file that was mended meanwhile would be trained on by some seeds and not by others."""
+    first = finetune(config())
+    moved = tmp_path / "elsewhere" / "notes.csv"
+    moved.parent.mkdir()
+    (tmp_path / "notes.csv").rename(moved)
+    resumed = dataclasses.replace(config(), data=str(moved), resume=True)
+    assert finetune(resumed)["scores"] == first["scores"]
+    with open(moved, newline="") as file:
+        rows = list(csv.DictReader(file))
+    others = {"label": "flute", "split": "train", "file": str(note(tmp_path / "other.wav", 0))}
+    change = next(row for row in rows if row["label"] == "bass" and row["split"] != "train")
+    change[column] = others[column]
+    table(moved, rows)
+    with pytest.raises(ConfigError, match=r"cannot resume .*run: the readable clips of .*notes.csv, their labels"):
+        finetune(resumed)
+
+
+def cut_short(content):
+    return content[: len(content) // 2]
+
+
+def emptied(content):
+    return b""
+
+
+def with_a_flipped_bit(content):
+    place = 2 * len(content) // 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut_short, emptied, with_a_flipped_bit])
+def test_a_damaged_run_file_is_told_and_never_gone_on_from(damage, config, tmp_path, monkeypatch):
+    """A full disk or a bad sector: one line that says what to delete, and no wrong weights."""
+    options = {"save_every": 1, "steps": 3, "evaluations": 1, "seeds": 2}
+    train_step = training.Trainer._train_step
+
+    def dies(self, found):
+        if self.job.seed == 1 and self.step == 2:
+            raise KeyboardInterrupt
+        return train_step(self, found)
+
+    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config(**options))
+    monkeypatch.undo()
+    for name, wanted in (("seed1-test/checkpoint.pt", "cannot be continued"), ("seed0-test/last.npz", "is damaged")):
+        path = tmp_path / "run" / "jobs" / name
+        whole = path.read_bytes()
+        path.write_bytes(damage(whole))
+        with pytest.raises(CheckpointError, match=f"{wanted} .*: delete it"):
+            finetune(config(**options, resume=True))
+        path.write_bytes(whole)
+
+
+def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypatch):
+    """Who has less memory gets the same result, up to the rounding of sums."""
+    gradients = []
+    update = training.WeightAverage.update
+
+    def note_gradient(self):
+        gradients.append({name: p.grad.clone() for name, p in self.source.named_parameters() if p.grad is not None})
+        update(self)
+
+    monkeypatch.setattr(training.WeightAverage, "update", note_gradient)
+    for at_once in (0, 1):
+        options = {"augment": AugmentConfig(drop_path=0.0), "optim": FinetuneOptimConfig(precision="float32")}
+        finetune(config(**options, steps=1, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-4 * scale + 1e-9, rtol=1e-3)
+
+
+def several_labels(tmp_path, tested):
+    """A table of two labels per clip for training, and the given ones for testing."""
+    labels = ["a;b", "a", "b", "a;c"]
+    rows = [{"file": f"{n}.wav", "label": label, "split": "train"} for n, label in enumerate(labels)]
+    rows += [{"file": f"t{n}.wav", "label": label, "split": "test"} for n, label in enumerate(tested)]
+    for number, row in enumerate(rows):
+        note(tmp_path / row["file"], 5 * number)
+    table(tmp_path / "several.csv", rows)
+    return {"data": str(tmp_path / "several.csv"), "multi_label": True}
+
+
+def test_a_perfect_ranking_ends_in_a_result(config, tmp_path, monkeypatch):
+    """Hours of training were lost to an infinite d-prime that no JSON can hold."""
+    data, predict = several_labels(tmp_path, ["a", "b", "c"]), training.Trainer.predict
+
+    def knows(self, indices):
+        found = predict(self, indices)[0]
+        return found, training.target_matrix(self.labelled, found).astype(np.float32)
+
+    monkeypatch.setattr(training.Trainer, "predict", knows)
+    result = finetune(config(**data))
+    assert result["scores"]["last"]["mAP"]["mean"] == 1
+    assert np.isfinite(result["scores"]["last"]["d_prime"]["mean"])
+
+
+def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(config, tmp_path):
+    """No class has both positives and negatives: d-prime is NaN, which JSON holds as null."""
+    data = {**several_labels(tmp_path, ["a;b;c"]), "seeds": 2}
+    first = finetune(config(**data))
+    assert [row["clips"] for row in first["per_class"]] == [1, 1, 1]
+    assert [score["metric"] for score in read_model(tmp_path / "run").card["scores"]] == ["mAP"]
+    again = finetune(config(**data, resume=True))
+    assert np.isnan(again["scores"]["last"]["d_prime"]["mean"])
+    assert again["scores"]["last"]["mAP"] == first["scores"]["last"]["mAP"]
+
+
+def test_the_result_outlives_a_card_that_cannot_be_written(config, tmp_path, monkeypatch):
+    """The score is what the hours were for; the model's page is not."""
+    monkeypatch.setattr(run, "_write_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        finetune(config())
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_every_public_set_is_fine_tuned_for_two_steps(task, nano, tmp_path):
+    """`aape finetune --task X --data FOLDER` works before the long run does."""
+    root = MAKERS[task](tmp_path / task)
+    options = ["--task", task, "--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    options += ["--steps=2", "--batch=2", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
+    options += ["--num-frames=64", "--no-selection-runs"]
+    assert cli.main(["finetune", *options]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    metrics = {"mAP", "d_prime"} if task in ("as2m", "as20k") else {"accuracy", "balanced_accuracy"}
+    assert set(result["scores"]["last"]) == metrics
+    assert all(found < published for found, published in result["counts"].values())
+    assert any("published" in warning for warning in result["warnings"])
+    if task == "as20k":
+        assert result["num_missing"] == 2
+        assert any("523 of 527 classes have no positive test clip" in warning for warning in result["warnings"])
+        assert read_model(tmp_path / "run").multi_label
+    if task == "esc50":
+        assert len(result["partitions"]) == 5
+    if task in ("scv2", "nsynth", "cremad"):
+        assert result["scores"]["best_on_validation"] is not None
+
+
+def test_folds_choose_their_step_by_runs_that_never_train_on_the_chooser(config, tmp_path):
+    result = finetune(config(split=None, fold="pitch", num_folds=3, steps=2))
+    assert len(result["partitions"]) == 3
+    assert result["scores"]["best_on_validation"] is not None
+    jobs = {path.name for path in (tmp_path / "run" / "jobs").iterdir()}
+    assert jobs == {f"seed0-{fold}{kind}" for fold in "123" for kind in ("", "-selection")}
+
+
+def test_a_folder_of_classes_is_all_it_takes(nano, tmp_path, capsys):
+    root = make_folders(tmp_path / "mine")
+    note(root / "rare" / "1.wav", 5)
+    options = ["--steps=2", "--batch=4", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
+    arguments = ["--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    assert cli.main(["finetune", *arguments, *options]) == 0
+    error = capsys.readouterr().err
+    assert "1 of 3: rare" in error
+    assert "held out for testing" in error
+
+
+def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path, capsys):
+    """NaN in the middle of a fold, a truncated file: a smaller data set must not go unnoticed."""
+    root = MAKERS["esc50"](tmp_path / "esc50")
+    broken = sorted((root / "audio").iterdir())[7]
+    soundfile.write(broken, np.full(6400, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    options = {"task": "esc50", "data": str(root), "checkpoint": nano, "out": str(tmp_path / "run"), "steps": 1}
+    options |= {"batch": 2, "seeds": 1, "evaluations": 1, "workers": 0, "num_frames": 64, "device": "cpu"}
+    config = FinetuneConfig(**options, selection_runs=False)
+    with pytest.raises(DataError, match=rf"1 of 20 clips cannot be read.*{broken.name}.*NaN"):
+        finetune(config)
+    result = finetune(dataclasses.replace(config, max_bad_fraction=0.1, out=str(tmp_path / "other")))
+    assert (result["num_clips"], result["num_bad"]) == (19, 1)
+    assert result["bad"][0]["file"] == f"audio/{broken.name}"
+    assert sum(part["num_test"] for part in result["partitions"]) == 19
+    assert f"left out: audio/{broken.name}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, capsys, workers):
+    """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
+    root = make_folders(tmp_path / "mine")
+    options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
+    config = FinetuneConfig(**options, out=str(tmp_path / "kept"), workers=0, device="cpu", max_bad_fraction=0.2)
+    kept = finetune(config)
+    monkeypatch.setattr(spectrograms, "MOST_KEPT_BYTES", 0)
+    streamed = finetune(dataclasses.replace(config, out=str(tmp_path / "streamed"), workers=workers))
+    assert streamed["scores"] == kept["scores"]
+
+    monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
+    (root / "low" / "0.wav").write_bytes(b"RIFF")
+    config = dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers)
+    result = finetune(config)
+    assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
+    assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
+    assert capsys.readouterr().err.count("left out: low/0.wav: ") == 1
+    sizes = [[sum(own["partitions"][0][key] for key in ("num_train", "num_test")), own["num_clips"]]
+             for own in (kept, result)]  # fmt: skip
+    assert sizes[1] == [size - 1 for size in sizes[0]]
+    again = finetune(dataclasses.replace(config, resume=True))
+    assert (again["bad"], again["num_clips"]) == (result["bad"], result["num_clips"])
+
+
+def test_a_task_brings_its_protocol_and_options_override_it(nano):
+    options = {"data": "d", "checkpoint": nano, "out": "o"}
+    esc50 = resolve(FinetuneConfig(**options, task="esc50"))
+    assert (esc50.steps, esc50.batch, esc50.num_frames) == (8000, 128, 512)
+    assert (esc50.optim.layer_decay, esc50.optim.ema, esc50.augment.mixup) == (0.65, 0.0, 0.0)
+    scv2 = resolve(FinetuneConfig(**options, task="scv2", optim=FinetuneOptimConfig(learning_rate=1e-4), steps=7))
+    assert (scv2.optim.learning_rate, scv2.optim.layer_decay, scv2.steps) == (1e-4, 0.75, 7)
+    own = resolve(FinetuneConfig(**options))
+    assert own.num_frames is None
+    assert own.balanced_draws == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (AugmentConfig, "spec_augment", 1.5),
+        (AugmentConfig, "drop_path", 1.0),
+        (AugmentConfig, "mixup", -0.1),
+        (AugmentConfig, "mixup", float("inf")),
+        (FinetuneOptimConfig, "betas", (0.9, 1.0)),
+        (FinetuneOptimConfig, "ema", 1.0),
+        (FinetuneOptimConfig, "warmup_ratio", 1.1),
+    ],
+)
+def test_options_out_of_range_are_told_before_hours_of_reading(section, name, value):
+    with pytest.raises(ConfigError, match=f"{name} must be .*, got {re.escape(str(value))}"):
+        section(**{name: value})
+
+
+def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path):
+    """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
+    lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
+    signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)
+    signal *= np.linspace(0, 0.3, len(signal)) ** 2  # windows that differ
+    for number, seconds in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", signal[: int(16000 * seconds)], 16000)
+    rows = [
+        {"file": note(tmp_path / f"train{n}.wav", 27 * n).name, "label": f"{n}", "split": "train"} for n in range(2)
+    ]
+    table(tmp_path / "long.csv", [*rows, *({"file": f"{n}.wav", "label": "1", "split": "test"} for n in range(4))])
+    optim = FinetuneOptimConfig(learning_rate=3e-2, ema=0.0, precision="float32")
+    finetune(config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim))
+    with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
+        found = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
+    heard = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in found])
+    assert [len(own.windows) for own in heard] == [1, 1, 2, 5]
+    windows = [window.scores[window.labels.index("1")] for window in heard[-1].windows]
+    assert np.ptp(windows) > 0.02  # else any weights would do
+    for name, own in zip(found, heard, strict=True):
+        scores = dict(zip(own.labels, own.scores, strict=True))
+        np.testing.assert_allclose(found[name], [scores["0"], scores["1"]], atol=1e-4, err_msg=name)

@@ -1,0 +1,248 @@
+"""From a CSV to a table: which clips count, what is refused, and what the run folder holds."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from aape.commands.probe import ProbeConfig
+from aape.data.clips import load_clip
+from aape.data.log_mel import LogMel, time_statistics
+from aape.downstream import probing_run as run
+from aape.errors import AapeError, AudioError, ConfigError, DataError
+from corpus_copies import make_audioset, make_esc50, make_nsynth
+
+CLASSES = ("low", "mid", "high")
+
+
+class FakeModel:
+    """An encoder whose vectors are a few log-mel bands, or noise if it is untrained."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, seed=None):
+        self.log_mel, self.seed, self.num_calls, self.training = LogMel(n_mels=8), seed, 0, {}
+
+    def fingerprint(self):
+        return f"fake {self.seed}"
+
+    def embed_clips(self, clips, *, progress=None):
+        self.num_calls += 1
+        values, bad = [], []
+        generator = np.random.default_rng(self.seed)
+        for clip in clips:
+            try:
+                wave = torch.from_numpy(load_clip(clip))
+            except AudioError as error:
+                bad.append((clip.name, error.reason))
+            else:
+                trained = time_statistics(self.log_mel(wave[None])[0, 0])[:8].numpy()
+                values.append(trained if self.seed is None else generator.normal(size=8).astype(np.float32))
+        return np.stack(values), bad
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Thirty-six tones of three heights from three players, each heard in a train and a test part."""
+    folder = tmp_path_factory.mktemp("tones")
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(36):
+        label = CLASSES[index % 3]
+        pitch = {"low": 200, "mid": 900, "high": 3000}[label] * generator.uniform(0.9, 1.1)
+        wave = 0.3 * np.sin(2 * np.pi * pitch * np.arange(3200) / 16000) + 0.01 * generator.normal(size=3200)
+        soundfile.write(folder / f"{index}.wav", wave, 16000)
+        split = "test" if index >= 24 else "train"
+        row = {"file": f"{index}.wav", "label": label, "split": split, "player": f"p{index // 12}", "take": index % 2}
+        rows.append(row)
+    return folder, rows
+
+
+@pytest.fixture
+def model(monkeypatch):
+    model = FakeModel()
+    monkeypatch.setattr(run, "load_model", lambda name, device, repeat_to: model)
+    monkeypatch.setattr(run, "random_model", lambda _, seed: FakeModel(seed))
+    return model
+
+
+@pytest.fixture
+def probe_rows(folder, tmp_path, model):
+    """Probe a table of these rows; changes are options."""
+
+    def call(rows=folder[1], **changes):
+        table = tmp_path / "table.csv"
+        with open(table, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows({**row, "file": str(folder[0] / row["file"])} for row in rows)
+        options = {"split": "split", "steps": 40, "batch": 8, "seeds": 2, "learning_rates": (1e-2, 3e-2)}
+        config = ProbeConfig(data=str(table), checkpoint="fake", out=str(tmp_path / "run"))
+        return run.probe(dataclasses.replace(config, **{**options, "validate_every": 20, **changes}))
+
+    return call
+
+
+def test_the_run_folder_holds_everything_and_the_table_both_yardsticks(probe_rows, tmp_path, capsys):
+    result = probe_rows()
+    assert list(result["rows"]) == ["encoder", "untrained encoder", "log-mel statistics"]
+    accuracies = {name: row["scores"]["last"]["accuracy"]["mean"] for name, row in result["rows"].items()}
+    assert accuracies["encoder"] > 0.9
+    assert accuracies["untrained encoder"] < 0.7  # noise
+    assert result["margins_of_the_encoder"]["untrained encoder"]["accuracy"]["interval"][0] > 0
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written["rows"]["encoder"]["scores"]["last"]["accuracy"]["mean"] == accuracies["encoder"]
+    assert written["rows"]["encoder"]["scores"]["best_on_validation"] is None
+    assert written["partitions"][0]["num_train"] == 24
+    assert written["config"]["seeds"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["features"], line["step"]) for line in lines[:2]] == [("encoder", 20), ("encoder", 40)]
+    with open(tmp_path / "run" / "results.csv", newline="") as file:
+        cells = {(row["features"], row["score"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
+    assert float(cells["encoder", "last", "accuracy"]) == pytest.approx(accuracies["encoder"], abs=1e-6)
+    assert cells["encoder", "best_on_validation", "accuracy"] == "n/a"
+    assert {"config.yaml", "environment.json", "features"} <= {file.name for file in (tmp_path / "run").iterdir()}
+    shown = capsys.readouterr().out
+    assert "log-mel" in shown
+    assert "n/a" in shown
+    assert "…" not in shown  # no number is cut short, at 80 columns either
+
+
+def test_the_same_seeds_give_the_same_numbers_and_the_features_are_read_back(probe_rows, model):
+    first = probe_rows()
+    second = probe_rows()
+    assert first["rows"] == second["rows"]
+    assert model.num_calls == 1
+
+
+def test_another_run_in_the_folder_is_not_written_over(probe_rows, folder, model, tmp_path, monkeypatch):
+    """Days of fine-tuning, or the number of another encoder, would be gone."""
+    probe_rows(yardsticks=False)
+    monkeypatch.chdir(tmp_path)
+    probe_rows(yardsticks=False, data="table.csv", steps=60)  # the same from elsewhere
+    assert model.num_calls == 1
+    before = (tmp_path / "run/result.json").read_bytes()
+    (tmp_path / "other.csv").write_text((tmp_path / "table.csv").read_text())
+    for changes, words in (
+        ({"checkpoint": "other"}, "already holds a probe whose checkpoint is fake, not other: choose another --out"),
+        ({"data": "other.csv"}, "whose data is table.csv, not other.csv"),
+        ({"task": "esc50", "split": None}, "whose task is csv, not esc50"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            probe_rows(**changes)
+    for content in ("data: d\ncheckpoint: fake\noptim: {ema: 0.9}\n", "[", ""):
+        (tmp_path / "run/config.yaml").write_text(content)
+        with pytest.raises(ConfigError, match="already holds something else than a probe: choose another --out"):
+            probe_rows()
+    (tmp_path / "run/config.yaml").unlink()
+    with pytest.raises(ConfigError, match="something else"):
+        probe_rows()
+    assert (tmp_path / "run/result.json").read_bytes() == before
+
+
+def test_every_player_is_left_out_once(probe_rows):
+    result = probe_rows(split=None, fold="player", yardsticks=False)
+    assert [part["name"] for part in result["partitions"]] == ["p0", "p1", "p2"]
+    assert [part["num_validation"] for part in result["partitions"]] == [12, 12, 12]
+    assert list(result["rows"]) == ["encoder"]
+    assert np.shape(result["rows"]["encoder"]["scores"]["best_on_validation"]["accuracy"]["values"]) == (2, 3)
+
+
+def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
+    """`aape probe --task esc50 --data ESC-50-master` is all that a cell of the table takes."""
+    options = {"checkpoint": "fake", "out": str(tmp_path / "run"), "seeds": 1, "yardsticks": False}
+    options |= {"learning_rates": (1e-2,), "steps": 20, "batch": 8}
+    result = run.probe(ProbeConfig(task="esc50", data=str(make_esc50(tmp_path / "esc50")), **options))
+    options["out"] = str(tmp_path / "other")
+    assert [part["name"] for part in result["partitions"]] == list("12345")
+    assert result["counts"] == {"clips": (20, 2000)}
+    assert any("20 clips found (clips), 2,000 published" in warning for warning in result["warnings"])
+
+    root = make_nsynth(tmp_path / "nsynth")
+    nsynth = ProbeConfig(task="nsynth", data=str(root), **{**options, "steps": None, "batch": None})
+    assert (run.resolve(nsynth).steps, run.resolve(nsynth).batch) == (50_000, 512)
+    result = run.probe(dataclasses.replace(nsynth, steps=20))
+    assert result["partitions"][0]["num_validation"] == 3
+    assert result["config"]["batch"] == 512
+
+    options["out"] = str(tmp_path / "third")
+    with pytest.raises(ConfigError, match="as20k has several labels per clip"):
+        run.probe(ProbeConfig(task="as20k", data=str(make_audioset(tmp_path / "audioset")), **options))
+
+
+def test_where_keeps_the_rows_it_names_and_groups_follow(probe_rows):
+    result = probe_rows(where="take=0", group="player")
+    assert result["num_clips"] == 18
+    assert "group" in result["rows"]["encoder"]["sweep"]["validation"]
+
+
+def test_a_bad_file_is_left_out_named_and_counted(probe_rows, folder, capsys):
+    (folder[0] / "broken.wav").write_bytes(b"RIFF")
+    rows = [{**folder[1][0], "file": "broken.wav"}, *folder[1]]
+    result = probe_rows(rows, max_bad_fraction=0.05)
+    assert (result["num_clips"], result["num_bad"]) == (36, 1)
+    assert result["bad"][0]["file"].endswith("broken.wav")
+    assert "left out: " in capsys.readouterr().err
+    # The same numbers as without the file: no vector has slipped to another clip's label.
+    assert result["rows"]["encoder"]["scores"] == probe_rows()["rows"]["encoder"]["scores"]
+    with pytest.raises(DataError, match="1 of 37 clips cannot be read"):
+        probe_rows(rows)
+
+
+def test_classes_that_cannot_be_learnt_are_counted_and_told(probe_rows, folder):
+    rows = [dict(row) for row in folder[1]]
+    rows[30]["label"] = rows[33]["label"] = "unheard"
+    rows[0]["label"] = "once"
+    result = probe_rows(rows, yardsticks=False)
+    assert result["partitions"][0]["unseen_classes"] == ["unheard"]
+    assert result["partitions"][0]["num_unseen"] == 2
+    assert any("2 test clips are of classes" in warning and "unheard" in warning for warning in result["warnings"])
+    assert any("a single clip" in warning and "once" in warning for warning in result["warnings"])
+    recall = dict(zip(result["classes"], result["rows"]["encoder"]["recall"], strict=True))
+    assert recall["unheard"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"split": None}, ConfigError, "--split COLUMN or --fold COLUMN: neither is given"),
+        ({"fold": "player"}, ConfigError, "both are given"),
+        ({"task": "us8k"}, ConfigError, "--split is for --task csv: UrbanSound8K brings its own protocol"),
+        ({"num_folds": 2, "split": None, "fold": "player", "min_fold_clips": 37}, DataError, "no fold has 37 clips"),
+        ({"num_folds": 4, "split": None, "fold": "player"}, DataError, "3 folds cannot become 4"),
+        ({"label": "genre"}, DataError, "no label column 'genre'; it has file, label"),
+        ({"split": "player"}, DataError, "unknown split 'p0'"),
+        ({"split": None, "fold": "player", "min_fold_clips": 13}, DataError, "no fold has 13 clips"),
+        ({"where": "player"}, ConfigError, "expected COLUMN=VALUE"),
+        ({"where": "player=p9"}, DataError, "no clip has player = 'p9'; there are p0, p1, p2"),
+        ({"where": "label=low"}, DataError, "the only label is 'low'"),
+        ({"where": "conductor=p1"}, DataError, "conductor"),
+        ({"split": None, "fold": "label", "where": "take=0", "label": "label"}, None, None),
+    ],
+)
+def test_what_makes_no_protocol_is_refused_before_any_embedding(probe_rows, model, tmp_path, changes, error, words):
+    if error is None:
+        # A fold per class: every test clip is of a class its training set lacks. Useless, and the result says so.
+        result = probe_rows(**changes, yardsticks=False)
+        assert sum(part["num_unseen"] for part in result["partitions"]) == result["num_clips"]
+        return
+    with pytest.raises(error, match=words) as caught:
+        probe_rows(**changes)
+    assert "\n" not in str(caught.value)
+    assert model.num_calls == 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"steps": 0}, {"seeds": 0}, {"learning_rates": ()}, {"learning_rates": (0.0,)}])
+def test_numbers_that_make_no_run_are_refused_by_name(changes):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        ProbeConfig(data="a.csv", checkpoint="tiny", out="run", **changes)
+
+
+def test_a_folder_without_labels_is_refused_in_one_line(folder, tmp_path, model):
+    with pytest.raises(AapeError, match="only a CSV has columns"):
+        run.probe(ProbeConfig(data=str(folder[0]), checkpoint="fake", out=str(tmp_path / "run"), split="split"))

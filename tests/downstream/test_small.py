@@ -1,0 +1,121 @@
+"""The recipes for four small sets, and the queue in processes of its own."""
+
+import csv
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_tables import CONFIGS, RECIPES, in_process
+
+from aape import cli
+from aape.commands.demo_run import AUDIO
+from aape.commands.table_run import markdown, show
+from aape.downstream.tables import collect
+from aape.runs import queue
+from corpus_copies import table
+
+SMALL = RECIPES / "small"
+ALL = sorted(SMALL.glob("*-*.yaml"))
+SETS = ("drums", "letters", "instruments", "effects")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_recipe_builds(path):
+    verb, _, name = path.stem.partition("-")
+    config = cli.parse(CONFIGS[verb], ["--config", str(path)])
+    assert (config.out, config.data) == (f"runs/small/{path.stem}", f"data/{name}/metadata.csv")
+    assert (config.checkpoint, config.seeds, bool(config.fold)) == ("tiny", 3, name != "instruments")
+    assert 3 <= len(path.read_text().splitlines()) <= 9
+
+
+def test_every_cell_has_a_recipe_and_a_place_in_the_queue():
+    names = [f"{verb}-{name}" for verb in ("probe", "finetune") for name in SETS]
+    assert [path.stem for path in ALL] == sorted(names)
+    assert [entry.out.name for entry in queue.read_list(SMALL / "queue.txt")] == names
+    grids = collect(SMALL / "tables.yaml", Path("nowhere"))
+    assert {cell.run for grid in grids for row in grid.rows for cell in row} == set(names)
+    assert {show(cell) for grid in grids for row in grid.rows for cell in row} == {"not run"}
+    page = (RECIPES.parent / "docs/finetuning.md").read_text()
+    for line in markdown(grids).splitlines():  # the numbers apart, the page has these tables
+        assert line.replace("not run |", "").strip() in page
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """The recipes at two steps over eighteen real notes as each of the sets, and an encoder of random weights."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(SMALL, "recipes/small")
+    for verb, changes in {
+        "finetune": {"checkpoint": "nano", "batch": 4, "seeds": 1, "device": "cpu"},
+        "probe": {"checkpoint": "nano", "steps": 2, "seeds": 1, "learning_rates": [1e-3], "device": "cpu"},
+    }.items():
+        path = Path(f"recipes/small/{verb}.yaml")
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
+    for number, row in enumerate(rows):
+        row |= {"file": str(AUDIO / row["file"]), "fold": number // 3 % 6, "language": "en"}
+    for name in SETS:
+        table(Path(f"data/{name}/metadata.csv"), rows)
+    cli.main(["pretrain", "--data", str(AUDIO), "--model=nano", "--steps=1", "--clips=2", "--workers=0", "--out=nano"])
+    return tmp_path
+
+
+def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, monkeypatch, capsys):
+    """A number under the wrong head is worse than none."""
+    commands = in_process(monkeypatch)
+    names = ("probe-drums", "finetune-drums", "finetune-instruments")
+    lines = [f"{name.partition('-')[0]} --config recipes/small/{name}.yaml --steps 2" for name in names]
+    Path("list.txt").write_text("\n".join(lines))
+    assert cli.main(["table", "run", "list.txt"]) == 0
+    assert len(commands) == 3
+    results = {name: json.loads(Path(f"runs/small/{name}/result.json").read_text()) for name in names}
+    assert [len(result["partitions"]) for result in results.values()] == [5, 5, 1]
+    accuracy, balanced = collect(Path("recipes/small/tables.yaml"), Path("runs/small"))
+    for grid, metric in ((accuracy, "accuracy"), (balanced, "balanced_accuracy")):
+        rows = results["probe-drums"]["rows"]
+        wanted = [results["finetune-drums"]["scores"]["last"][metric]["mean"]]
+        wanted += [rows[own]["scores"]["last"][metric]["mean"] for own in rows]
+        assert [cell.scores["last"] / 100 for cell in grid.rows[0]] == pytest.approx(wanted)
+        assert show(grid.rows[0][1]) == f"{100 * wanted[1]:.1f}"
+        assert show(grid.rows[0][0]).endswith("*")  # 2 steps, where the recipe has more
+        assert [show(cell) for cell in grid.rows[1]] == ["not run"] * 4
+    assert cli.main(["table", "--tables", "recipes/small/tables.yaml", "--runs", "runs/small", "--out", "."]) == 0
+    assert "| drums, kits in 5 folds |" in Path("tables.md").read_text()
+    assert "steps 180 -> 2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk, monkeypatch):
+    """A run left alive would write into the folder that the restarted queue works in."""
+    line = "finetune --config recipes/small/finetune-instruments.yaml --steps 60 --save-every 5 --crop-frames 16"
+    Path("list.txt").write_text(f"{line}\n{line.replace('60', '1')} --out runs/second\n")
+    run = Path("runs/small/finetune-instruments")
+    with subprocess.Popen([sys.executable, "-m", "aape", "table", "run", "list.txt"]) as process:
+        while not list(run.glob("jobs/*/checkpoint.pt")):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 130
+    assert not (run / "result.json").exists()
+    assert not Path("runs/second").exists()
+
+    entry = queue.read_list(Path("list.txt"))[0]
+    folder = os.open(run, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free: the run has ended with its queue
+    assert queue.execute(entry) == 2  # and now it is not
+    os.close(folder)
+
+    commands = in_process(monkeypatch)
+    assert cli.main(["table", "run", "list.txt"]) == 0
+    assert ["--resume" in command for command in commands] == [True, False]
+    assert cli.main([*line.split(), "--out", "runs/whole"]) == 0
+    for name in ("model/model.safetensors", "per_class.csv", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (Path("runs/whole") / name).read_bytes()

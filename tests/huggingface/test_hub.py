@@ -1,0 +1,485 @@
+"""The Hugging Face surface: one folder, two libraries, the same numbers."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from aape.errors import AudioError, CheckpointError
+from aape.huggingface import (
+    AaPEConfig,
+    AaPEFeatureExtractor,
+    AaPEForAudioClassification,
+    AaPEForPreTraining,
+    AaPEModel,
+)
+from aape.inference import load_model
+from aape.models.config import EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
+from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
+from aape.models.saved import read_model, save_model
+from aape.pretraining.config import LossConfig
+from aape.pretraining.teacher_student import TeacherStudent
+
+FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
+LABELS = ["bell", "drum", "flute"]
+WAVES = (0.1 * np.random.default_rng(0).standard_normal((2, 20_000))).astype(np.float32)
+
+
+def nano():
+    torch.manual_seed(0)
+    return AudioEncoder(encoder_config("nano"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved encoder without a head, in the half precision that models are shipped in."""
+    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3}, dtype=torch.float16)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    torch.manual_seed(1)
+    head = ClassificationHead(64, 3)
+    save_model(tmp_path / "classifier", nano(), FRONT_END, head=head, labels=LABELS)
+    return tmp_path / "classifier"
+
+
+@torch.no_grad()
+def pooled(folder):
+    """Embed as a user of transformers does."""
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
+    assert isinstance(extractor, AaPEFeatureExtractor)
+    assert isinstance(model, AaPEModel)
+    assert not model.training
+    assert model.dtype == torch.float32
+    outputs = model(**extractor(WAVES, sampling_rate=16000, return_tensors="pt"))
+    assert outputs.last_hidden_state.shape == (2, 1 + 8 * 8, 64)
+    assert torch.equal(outputs.last_hidden_state[:, 0], outputs.pooler_output[:, :64])
+    return outputs.pooler_output.numpy()
+
+
+def test_transformers_gives_the_same_vectors(folder, classifier):
+    """Two doors to one model that disagree would be two models."""
+    for place in (folder, classifier):
+        np.testing.assert_allclose(pooled(place), load_model(place, "cpu").embed(WAVES, 16000), atol=1e-6)
+
+
+def test_what_transformers_saves_loads_here(folder, classifier, tmp_path):
+    """Models fine-tuned with the Trainer must come back to `aape embed`, statistics and labels included."""
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "one")
+    again = load_model(tmp_path / "one", "cpu")
+    assert again.fingerprint() == load_model(folder, "cpu").fingerprint()
+    assert again.training == {"steps": 3}
+    AutoModelForAudioClassification.from_pretrained(classifier).save_pretrained(tmp_path / "two")
+    before, after = read_model(classifier), read_model(tmp_path / "two")
+    assert after.labels == LABELS
+    assert after.front_end == FRONT_END
+    assert before.head is not None
+    assert after.head is not None
+    for name, tensor in before.head.state_dict().items():
+        assert torch.equal(after.head.state_dict()[name], tensor)
+
+
+def test_a_default_configuration_is_written_in_full(tmp_path):
+    """transformers leaves out what equals its class's defaults; those may change, a saved model may not."""
+    AaPEConfig().save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert values["encoder"]["embed_dim"] == 768
+    assert values["front_end"]["n_mels"] == 128
+    assert AutoConfig.from_pretrained(tmp_path).encoder == AaPEConfig().encoder
+
+
+def test_classifier(classifier):
+    """Logits are the head's, names are the labels, and both losses are those of the field."""
+    saved = read_model(classifier)
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    assert isinstance(model, AaPEForAudioClassification)
+    assert model.config.id2label == dict(enumerate(LABELS))
+    spectrogram = torch.randn(2, 1, 128, 48)
+    classes, several = torch.tensor([2, 0]), torch.tensor([[1, 0, 1], [0, 0, 0]])
+    with torch.no_grad():
+        assert saved.head is not None
+        logits = saved.head(saved.encoder(spectrogram))
+        outputs = model(spectrogram, labels=classes)
+        torch.testing.assert_close(outputs.logits, logits)
+        torch.testing.assert_close(outputs.loss, -logits.log_softmax(-1)[[0, 1], classes].mean())
+        signs = 1.0 - 2.0 * several
+        expected = torch.nn.functional.softplus(signs * logits).mean()
+        torch.testing.assert_close(model(spectrogram, labels=several).loss, expected)
+    assert model(spectrogram).loss is None
+
+
+def test_a_new_head_starts_small_on_the_trained_encoder(folder):
+    """Fine-tuning starts here: memory that nobody initialised would be NaN or 1e30."""
+    model = AutoModelForAudioClassification.from_pretrained(folder, num_labels=5)
+    assert model.head.linear.weight.shape == (5, 64)
+    assert 0.01 < model.head.linear.weight.std() < 0.03
+    assert torch.equal(model.head.linear.bias, torch.zeros(5))
+    assert torch.equal(model.head.norm.weight, torch.ones(64))
+    for name, tensor in read_model(folder).encoder.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], tensor)
+    assert not model.encoder.get_parameter("stem.pos_embed.table").requires_grad  # fixed positions stay fixed
+    assert model.head.linear.weight.requires_grad
+
+
+def test_an_incomplete_encoder_is_refused(folder):
+    """transformers would fill in what is missing at random, and only log it."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    for name in ("encoder.cls_token", "encoder.blocks.1.mlp.0.bias"):
+        rest = {key: tensor for key, tensor in tensors.items() if key != name}
+        safetensors.torch.save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match=f"missing tensor {name}"):
+            AutoModel.from_pretrained(folder)
+
+
+def test_a_fresh_model_keeps_the_start_of_the_package():
+    """Trained from scratch through transformers, the filters must start spread over their band, as everywhere else."""
+    config = AaPEConfig(encoder={**nano().config.__dict__})
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    for name, tensor in nano().state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], tensor)
+    assert EncoderConfig(**model.config.encoder) == nano().config
+
+
+def test_feature_extractor_takes_its_front_end_from_the_model(folder, tmp_path):
+    """Statistics that drift apart from the model's shift every input."""
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    assert extractor.front_end["mean"] == FRONT_END.mean
+    assert (extractor.sampling_rate, extractor.feature_size) == (16000, 128)
+    extractor.save_pretrained(tmp_path / "alone")
+    assert AutoFeatureExtractor.from_pretrained(tmp_path / "alone").front_end == extractor.front_end
+    extractor.front_end["mean"] = 0.0
+    extractor.save_pretrained(folder)
+    assert AutoFeatureExtractor.from_pretrained(folder).front_end["mean"] == FRONT_END.mean
+
+
+def test_feature_extractor_inputs():
+    """Lists, batches and single clips are alike; another rate, and what is broken, is refused."""
+    extractor = AaPEFeatureExtractor(front_end={"mean": -6.0, "std": 4.0})
+    batch = extractor(WAVES, return_tensors="np")["input_values"]
+    assert batch.shape == (2, 128, 128)
+    assert not batch[:, 126:].any()
+    np.testing.assert_allclose(extractor(list(WAVES))["input_values"], batch, atol=1e-6)
+    np.testing.assert_allclose(extractor(WAVES[0].tolist())["input_values"], batch[:1], atol=1e-5)
+    padded = extractor([WAVES[0], WAVES[1, :9000]])
+    assert padded["attention_mask"].sum(1).tolist() == [126, 57]
+    np.testing.assert_allclose(padded["input_values"][1, :57], extractor(WAVES[1, :9000])["input_values"][0, :57])
+    assert not padded["input_values"][1, 57:].any()
+    with pytest.raises(ValueError, match="resample"):
+        extractor(WAVES, sampling_rate=8000)
+    with pytest.raises(AudioError, match="NaN"):
+        extractor(np.full(900, np.nan))
+    with pytest.raises(AudioError, match="a list is made of clips"):
+        extractor([WAVES, WAVES])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("encoder", "depth", 1_000_000, "depth 1000000, the most is 1024"),
+        ("encoder", "kernel_size", 1_000_000_001, "kernel_size 1000000001, the most is 8192"),
+        ("encoder", "embed_dim", "64", "encoder.embed_dim: expected int, got '64'"),
+        ("encoder", "no_such", 1, "unknown key 'no_such' in encoder"),
+        ("front_end", "n_fft", 10**10, "front_end: beyond 65536 points"),
+        ("front_end", "n_mels", 64, "64 mel bins in front_end, 128 in encoder"),
+    ],
+)
+def test_a_strangers_configuration_is_read_as_carefully_here(folder, section, key, value, message):
+    """A hostile model must not be harmless to `load_model` and hang, or fill the memory of, the Auto classes."""
+    values = json.loads((folder / "config.json").read_text())
+    values[section][key] = value
+    (folder / "config.json").write_text(json.dumps(values))
+    for loader in (AutoConfig, AutoModel, AutoFeatureExtractor):
+        with pytest.raises(CheckpointError, match=message):
+            loader.from_pretrained(folder)
+
+
+def test_options_that_make_no_model_are_refused(folder):
+    """What is set over a sound configuration, and an extractor without a model, are checked too."""
+    with pytest.raises(CheckpointError, match="the most is 1024"):
+        AutoModel.from_pretrained(folder, encoder={"depth": 1_000_000})
+    with pytest.raises(CheckpointError, match="hop_length: expected int"):
+        AaPEFeatureExtractor(front_end={"hop_length": "160"})
+    with pytest.raises(CheckpointError, match="patch_size"):
+        AaPEFeatureExtractor(patch_size=10**10)
+    with pytest.raises(CheckpointError, match="training: expected a mapping"):
+        AaPEConfig(training=[1])
+
+
+@torch.no_grad()
+def test_keywords_are_honoured_or_refused(classifier, caplog):
+    """A misspelt mask, a rate under another name or a cut that is not made give other numbers than were asked for."""
+    extractor = AutoFeatureExtractor.from_pretrained(classifier)
+    clips = [WAVES[0], WAVES[1, :9000]]
+    batch = extractor(clips, sampling_rate=16000, padding="longest", truncation=False, return_tensors="pt")
+    for options in ({"sample_rate": 44100}, {"pad_to_multiple_of": 7}):
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            extractor(clips, **options)
+    for options in ({"max_length": 4000}, {"truncation": True}, {"padding": "max_length"}, {"padding": False}):
+        with pytest.raises(ValueError, match="never cut"):
+            extractor(clips, sampling_rate=16000, **options)
+    models = [loader.from_pretrained(classifier) for loader in (AutoModel, AutoModelForAudioClassification)]
+    for model in (*models, small_pretraining()):
+        with pytest.raises(TypeError, match="attention_masks"):
+            model(batch["input_values"], attention_masks=batch["attention_mask"])
+        for name in ("output_hidden_states", "output_attentions"):
+            with pytest.raises(ValueError, match=f"{name}: not available"):
+                model(**batch, **{name: True})
+        assert isinstance(model(**batch, return_dict=False), tuple)
+        model.config.output_hidden_states = True
+        with pytest.raises(ValueError, match="output_hidden_states: not available"):
+            model(**batch)
+    assert models[1](**batch, output_hidden_states=False, return_dict=False)[0].shape == (2, 3)
+
+
+def test_a_missing_rate_is_told(caplog, monkeypatch):
+    """Audio at another rate would be embedded as if it were lower or higher, and nothing would show it."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("aape.huggingface.configuration"), "propagate", True)
+    AaPEFeatureExtractor()(WAVES)
+    assert "sampling_rate was not given" in caplog.text
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_trainer_takes_the_mean_over_a_batch(classifier, tmp_path, accumulate):
+    """A model that seems to take the Trainer's own keywords has the losses of accumulated batches added up."""
+    batch = AaPEFeatureExtractor(FRONT_END.__dict__)(WAVES, sampling_rate=16000)
+    rows = [{"input_values": values, "labels": row} for row, values in enumerate(batch["input_values"])] * 2
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(batch["input_values"]), labels=torch.tensor([0, 1])).loss.item()
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=4 // accumulate, report_to=[], logging_steps=1,
+        gradient_accumulation_steps=accumulate, use_cpu=True, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-3)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(classifier):
+    """A clip must have one vector, alone and padded to the length of any other, whatever the padding holds."""
+    extractor = AutoFeatureExtractor.from_pretrained(classifier)
+    clips = [WAVES[0], WAVES[1, :9000], WAVES[0, :9100], WAVES[1, :300]]
+    batch = extractor(clips, return_tensors="pt")
+    for loader, name in ((AutoModel, "pooler_output"), (AutoModelForAudioClassification, "logits")):
+        model = loader.from_pretrained(classifier)
+        alone = torch.cat([model(**extractor(clip, return_tensors="pt"))[name] for clip in clips])
+        torch.testing.assert_close(model(**batch)[name], alone, atol=1e-5, rtol=1e-5)
+        model, double = model.double(), {**batch, "input_values": batch["input_values"].double()}
+        alone = torch.cat([model(**extractor(c, return_tensors="pt").to(torch.float64))[name] for c in clips])
+        double["input_values"][batch["attention_mask"] == 0] = 1e3
+        torch.testing.assert_close(model(**double)[name], alone, atol=1e-10, rtol=1e-10)
+    model = AutoModel.from_pretrained(classifier)
+    hidden = model(**batch).last_hidden_state[:, 1:].unflatten(1, (8, 8))  # (B, Nf, Nt, D)
+    assert not hidden[1, :, 4:].any()
+    for row, clip in enumerate(clips):
+        frames, _ = load_model(classifier, "cpu").embed_frames(clip, 16000)  # (Nt, Nf * D)
+        expected = torch.from_numpy(frames).unflatten(1, (8, 64)).transpose(0, 1)
+        torch.testing.assert_close(hidden[row, :, : len(frames)], expected, atol=1e-5, rtol=1e-5)
+    own = model(**extractor(clips[1], return_tensors="pt")).last_hidden_state[0, 1:].unflatten(0, (8, 4))
+    torch.testing.assert_close(hidden[1, :, :4], own, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(batch["input_values"][:1].mT[:, None])[1], model(batch["input_values"][:1])[1])
+
+
+def test_gradients_pass_through_padded_batches(classifier):
+    """Fine-tuning with the Trainer pads; a head that alone learns would look like a weak encoder."""
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    batch = AutoFeatureExtractor.from_pretrained(classifier)([WAVES[0], WAVES[1, :9000]], return_tensors="pt")
+    model(**batch, labels=torch.tensor([0, 1])).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_pipeline(tmp_path, multi_label):
+    """The three lines that people paste: names and scores must be those of `classify`, in batches too."""
+    torch.manual_seed(1)
+    options = {"head": ClassificationHead(64, 3), "labels": LABELS, "multi_label": multi_label}
+    save_model(tmp_path, nano(), FRONT_END, **options)
+    classifier = pipeline("audio-classification", model=str(tmp_path))
+    model = load_model(tmp_path, "cpu")
+    clips = [WAVES[0], WAVES[1, :9000], WAVES[0, :3000]]
+    for batch_size in (1, 3):
+        for clip, found in zip(clips, classifier(clips, batch_size=batch_size, top_k=3), strict=True):
+            expected = model.classify(clip, 16000)
+            assert [item["label"] for item in found] == expected.labels
+            np.testing.assert_allclose([item["score"] for item in found], expected.scores, atol=1e-5)
+    assert classifier({"raw": WAVES[0], "sampling_rate": 16000}, top_k=1)[0]["label"] == expected_label(model)
+
+
+def expected_label(model):
+    return model.classify(WAVES[0], 16000).labels[0]
+
+
+def test_saved_folders_load_by_themselves(classifier, tmp_path):
+    """A folder without its feature extractor is half a model: the pipeline could not use it."""
+    AutoModelForAudioClassification.from_pretrained(classifier).save_pretrained(tmp_path / "again")
+    found, expected = (
+        pipeline("audio-classification", model=str(folder))(WAVES[0]) for folder in (tmp_path / "again", classifier)
+    )
+    assert found == expected
+
+
+def test_model_card(tmp_path):
+    """A model that nobody knows the data, licence, recipe or protocol of cannot be used or compared."""
+    score = {"data": "bells", "metric": "accuracy", "value": "51.2 ± 0.3 %", "protocol": "5 folds | 3 seeds"}
+    card = {"data": "Four bells.", "license": "cc-by-4.0", "scores": [score]}
+    options = {"head": ClassificationHead(64, 3), "labels": LABELS, "multi_label": True, "card": card}
+    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3}, **options)
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert metadata["license"] == "cc-by-4.0"
+    assert metadata["pipeline_tag"] == "audio-classification"
+    for words in ("Four bells.", '"steps": 3', "bell, drum, flute", "51.2 ± 0.3 %", "5 folds \\| 3 seeds", "several"):
+        assert words in text
+    assert read_model(tmp_path / "saved").card == card
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
+    AutoModel.from_config(model.config).save_pretrained(tmp_path / "bare")
+    AaPEModel(AaPEConfig(encoder=nano().config.__dict__)).save_pretrained(tmp_path / "unknown")
+    assert (tmp_path / "unknown" / "README.md").read_text().count("Not stated.") == 4
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_push_uploads_a_folder_that_loads(classifier, monkeypatch, tmp_path, has_card):
+    """What is on the Hub must be all of it, and a card that somebody wrote there must stay."""
+    import huggingface_hub
+
+    pushed = {}
+
+    class Api:
+        def __init__(self, token=None):
+            pushed["token"] = token
+
+        def create_repo(self, repo_id, *, private, exist_ok):
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def file_exists(self, repo_id, name, *, revision):
+            return has_card
+
+        def upload_folder(self, *, folder_path, **options):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            pushed.update(options)
+            return "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    assert model.push_to_hub("bells", token="t", private=True) == "https://hub/commit"
+    assert (pushed["repo_id"], pushed["token"]) == ("me/bells", "t")
+    assert pushed["ignore_patterns"] == (["README.md"] if has_card else None)
+    assert read_model(tmp_path / "hub").labels == LABELS
+    assert "bell, drum, flute" in (tmp_path / "hub" / "README.md").read_text()
+    shutil.rmtree(tmp_path / "hub")
+    model.save_pretrained(tmp_path / "local", push_to_hub=True)
+    assert pushed["repo_id"] == "me/local"
+
+
+def small_pretraining(**training):
+    sections = {"masking": {"num_views": 2}, "predictor": {"depth": 1}, **training}
+    config = AaPEConfig(encoder=dataclasses.asdict(encoder_config("nano", num_frames=128)), training=sections)
+    torch.manual_seed(0)
+    return AaPEForPreTraining(config)
+
+
+def test_pretraining_computes_the_method(tmp_path):
+    """Losses behind another interface that are not the package's own train another model."""
+    model = small_pretraining(loss={"temperature": 0.2})
+    batch = AaPEFeatureExtractor()(WAVES, return_tensors="pt")
+    visible, queries = model.draw_views(2, torch.Generator().manual_seed(3))
+    assert visible.shape == (2, 2, 12)
+    assert queries.shape == (2, 2, 39)
+    outputs = model(**batch, visible=visible, queries=queries)
+    torch.manual_seed(0)
+    student = AudioEncoder(encoder_config("nano", num_frames=128))
+    method = TeacherStudent(student, (8, 8), PredictorConfig(depth=1), LossConfig(temperature=0.2))
+    expected = method(batch["input_values"].mT[:, None], visible, queries)
+    assert set(outputs) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(outputs[name], value)
+    outputs.loss.backward()
+    assert model.encoder.cls_token.grad is not None
+    assert all(parameter.grad is None for parameter in model.teacher.parameters())
+    with torch.no_grad():
+        model.encoder.cls_token += 1
+        before = model.teacher.cls_token.clone()
+    model.update_teacher(0.75)
+    torch.testing.assert_close(model.teacher.cls_token, before + 0.25)
+    with pytest.raises(ValueError, match="crop them"):
+        model(torch.zeros(1, 129, 128))
+    with pytest.raises(ValueError, match="belong together"):
+        model(**batch, visible=visible)
+    assert model(**batch).loss.isfinite()
+
+
+def test_pretraining_ignores_padding():
+    """Padding that is predicted teaches silence."""
+    model = small_pretraining()
+    batch = AaPEFeatureExtractor()([WAVES[0], WAVES[1, :9000]], return_tensors="pt")
+    visible, queries = model.draw_views(2)
+    loss = model(**batch, visible=visible, queries=queries).loss_mask
+    batch["input_values"][1, 60:] = 50.0
+    torch.testing.assert_close(model(**batch, visible=visible, queries=queries).loss_mask, loss)
+
+
+def test_pretraining_is_saved_whole_and_read_by_everything(tmp_path):
+    """A run that goes on with another teacher, or whose encoder cannot be used, is lost."""
+    model = small_pretraining()
+    with torch.no_grad():
+        model.teacher.cls_token += 1
+    model.save_pretrained(tmp_path)
+    again = AutoModelForPreTraining.from_pretrained(tmp_path)
+    assert isinstance(again, AaPEForPreTraining)
+    assert set(again.state_dict()) == set(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    torch.testing.assert_close(again.predictor.positions, model.predictor.positions)
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert again._method.student is again.encoder
+    vectors = load_model(tmp_path, "cpu").embed(WAVES, 16000)
+    np.testing.assert_allclose(pooled(tmp_path), vectors, atol=1e-6)
+    AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=3)
+
+
+@pytest.mark.parametrize("kind", ["cross_attention", "cnn"])
+def test_pretraining_goes_on_from_an_encoder(folder, kind):
+    """The teacher starts as the student's copy, and nothing from memory that nobody initialised."""
+    model = AutoModelForPreTraining.from_pretrained(folder, training={"predictor": {"kind": kind}})
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(model.teacher.state_dict()[name], tensor)
+        assert torch.equal(read_model(folder).encoder.state_dict()[name], tensor)
+    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
+    fresh = model._build_method()
+    for part in ("predictor", "projection"):
+        for name, tensor in getattr(fresh, part).state_dict().items():
+            own = getattr(model, part).state_dict()[name]
+            assert own.std(correction=0) == pytest.approx(tensor.std(correction=0), rel=0.3, abs=1e-6), name
+    if kind == "cross_attention":
+        torch.testing.assert_close(model.predictor.positions, fresh.predictor.positions)
+    with pytest.raises(CheckpointError, match=r"training\.loss"):
+        AutoModelForPreTraining.from_pretrained(folder, training={"loss": {"no_such": 1}})

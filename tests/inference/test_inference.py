@@ -1,0 +1,387 @@
+"""Sound to vectors: any length, any company, any bad input; and `aape embed` end to end."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import aape
+from aape.cli import main
+from aape.data.clips import Clip
+from aape.errors import AudioError, CheckpointError, ConfigError
+from aape.inference import AudioModel, load_model, random_model
+from aape.models import saved as saved_module
+from aape.models.config import FrontEndConfig, encoder_config
+from aape.models.encoder import AudioEncoder, pool
+from aape.models.saved import save_model
+
+FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
+RATE = 16000
+
+
+def nano(**options):
+    torch.manual_seed(0)
+    return AudioModel(AudioEncoder(encoder_config("nano", **options)), FRONT_END, training={"steps": 3})
+
+
+@pytest.fixture
+def model():
+    return nano()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    save_model(tmp_path / "model", model.encoder, FRONT_END, training=model.training)
+    return tmp_path / "model"
+
+
+def sound(num_samples, seed=0, rate=RATE):
+    """Noise under a tone whose loudness wavers, so that no two places are alike."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(num_samples) / rate
+    tone = np.sin(2 * np.pi * (300 + 40 * seed) * time) * (1.2 + np.sin(2 * np.pi * 9 * time))
+    return 0.2 * tone + 0.05 * rng.standard_normal(num_samples)
+
+
+def write(path, wave, rate=RATE, **options):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    soundfile.write(path, wave, rate, **options)
+    return path
+
+
+def whole_log_mel(model, wave):
+    """Return the log-mel of a whole wave, padded to whole patches: (1, 1, F, T)."""
+    spectrogram = model.log_mel(torch.from_numpy(wave)[None].to(model.encoder.cls_token.dtype))
+    return torch.nn.functional.pad(spectrogram, (0, -spectrogram.shape[-1] % 16))
+
+
+def test_a_vector_is_class_token_and_mean_patch_token(folder):
+    """`embed` must be what the encoder says about the standardised log-mel, nothing added and nothing lost."""
+    model = aape.load_model(folder, device="cpu")
+    wave = sound(2 * RATE).astype(np.float32)
+    vector = model.embed(wave, RATE)
+    assert vector.shape == (128,) == (model.embed_dim,)
+    assert vector.dtype == np.float32
+    with torch.no_grad():
+        expected = pool(model.encoder(whole_log_mel(model, wave)))[0].numpy()
+    np.testing.assert_allclose(vector, expected, atol=1e-6)
+    assert (model.front_end, model.training, model.labels) == (FRONT_END, {"steps": 3}, None)
+    assert model.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 159, 160, 400, 512, 513, 2559, 2560, 2561, 30_000])
+def test_any_length_from_one_sample(model, num_samples):
+    """The shortest clip of a data set must not end the run; T = 1 + samples // 160, in patches of 16."""
+    frames, centres = model.embed_frames(sound(num_samples), RATE)
+    num_patches = -(-(1 + num_samples // 160) // 16)
+    assert frames.shape == (num_patches, 8 * 64)
+    np.testing.assert_allclose(centres, 160 * np.arange(num_patches) + 80)
+    vector = model.embed(sound(num_samples), RATE)
+    assert np.isfinite(vector).all()
+    np.testing.assert_allclose(vector[64:], frames.reshape(-1, 64).mean(0), atol=2e-6)
+
+
+def test_frames_hold_the_tokens_of_their_time_patch(model):
+    """Token order is frequency-major inside, time-major outside: a mix-up would scramble every event detector."""
+    wave = sound(RATE).astype(np.float32)
+    frames, _ = model.embed_frames(wave, RATE)
+    with torch.no_grad():
+        tokens = model.encoder(whole_log_mel(model, wave))[0, 1:].numpy()
+    for frequency in range(8):
+        for time in range(7):
+            token = frames[time, 64 * frequency : 64 * (frequency + 1)]
+            np.testing.assert_allclose(token, tokens[frequency * 7 + time], atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_frames", "sizes"), [(1024, [1024]), (1025, [608, 417]), (1824, [608] * 3)])
+def test_long_audio_is_the_token_weighted_mean_of_windows(num_frames, sizes):
+    """Windows must be those of the whole log-mel, seams included, and a short last one must not count double."""
+    model = nano().double()
+    wave = sound((num_frames - 1) * 160)
+    spectrogram = model.log_mel(torch.from_numpy(wave)[None])
+    vectors, counts, frames = [], [], []
+    for window in spectrogram.split(sizes, dim=-1):
+        with torch.no_grad():
+            tokens = model.encoder(window)
+        vectors.append(pool(tokens)[0].numpy())
+        counts.append(tokens.shape[1] - 1)
+        frames.append(tokens[0, 1:].unflatten(0, (8, -1)).transpose(0, 1).flatten(1).numpy())
+    np.testing.assert_allclose(model.embed(wave, RATE), np.average(vectors, axis=0, weights=counts), atol=1e-10)
+    found, centres = model.embed_frames(wave, RATE)
+    np.testing.assert_allclose(found, np.concatenate(frames), atol=1e-10)
+    np.testing.assert_allclose(np.diff(centres), 160)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "patch"}])
+def test_a_vector_does_not_depend_on_its_neighbours(tmp_path, options):
+    """Otherwise the same file has another vector in another folder, and no result can be repeated."""
+    seconds = [0.3, 1.0, 0.31, 11.0, 1.02, 0.05, 1.0, 2.0]
+    clips = []
+    for index, length in enumerate(seconds):
+        path = write(tmp_path / f"{index}.wav", sound(int(length * RATE), seed=index), subtype="FLOAT")
+        clips.append(Clip(path=str(path), name=path.name))
+    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+        alone = np.stack([model.embed(clip.path) for clip in clips])
+        for batch_size in (1, 3, 16):
+            vectors, bad = model.embed_clips(clips, batch_size=batch_size)
+            assert bad == []
+            np.testing.assert_allclose(vectors, alone, atol=tolerance, rtol=tolerance)
+        backwards, _ = model.embed_clips(clips[::-1])
+        np.testing.assert_allclose(backwards[::-1], alone, atol=tolerance, rtol=tolerance)
+
+
+def test_an_array_of_clips_is_each_of_them(model):
+    """(B, samples) must be B clips in order."""
+    waves = np.stack([sound(5000, seed) for seed in range(5)])
+    vectors = model.embed(waves, RATE)
+    assert vectors.shape == (5, 128)
+    np.testing.assert_allclose(vectors, [model.embed(wave, RATE) for wave in waves], atol=1e-5)
+    np.testing.assert_allclose(model.embed(torch.from_numpy(waves), RATE), vectors, atol=1e-6)
+    assert model.embed(waves[:1], RATE).shape == (1, 128)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem": "patch"}])
+def test_frames_do_not_depend_on_the_company_of_their_clip(options):
+    """A clip alone and in a padded batch must be one clip: the mean of its frames is the second half of its vector."""
+    waves = [sound(length, seed) for seed, length in enumerate((5000, 300, 12 * RATE, 16_001))]
+    padded = np.full((4, 12 * RATE), np.nan)
+    for row, wave in zip(padded, waves, strict=True):
+        row[: len(wave)] = wave
+    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+        vectors = model.embed(padded, RATE, lengths=[len(wave) for wave in waves])
+        for wave, vector in zip(waves, vectors, strict=True):
+            frames, _ = model.embed_frames(wave, RATE)
+            np.testing.assert_allclose(frames.reshape(-1, 64).mean(0), vector[64:], atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize(("rate", "channels", "suffix"), [(8000, 1, "wav"), (96000, 2, "wav"), (44100, 2, "flac")])
+def test_other_rates_and_channels(model, tmp_path, rate, channels, suffix):
+    """A file and its samples as an array are one sound, at any rate and with any number of channels."""
+    mono = sound(2 * rate, rate=rate)
+    path = write(tmp_path / f"a.{suffix}", np.stack([mono] * channels, 1), rate, subtype="PCM_24")
+    np.testing.assert_allclose(model.embed(path), model.embed(mono, rate), atol=1e-3)
+    assert np.isfinite(model.embed(str(path))).all()
+    assert model.embed(path, sample_rate=123).shape == (128,)  # a file knows its own
+
+
+def test_resampling_keeps_what_the_sound_is():
+    """8 and 48 kHz recordings of a low tone must land near the 16 kHz one, nearer than another tone."""
+    model = nano()
+    reference, other = (
+        model.embed(0.3 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE), RATE) for hertz in (440, 2000)
+    )
+    for rate in (8000, 48000):
+        vector = model.embed(0.3 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate)
+        assert np.linalg.norm(vector - reference) < 0.5 * np.linalg.norm(other - reference)
+
+
+def test_silence_has_a_vector(model):
+    """Digital silence is in every corpus; a NaN from it would poison every mean."""
+    assert np.isfinite(model.embed(np.zeros(RATE), RATE)).all()
+    assert np.isfinite(model.embed(np.zeros(12 * RATE), RATE)).all()
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate", "reason"),
+    [
+        (np.array([0.1, np.nan]), RATE, "NaN or infinite"),
+        (np.array([0.1, -np.inf]), RATE, "NaN or infinite"),
+        (np.full(100, 1e30), RATE, "samples as large as 1e"),
+        (np.stack([np.zeros(900), np.full(900, np.nan)]), RATE, "clip 1: NaN or infinite"),
+        (np.zeros(0), RATE, "no samples"),
+        (np.zeros((0, 100)), RATE, "no samples"),
+        (np.zeros((2, 2, 2)), RATE, "expected (samples,)"),
+        (np.float64(0.5), RATE, "expected (samples,)"),
+        (np.zeros(100, np.int16), RATE, "int16 values: samples must be floating point, in -1..1: divide by 32768"),
+        (np.zeros(100, complex), RATE, "complex128 values"),
+        (None, RATE, "object values"),
+        ([[0.1], [0.2, 0.3]], RATE, "not an array of samples"),
+        (np.zeros((4000, 2)), RATE, "looks like (samples, channels)"),
+        (np.zeros(100), None, "does not know its sample rate"),
+        (np.zeros(100), 10, "a sample rate of 10 Hz"),
+        (np.zeros(100), "fast", "a sample rate of 'fast': it must be one number"),
+        (np.zeros(100), (RATE, RATE), "a sample rate of (16000, 16000): it must be one number"),
+        (np.zeros(100), -RATE, "a sample rate of -16000 Hz"),
+        (np.zeros(100), np.nan, "a sample rate of nan Hz"),
+        (np.zeros(100), 10**9, "a sample rate of 1e+09 Hz"),
+        (np.zeros(2), 768000, "too short to resample"),
+    ],
+)
+def test_arrays_that_are_no_sound_are_refused(model, wave, rate, reason):
+    """Silent rubbish in is silent rubbish out: the caller must learn what was wrong."""
+    for embed in (model.embed, model.embed_frames):
+        with pytest.raises(AudioError) as caught:
+            embed(wave, rate)
+        assert reason in str(caught.value)
+
+
+def test_integers_that_were_only_cast_are_told(model):
+    """`scipy.io.wavfile` and a cast give sound 90 dB too loud, and vectors that look like any other."""
+    with pytest.warns(UserWarning, match="divide 16-bit"):
+        assert np.isfinite(model.embed(32768 * sound(4000), RATE)).all()
+
+
+def test_frames_are_of_one_clip(model):
+    """A batch would need padding; the contract is one clip."""
+    with pytest.raises(AudioError, match="one clip at a time"):
+        model.embed_frames(np.zeros((2, 900)), RATE)
+
+
+def test_bad_clips_are_listed_and_the_rest_is_done(model, tmp_path):
+    """One broken file among thousands must cost one vector, and its name must be known."""
+    good = write(tmp_path / "good.wav", sound(4000))
+    (tmp_path / "text.wav").write_text("not a sound")
+    names = ["text.wav", "good.wav", "missing.wav", "good.wav"]
+    calls = []
+    vectors, bad = model.embed_clips(
+        [Clip(path=str(tmp_path / name), name=name) for name in names],
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert vectors.shape == (2, 128)
+    np.testing.assert_allclose(vectors[0], model.embed(good), atol=1e-5)
+    assert [name for name, _ in bad] == ["text.wav", "missing.wav"]
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    nothing, bad = model.embed_clips([Clip(path="none.wav", name="none.wav")])
+    assert nothing.shape == (0, 128)
+    assert len(bad) == 1
+
+
+def test_mixed_lengths_do_not_pile_up_in_memory(model, tmp_path, monkeypatch):
+    """A corpus of ever new lengths never fills a batch: what waits must stay bounded, and the order right."""
+    monkeypatch.setattr("aape.inference.segments.MOST_WAITING_FRAMES", 100)
+    clips = []
+    for index in range(12):
+        path = write(tmp_path / f"{index}.wav", sound(2560 * (1 + index % 5) - 2000, seed=index))
+        clips.append(Clip(path=str(path), name=path.name))
+    sizes = []
+    forward = model.encoder.forward
+    monkeypatch.setattr(model.encoder, "forward", lambda x: sizes.append(x.shape[0] * x.shape[-1]) or forward(x))
+    vectors, _ = model.embed_clips(clips)
+    assert max(sizes) <= 100 + 80
+    np.testing.assert_allclose(vectors, [model.embed(clip.path) for clip in clips], atol=1e-5)
+
+
+def test_hours_are_read_in_windows(model, monkeypatch):
+    """The spectrogram of a long recording never exists as a whole: 40 min of it would be 120 MB, hours a crash."""
+    longest = []
+    log_mel = model.log_mel.forward
+    monkeypatch.setattr(model.log_mel, "forward", lambda wave: longest.append(wave.shape[1]) or log_mel(wave))
+    windows = list(model._cut([np.zeros(40 * 60 * RATE, np.float32)]))
+    assert windows[-1].end == 40 * 60
+    assert max(longest) < 7 * RATE
+
+
+def test_computing_in_float64_is_possible(model):
+    """Checks against references need more than float32 gives."""
+    wave = sound(9000)
+    single = model.embed(wave, RATE)
+    double = model.double().embed(wave, RATE)
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(single, double, atol=1e-4)
+    assert model.embed_frames(wave, RATE)[0].dtype == np.float64
+
+
+def test_the_untrained_yardstick_is_repeatable_and_leaves_the_random_state_alone(model):
+    """A yardstick that changes from call to call, or changes the run that asked for it, measures nothing."""
+    state = torch.random.get_rng_state()
+    first, second, other = (random_model(model, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert first.front_end == model.front_end
+    assert first.encoder.config == model.encoder.config
+    assert first.fingerprint() == second.fingerprint()
+    assert len({first.fingerprint(), other.fingerprint(), model.fingerprint()}) == 3
+
+
+def test_fingerprint_follows_all_that_a_vector_depends_on(model, folder):
+    """Cached features of another front end or another kernel would be taken for this model's."""
+    assert load_model(folder, "cpu").fingerprint() == model.fingerprint()
+    assert AudioModel(model.encoder, dataclasses.replace(FRONT_END, mean=-5.9)).fingerprint() != model.fingerprint()
+    assert nano(kernel_size=31).fingerprint() != model.fingerprint()
+    with torch.no_grad():
+        model.encoder.norm.bias[0] += 1e-3
+    assert load_model(folder, "cpu").fingerprint() != model.fingerprint()
+
+
+def test_models_are_found_by_name_and_by_run(folder, tmp_path, monkeypatch):
+    """`tiny` works from any folder, `RUN` stands for `RUN/model`, and a wrong name is answered with the right ones."""
+    assert load_model(tmp_path, "cpu").training == {"steps": 3}
+    monkeypatch.setattr(saved_module, "PRETRAINED", tmp_path)
+    assert load_model("model", "cpu").training == {"steps": 3}
+    with pytest.raises(CheckpointError, match="shipped models: model"):
+        load_model("tinny")
+    with pytest.raises(ConfigError, match="'tpu' is not available"):
+        load_model("model", "tpu")
+
+
+def test_embed_command(folder, tmp_path, capsys):
+    """`aape embed` on files and folders with a bad file among them: vectors in input order, and a word on the bad."""
+    good = [write(tmp_path / "in" / f"{name}.wav", sound(3000 + 4000 * n, n)) for n, name in enumerate("ba")]
+    (tmp_path / "in" / "broken.wav").write_bytes(b"RIFF")
+    lone = write(tmp_path / "z.flac", sound(5000))
+    out = tmp_path / "new" / "vectors.npz"
+    arguments = [str(lone), str(tmp_path / "in"), str(tmp_path / "gone.wav"), "--model", str(folder), "--out", str(out)]
+    assert main(["embed", *arguments, "--device", "cpu"]) == 0
+    errors = capsys.readouterr().err
+    assert "broken.wav: " in errors
+    assert "gone.wav: " in errors
+    with np.load(out, allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["embedding", "file"]
+        assert arrays["file"].tolist() == [str(lone), str(good[1]), str(good[0])]
+        vectors = arrays["embedding"]
+    assert vectors.dtype == np.float32
+    model = load_model(folder, "cpu")
+    np.testing.assert_allclose(vectors, [model.embed(path) for path in (lone, good[1], good[0])], atol=1e-5)
+    assert [path.name for path in out.parent.iterdir()] == ["vectors.npz"]
+    before = out.read_bytes()
+    assert main(["embed", *arguments, "--device", "cpu"]) == 0
+    assert out.read_bytes() == before
+
+
+def test_embed_command_refusals(folder, tmp_path, capsys):
+    """What cannot work says why in one line and with status 2, and writes nothing."""
+    text = tmp_path / "text.wav"
+    text.write_text("no sound")
+    (tmp_path / "none").mkdir()
+    model, out = ["--model", str(folder)], ["--out", str(tmp_path / "v.npz")]
+    for arguments, message in (
+        ([str(text), *model, *out], "text.wav: not a readable sound file"),
+        ([str(text), str(tmp_path), *model, *out], "none of 2 inputs could be read; the first: "),
+        ([str(tmp_path / "none"), *model, *out], "none: a folder, and no sound file in it"),
+        ([str(text), *model, "--out", str(text / "v.npz")], "text.wav is no folder, and none can be made"),
+        ([str(text), *model, "--out", str(tmp_path)], "is a folder: name the NPZ file"),
+        ([str(text), "--model", "nope", *out], "shipped models"),
+    ):
+        assert main(["embed", *arguments, "--device", "cpu"]) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("aape: error: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
+    assert not (tmp_path / "v.npz").exists()
+
+
+def test_a_damaged_model_is_one_line(folder, tmp_path, capsys):
+    """The command line must never answer a broken download with a traceback."""
+    values = json.loads((folder / "config.json").read_text())
+    values["encoder"]["embed_dim"] = 192
+    (folder / "config.json").write_text(json.dumps(values))
+    wave = write(tmp_path / "a.wav", sound(3000))
+    assert main(["embed", str(wave), "--model", str(folder), "--out", str(tmp_path / "v.npz")]) == 2
+    assert "encoder.cls_token: [1, 1, 64] in the file, [1, 1, 192] by config.json" in capsys.readouterr().err
+
+
+def test_short_sounds_are_repeated_for_vectors_where_asked(tmp_path):
+    """An encoder of whole crops misreads half a second; and a cache must not mix both."""
+    plain, model = aape.load_model("tiny", "cpu"), aape.load_model("tiny", "cpu", repeat_to=1)
+    short, long = (0.1 * np.random.default_rng(seed).standard_normal(size) for seed, size in ((0, 7000), (1, 20000)))
+    wanted = plain.embed([np.resize(short, 16000), long], 16000)
+    assert np.abs(model.embed([short, long], 16000) - wanted).max() < 1e-5
+    path = tmp_path / "short.wav"
+    soundfile.write(path, short, 16000, subtype="DOUBLE")
+    assert np.abs(model.embed_files(path)[0][0] - wanted[0]).max() < 1e-4
+    assert np.abs(plain.embed(short, 16000) - wanted[0]).max() > 1e-2
+    assert len(model.embed_frames(short, 16000)[0]) == len(plain.embed_frames(short, 16000)[0])
+    assert model.fingerprint() != plain.fingerprint()
+    with pytest.raises(aape.ConfigError, match="repeat_to must be 0 to 10 seconds, got 11"):
+        aape.load_model("tiny", "cpu", repeat_to=11)
