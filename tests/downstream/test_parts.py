@@ -11,8 +11,7 @@ from aape.layers.positions import PositionTable
 from aape.layers.transformer import DropPath
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
-from aape.runs.ema import WeightAverage
-from aape.runs.optim import adamw, layer_decay
+from aape.runs.optim import WeightAverage, adamw, layer_decay
 
 
 def test_rates_fall_from_the_head_to_the_stem():

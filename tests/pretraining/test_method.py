@@ -18,8 +18,7 @@ from aape.pretraining import (
 )
 from aape.pretraining.config import LossConfig
 from aape.pretraining.trainer import momentum_at
-from aape.runs.optim import adamw
-from aape.runs.schedules import warmup_cosine
+from aape.runs.optim import adamw, warmup_cosine
 
 
 def neighbours_share(visible, grid):

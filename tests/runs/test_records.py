@@ -1,6 +1,6 @@
 """Files of one JSON object a line."""
 
-from aape.runs.records import Records
+from aape.runs.files import Records
 
 
 def test_any_name_can_be_recorded(tmp_path):

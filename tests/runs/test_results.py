@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from aape.runs import folder as results
-from aape.runs.folder import git_commit, write_atomically, write_result, write_run_header
+from aape.runs.files import write_atomically
+from aape.runs.folder import git_commit, write_result, write_run_header
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def test_results_can_be_read_by_whom_the_umask_allows(tmp_path):
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_commit_is_ours_or_none(tmp_path, monkeypatch):
     # An environment inside somebody's own checkout must not sign results with that checkout's commit.
-    package = tmp_path / "venv" / "aape" / "training"
+    package = tmp_path / "venv" / "aape" / "runs"
     package.mkdir(parents=True)
     (package / "folder.py").write_text("")
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]

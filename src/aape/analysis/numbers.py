@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aape.errors import DataError
 from aape.layers.aape import AaPE
 from aape.layers.patch_embed import PatchEmbed
-from aape.runs.records import Records
+from aape.runs.files import Records
 
 if TYPE_CHECKING:
     from aape.models.encoder import AudioEncoder

@@ -13,7 +13,7 @@ from aape.errors import ConfigError, one_line
 from aape.inference.labels import Classification, check_request
 from aape.inference.model import load_model
 from aape.inference.recordings import file_clips, readable_names
-from aape.runs.folder import make_folder_for, write_atomically, write_json
+from aape.runs.files import make_folder_for, write_atomically, write_json
 from aape.runs.progress import list_bad, progress_bar
 
 

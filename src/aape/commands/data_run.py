@@ -21,7 +21,7 @@ from aape.data.clips import Clip, read_manifest
 from aape.data.packing import INDEX_NAME, Packed, member_names, pack_shard, write_index
 from aape.data.survey import AudioInfo, check_clip
 from aape.errors import ConfigError, DataError, one_line
-from aape.runs.folder import make_folder_for, write_json
+from aape.runs.files import make_folder_for, write_json
 
 MAX_BAD_SHOWN = 20
 T = TypeVar("T")

@@ -25,7 +25,8 @@ from aape.inference import AudioModel, load_model
 from aape.layers.aape import AaPE
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.run import pretrain
-from aape.runs.folder import write_json, write_result, write_run_header
+from aape.runs.files import write_json
+from aape.runs.folder import write_result, write_run_header
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -27,7 +27,7 @@ from aape.errors import ConfigError
 from aape.inference.model import AudioModel, BadClips, Progress, load_model
 from aape.inference.recordings import file_clips, readable_names
 from aape.inference.segments import FloatArray
-from aape.runs.folder import make_folder_for, write_atomically
+from aape.runs.files import make_folder_for, write_atomically
 from aape.runs.progress import list_bad, progress_bar
 
 CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together

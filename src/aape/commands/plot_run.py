@@ -27,7 +27,8 @@ from aape.data.demo import AUDIO
 from aape.errors import AudioError, ConfigError, DataError, one_line
 from aape.inference import load_model
 from aape.layers.aape import AaPE
-from aape.runs.folder import describe_environment, write_json
+from aape.runs.files import write_json
+from aape.runs.folder import describe_environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aape.commands.table import TableConfig
 from aape.downstream.tables import Cell, Grid, collect
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 NOT_RUN, NOT_AVAILABLE = "not run", "n/a"
 CAPTION = (

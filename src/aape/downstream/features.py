@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import time_statistics
 from aape.errors import AudioError, DataError
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from aape.data.log_mel import LogMel

@@ -33,10 +33,8 @@ from aape.layers.transformer import Block
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.runs.devices import has_fast_bfloat16
-from aape.runs.ema import WeightAverage
-from aape.runs.folder import write_atomically
-from aape.runs.optim import adamw, layer_decay
-from aape.runs.schedules import warmup_cosine
+from aape.runs.files import write_atomically
+from aape.runs.optim import WeightAverage, adamw, layer_decay, warmup_cosine
 
 CHECKPOINT = "checkpoint.pt"
 Probabilities = NDArray[np.float32]

@@ -14,7 +14,7 @@ from aape.data.labelled import LabelledSet, describe
 from aape.downstream.finetuning import History, Probabilities, target_matrix
 from aape.downstream.metrics import confusion_matrix, multi_label_scores, recall_per_class, summarise
 from aape.downstream.partitions import Indices, Partition
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

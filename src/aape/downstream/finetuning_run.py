@@ -25,7 +25,8 @@ from aape.downstream.spectrograms import Spectrograms
 from aape.errors import CheckpointError, ConfigError
 from aape.models.saved import SavedModel, read_model, save_model
 from aape.runs.devices import resolve_device
-from aape.runs.folder import plain, write_atomically, write_json, write_result, write_run_header
+from aape.runs.files import plain, write_atomically, write_json
+from aape.runs.folder import write_result, write_run_header
 
 MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
 MAX_BAD_SHOWN = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.downstream.probing import METRICS, SCORES
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table

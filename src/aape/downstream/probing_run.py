@@ -22,7 +22,8 @@ from aape.downstream.probing import MEANING, ProbeScores, Protocol, margin, scor
 from aape.downstream.probing_report import score_table, write_csv
 from aape.errors import ConfigError, DataError
 from aape.inference import load_model, random_model
-from aape.runs.folder import RESULT_NAME, is_same_place, write_atomically, write_result, write_run_header
+from aape.runs.files import write_atomically
+from aape.runs.folder import RESULT_NAME, is_same_place, write_result, write_run_header
 
 if TYPE_CHECKING:
     from rich.progress import Progress

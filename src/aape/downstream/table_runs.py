@@ -15,7 +15,8 @@ from aape.commands.recipe import build_config, load_recipe, option_table
 from aape.data.corpora import CORPORA, protocol
 from aape.errors import ConfigError, DataError
 from aape.models.config import MODEL_SIZES
-from aape.runs.folder import RESULT_NAME, plain
+from aape.runs.files import plain
+from aape.runs.folder import RESULT_NAME
 
 VERBS: dict[str, type] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
 # How a run is carried out: by this alone its numbers do not change, rounding apart.

@@ -22,7 +22,7 @@ from aape.models.config import EncoderConfig, FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.sections import CONFIG_NAME, read_mapping, read_sections
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part of the package, by name

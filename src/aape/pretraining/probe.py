@@ -16,7 +16,7 @@ from aape.downstream.probing_run import ENCODER, partition, probe, read_labelled
 from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
-from aape.runs.records import Records
+from aape.runs.files import Records
 
 PROBES_NAME = "probes.jsonl"
 

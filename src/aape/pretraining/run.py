@@ -29,8 +29,8 @@ from aape.pretraining.draws import ClipDraws
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.runs import checkpoints
 from aape.runs.devices import has_fast_bfloat16, resolve_device
-from aape.runs.folder import write_json, write_result, write_run_header
-from aape.runs.records import Records
+from aape.runs.files import Records, write_json
+from aape.runs.folder import write_result, write_run_header
 
 if TYPE_CHECKING:  # it imports transformers
     from aape.pretraining.trainer import PretrainTrainer, WaveformToLoss

@@ -20,10 +20,9 @@ from aape.pretraining.draws import StepBatches, collate, draw_stretch
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.pretraining.watch import BadFiles, CollapseAlarm, Measurements
 from aape.runs import checkpoints
+from aape.runs.files import Records
 from aape.runs.guards import Flags, StopSignal, ignore_sigterm
-from aape.runs.optim import adamw
-from aape.runs.records import Records
-from aape.runs.schedules import cosine_between, warmup_cosine
+from aape.runs.optim import adamw, cosine_between, warmup_cosine
 
 SKIPPED_NAME = "skipped_steps.jsonl"
 MAX_SKIPPED = 5  # steps in a row

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from aape.errors import DataError
-from aape.runs.records import Records
+from aape.runs.files import Records
 
 METRICS_NAME = "metrics.jsonl"
 BAD_NAME = "bad_files.jsonl"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from aape.errors import CheckpointError
-from aape.runs.folder import write_atomically
+from aape.runs.files import write_atomically
 
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".saving"  # where a checkpoint is written; what lies there belongs to a killed process

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
-import math
 import os
 import platform
 import subprocess
-import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch
 
 from aape import __version__
 from aape.errors import ConfigError
+from aape.runs.files import plain, write_atomically, write_json
 
 RESULT_NAME = "result.json"
 
@@ -44,9 +43,42 @@ def write_run_header(out: str | os.PathLike[str], config: Any, *, device: str | 
     return environment
 
 
+def claim(out: str | os.PathLike[str], config: Any, *, may_change: Collection[str], resume: bool) -> None:
+    """Refuse to mix two runs in one folder: a folder is empty, or holds a run of the same options to go on with.
+
+    Args:
+        out: the run folder.
+        config: the options of the run, a dataclass; paths are the same however they are written.
+        may_change: options that may differ from those the run began with.
+        resume: whether to go on with a run that is there.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is off, or one of other options, another verb or version.
+    """
+    import yaml
+
+    path = Path(out) / "config.yaml"
+    if not path.exists():
+        return
+    if not resume:
+        raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+    now = plain(dataclasses.asdict(config))
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = None
+    if not isinstance(before, dict) or before.keys() != now.keys():
+        raise ConfigError(f"{out} holds a run of another kind, or of another version of aape: choose another --out")
+    for key, value in now.items():
+        if key not in may_change and before[key] != value and not is_same_place(before[key], value):
+            raise ConfigError(f"{out} holds a run whose {key} is {before[key]}, not {value}: choose another --out")
+
+
 def is_same_place(one: Any, other: Any) -> bool:
     """Return whether two paths, or names of models, are one, written absolutely or from the current folder."""
-    return bool(one == other or (one and other and os.path.realpath(str(one)) == os.path.realpath(str(other))))
+    return one == other or (
+        isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other)
+    )
 
 
 def write_result(out: str | os.PathLike[str], result: dict[str, Any]) -> Path:
@@ -97,60 +129,6 @@ def git_commit() -> str | None:
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+changes" if commit and git("status", "--porcelain", "--", ".") else commit
-
-
-def make_folder_for(out: Path) -> None:
-    """Make the folder that a result goes to, before the work and not after it.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinities, which JSON does not have, become null."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # A file's name may be no Unicode; what replaces its lone surrogates is JSON's own escape for them.
-    write_atomically(path, f"{text}\n".encode(errors="backslashreplace"))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name beside it, flush it to the disk, and only then give it its name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files for their owner only; results get what the user's umask gives every other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def plain(value: Any) -> Any:
-    """Return a value made of dicts, lists, strings, finite numbers, booleans and None only, for YAML and JSON."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
 
 
 def _cpu_name() -> str:

@@ -1,14 +1,17 @@
-"""What keeps a long run safe: flags that are raised on the device and read without waiting, and SIGTERM."""
+"""What keeps a long run safe: flags that are raised on the device and read without waiting, SIGTERM, and bad files."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from aape.errors import DataError, one_line
 
 
 class Flags:
@@ -83,3 +86,48 @@ class StopSignal:
 def ignore_sigterm(worker: int) -> None:
     """Let a data worker outlive a SIGTERM to the whole process group: the main process still needs batches to stop."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class BadFiles:
+    """The clips that cannot be read: each is told once, and too many of them end the run.
+
+    Args:
+        num_clips: clips of the corpus.
+        max_fraction: of them that may be bad.
+    """
+
+    MOST_TOLD = 20
+
+    def __init__(self, num_clips: int, max_fraction: float) -> None:
+        self.num_clips, self.max_fraction = num_clips, max_fraction
+        self.reasons: dict[str, str] = {}  # by name
+        self._num_told = 0
+
+    def add(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Remember (name, reason) pairs.
+
+        Raises:
+            DataError: more than `max_fraction` of the clips are bad.
+        """
+        for name, reason in bad:
+            self.reasons.setdefault(name, reason)
+        if len(self.reasons) > self.max_fraction * self.num_clips:
+            name, reason = next(iter(self.reasons.items()))
+            raise DataError(
+                f"{len(self.reasons)} of {self.num_clips} clips cannot be read, more than max_bad_fraction = "
+                f"{self.max_fraction:g} allows; the first: {name}: {reason}"
+            )
+
+    def tell(self) -> None:
+        """Print a line on standard error for each that was not told yet, and a count where there are many."""
+        untold = list(self.reasons.items())[self._num_told :]
+        most = max(0, self.MOST_TOLD - self._num_told)
+        for name, reason in untold[:most]:
+            print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
+        if len(untold) > most:
+            print(f"left out: and {len(untold) - most} more", file=sys.stderr)
+        self._num_told = len(self.reasons)
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """Return them for a JSON file."""
+        return [{"file": name, "reason": reason} for name, reason in self.reasons.items()]

@@ -1,12 +1,14 @@
-"""The optimiser that pre-training and fine-tuning share."""
+"""What pre-training and fine-tuning optimise with: AdamW, schedules as pure functions of the step, averaged weights."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 NO_DECAY = ("pos_embed", "cls_token", "mask_token", "lambda_encoder.raw", "lambda_encoder.head")
 
@@ -60,3 +62,35 @@ def layer_decay(depth: int, factor: float) -> Callable[[str], float]:
         return float(factor ** (depth + 1 - layer))
 
     return rate_of
+
+
+def warmup_cosine(step: int, *, warmup: int, total: int) -> float:
+    """Return the learning rate's factor: linear from 0 to 1 over `warmup` steps, then a cosine to 0 at `total`."""
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+
+def cosine_between(step: int, *, start: float, end: float, total: int) -> float:
+    """Return the value at `step` of a cosine from `start` at 0 to `end` at `total`: the teacher's momentum."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+
+class WeightAverage:
+    """Follows a module: average = decay * average + (1 - decay) * weights, after every step.
+
+    Args:
+        module: what is trained.
+        decay: 0 follows at once, so that the average is the module itself.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.source, self.decay = module, decay
+        self.module = copy.deepcopy(module).requires_grad_(False).eval() if decay else module
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the module's present weights in."""
+        if self.decay:
+            ours: list[Tensor] = list(self.module.parameters())
+            torch._foreach_lerp_(ours, list[Tensor](self.source.parameters()), 1 - self.decay)

@@ -1,0 +1,145 @@
+"""Files that are there whole or not at all, and what tells one state of a file from another."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aape.errors import ConfigError, DataError
+
+
+def make_folder_for(out: Path) -> None:
+    """Make the folder that a result goes to, before the work and not after it.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinities, which JSON does not have, become null."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # A file's name may be no Unicode; what replaces its lone surrogates is JSON's own escape for them.
+    write_atomically(path, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under another name beside it, flush it to the disk, and only then give it its name."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files for their owner only; results get what the user's umask gives every other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of dicts, lists, strings, finite numbers, booleans and None only, for YAML and JSON."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def npz(**arrays: NDArray[Any]) -> bytes:
+    """Pack arrays as `numpy.savez` does; equal arrays give equal bytes."""
+    # Not `savez` itself, which has a parameter called `file` and would refuse an array of that name.
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]] | None:
+    """Read the arrays of a file without unpickling anything; None if there is none, or it is damaged."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:  # numpy leaves a bad file open
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Return what tells one state of a file from another, its size and time of change; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class Records:
+    """One such file.
+
+    Args:
+        path: `*.jsonl`; it need not exist.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def append(self, step: int, **values: Any) -> None:
+        """Write one line; NaN and infinities, which JSON does not have, become null."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain({"step": step, **values}), allow_nan=False) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all whole lines; the last may have been cut by a kill.
+
+        Raises:
+            DataError: a line is no JSON object.
+        """
+        try:
+            lines = self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except (RecursionError, ValueError):
+                record = None
+            if not isinstance(record, dict):
+                raise DataError(f"{self.path}, line {number}: not a JSON object")
+            records.append(record)
+        return records
+
+    def cut_after(self, step: int) -> list[dict[str, Any]]:
+        """Drop what was written after `step`, and return the rest."""
+        kept = [record for record in self.read() if record["step"] <= step]
+        if self.path.exists():
+            lines = [json.dumps(record) + "\n" for record in kept]
+            write_atomically(self.path, "".join(lines).encode())
+        return kept
