@@ -19,7 +19,7 @@ from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = ("python.md", "command-line.md", "huggingface.md", "timm.md", "hear.md", "onnx.md", "figures.md")
+PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figures.md")
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 METRICS = DOCS.parent / "src" / "aape" / "models" / "pretrained" / "tiny" / "metrics.jsonl"
 
@@ -57,16 +57,14 @@ def commands(request, page, desk, monkeypatch):
     """What the first words of commands call, when it is not `aape`; and what takes minutes is made shorter."""
     recover = windows.recover_tones
     monkeypatch.setattr(windows, "recover_tones", lambda _, __, seed, progress: recover(9, 3, seed, progress=progress))
-    if page == "timm.md":
-        request.getfixturevalue("timm")
-    if page == "onnx.md":
-        pytest.importorskip("onnxruntime")
-        encoder = AudioEncoder(encoder_config("nano", stem="patch"))  # quick; tests/test_export.py has the other stem
-        save_model(desk / "runs" / "bells" / "model", encoder, FrontEndConfig(mean=-6.0, std=4.0))
-    if page != "hear.md":
+    if page != "adapters.md":
         return {}
+    pytest.importorskip("onnxruntime")
     pytest.importorskip("xares.audio_encoder_checker")
+    request.getfixturevalue("timm")
     validate = request.getfixturevalue("hear_validate")
+    encoder = AudioEncoder(encoder_config("nano", stem="patch"))  # exports quickly; tests/adapters has the other stem
+    save_model(desk / "runs" / "bells" / "model", encoder, FrontEndConfig(mean=-6.0, std=4.0))
 
     def run_validator(arguments):
         monkeypatch.setattr(sys, "argv", ["hear-validator", *arguments])
