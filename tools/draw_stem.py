@@ -11,7 +11,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#555555"
 
 # name: centre x, centre y, width, colour, first line, second line
 BOXES = {
-    "patch": (215, 60, 150, GREY, "Conv2d 16 × 16", "patch embedding"),
+    "patch": (215, 60, 150, GREY, "Conv2d 16 by 16", "patch embedding"),
     "lambda": (470, 150, 150, BLUE, "Lambda Encoder", "3 ViT blocks"),
     "high": (215, 255, 150, BLUE, "high-pass, π/16", "zero phase, 63 taps"),
     "b": (358, 255, 76, BLUE, "B", "16 → H"),
@@ -49,7 +49,7 @@ def draw() -> str:
         'orient="auto"><path d="M0 0L8 4L0 8z" fill="#333"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="white"/>',
         _text(55, 55, "X", weight="bold"),
-        _text(55, 73, "log-mel, F × T", size=11),
+        _text(55, 73, "log-mel, F by T", size=11),
         _text(960, 146, "tokens", weight="bold"),
         _text(960, 163, "(B, N, D)", size=11),
     ]
@@ -66,7 +66,7 @@ def draw() -> str:
         parts.append(_text(x, y - 3 if second else y + 5, first, weight="bold"))
         if second:
             parts.append(_text(x, y + 14, second, size=11))
-    caption = "grey: the standard stem · blue: the band above 3.125 Hz, which its 16-frame stride folds · orange: fusion"
+    caption = "grey: the standard stem · blue: the band above 3.125 Hz, which its stride folds · orange: fusion"
     parts.append(_text(WIDTH / 2, 315, caption, size=12))
     return "\n".join([*parts, "</svg>", ""])
 

@@ -19,7 +19,7 @@ from aape import __version__
 from aape.commands.options import build_parser, parse, summary
 from aape.errors import AapeError, ConfigError, one_line
 
-# The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the verb's
+# The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the
 # options as fields, and says in its first line what the verb does.
 VERBS: dict[str, str] = {
     "pretrain": "pretrain:pretrain",
