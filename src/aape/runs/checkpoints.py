@@ -1,23 +1,32 @@
 """Checkpoints that are whole or not there: written beside, flushed, listed with their checksums, and only then named.
 
-A checkpoint is a folder `checkpoint-STEP` with a `manifest.json`: size and SHA-256 of every other file, and of the list
-itself. A folder that does not agree with its manifest to the last bit is passed over.
+A checkpoint is a folder `checkpoint-STEP`: tensors in `state.safetensors` and `rank-N.safetensors`, the rest in
+`state.json`, and in `manifest.json` size and SHA-256 of every other file, and of the list itself. Nothing is unpickled.
+A folder that does not agree with its manifest to the last bit is passed over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from aape.errors import CheckpointError
+from aape.errors import CheckpointError, one_line
 from aape.runs.files import write_atomically
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MANIFEST_NAME = "manifest.json"
+STATE_NAME, TENSORS_NAME = "state.json", "state.safetensors"
+OLD_NAMES = ("optimizer.pt", "trainer_state.json", "checkpoint.pt")  # of versions that unpickled
 STAGING_NAME = ".saving"  # where a checkpoint is written; what lies there belongs to a killed process
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -78,6 +87,71 @@ def newest_intact(out: str | os.PathLike[str]) -> tuple[Path | None, dict[str, s
             return folder, damaged
         damaged[folder.name] = fault
     return None, damaged
+
+
+def find_checkpoint(out: str | os.PathLike[str], *, is_main: bool = True) -> Path | None:
+    """Find the checkpoint of a run to go on from, and say which it is and what was passed over; remove debris.
+
+    Args:
+        out: the run folder.
+        is_main: whether this process speaks and cleans up.
+    """
+    checkpoint, damaged = newest_intact(out)
+    if is_main:
+        clear_debris(out)
+        for name, fault in damaged.items():
+            print(f"{name} is passed over: {fault}", file=sys.stderr)
+        print(f"resuming from {checkpoint}" if checkpoint else f"{out} has no intact checkpoint: starting anew")
+    return checkpoint
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors of any device; those that share memory may not be among them."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what is no tensor."""
+    (folder / STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
+
+
+def read_checkpoint(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+    """Read an intact checkpoint.
+
+    Returns:
+        The state, the tensors, and those of one rank: None if there were fewer ranks.
+
+    Raises:
+        CheckpointError: it is damaged, or another version wrote it.
+    """
+    from safetensors.torch import load_file
+
+    old = [name for name in OLD_NAMES if (folder / name).exists()]
+    if old or not (folder / STATE_NAME).exists():
+        raise CheckpointError(
+            f"{folder}: written by another version of aape ({old[0] if old else f'no {STATE_NAME}'}), and cannot be "
+            "continued: begin again in another --out; its saved model can be used as --init"
+        )
+    own = folder / f"rank-{rank}.safetensors"
+    with described(folder):
+        state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+        return state, load_file(folder / TENSORS_NAME), load_file(own) if own.exists() else None
+
+
+@contextlib.contextmanager
+def described(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a checkpoint's content into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = one_line(str(error))[:200]
+        raise CheckpointError(
+            f"{checkpoint}: damaged, or of another model ({reason}): begin again in another --out"
+        ) from error
 
 
 def list_checkpoints(out: str | os.PathLike[str]) -> list[Path]:

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from aape.errors import ConfigError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+TRACKERS = {"tensorboard": "pip install 'aape[train]'", "wandb": "pip install wandb", "trackio": "pip install trackio"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,3 +39,43 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # an older torch has not both
     return device.type == "cpu" and any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of forward passes: "bfloat16", "float32", or "auto", bfloat16 where the hardware has it."""
+    is_bfloat16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
+
+
+def start_ranks(
+    device: str, *, out: str | os.PathLike[str] | None = None, trackers: Sequence[str] = (), config: Any = None
+) -> Accelerator:
+    """Make this process one of those that torchrun or `accelerate launch` started; alone it is rank 0 of 1.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "mps".
+        out: the run folder, where trackers write.
+        trackers: any of `TRACKERS`, which get every log.
+        config: plain options of the run that trackers show.
+
+    Raises:
+        ConfigError: there is no such device, or a tracker is not installed.
+    """
+    for name in trackers:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"{name} is not installed: {TRACKERS[name]}")
+    is_cpu = resolve_device(device).type == "cpu"
+
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=is_cpu, log_with=list(trackers) or None, project_dir=out)
+    if trackers:
+        accelerator.init_trackers("aape", config=config)
+    return accelerator
+
+
+def close_ranks(accelerator: Accelerator) -> None:
+    """Close trackers, and end the process group in order: gloo's threads abort a process that exits under them."""
+    accelerator.wait_for_everyone()
+    gc.collect()
+    accelerator.end_training()

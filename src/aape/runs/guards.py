@@ -6,12 +6,16 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from aape.errors import DataError, one_line
+from aape.runs.files import Records
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Flags:
@@ -65,6 +69,13 @@ class StopSignal:
     def __init__(self) -> None:
         self.is_set = self.is_obeyed = False
 
+    @staticmethod
+    def leave(out: object, step: int, *, is_main: bool = True) -> NoReturn:
+        """End the process after it has obeyed, as a shell says of a SIGTERM: with 143."""
+        if is_main:
+            print(f"SIGTERM: {out} is saved at step {step}; go on with --resume", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
         """Catch the signal; where that is not possible, outside the main thread, do nothing."""
@@ -94,13 +105,15 @@ class BadFiles:
     Args:
         num_clips: clips of the corpus.
         max_fraction: of them that may be bad.
+        records: where each is listed once, over all ranks and restarts, if anywhere.
     """
 
     MOST_TOLD = 20
 
-    def __init__(self, num_clips: int, max_fraction: float) -> None:
-        self.num_clips, self.max_fraction = num_clips, max_fraction
+    def __init__(self, num_clips: int, max_fraction: float, records: Records | None = None) -> None:
+        self.num_clips, self.max_fraction, self.records = num_clips, max_fraction, records
         self.reasons: dict[str, str] = {}  # by name
+        self._noted: list[tuple[str, str]] = []
         self._num_told = 0
 
     def add(self, bad: Iterable[tuple[str, str]]) -> None:
@@ -113,10 +126,35 @@ class BadFiles:
             self.reasons.setdefault(name, reason)
         if len(self.reasons) > self.max_fraction * self.num_clips:
             name, reason = next(iter(self.reasons.items()))
+            where = f"; all are in {self.records.path}" if self.records is not None else ""
             raise DataError(
                 f"{len(self.reasons)} of {self.num_clips} clips cannot be read, more than max_bad_fraction = "
-                f"{self.max_fraction:g} allows; the first: {name}: {reason}"
+                f"{self.max_fraction:g} allows; the first: {name}: {reason}{where}"
             )
+
+    def note(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Keep this rank's (name, reason) pairs until the next `gather`."""
+        self._noted += [item for item in bad if item[0] not in self.reasons and item not in self._noted]
+
+    def gather(self, step: int, accelerator: Accelerator) -> None:
+        """Bring together what the ranks noted, and list what is new.
+
+        Raises:
+            DataError: as `add`.
+        """
+        from accelerate.utils import gather_object
+
+        noted = {name: reason for name, reason in sorted(gather_object(self._noted)) if name not in self.reasons}
+        self._noted = []
+        if self.records is not None and accelerator.is_main_process:
+            for name, reason in noted.items():
+                self.records.append(step, file=name, reason=reason)
+        self.add(noted.items())
+
+    def restore(self, step: int) -> None:
+        """Take over what was listed up to a step."""
+        listed = self.records.read() if self.records is not None else []
+        self.reasons |= {record["file"]: record["reason"] for record in listed if record["step"] <= step}
 
     def tell(self) -> None:
         """Print a line on standard error for each that was not told yet, and a count where there are many."""

@@ -1,0 +1,359 @@
+"""One training loop, for pre-training and fine-tuning. `Loop.train` is one step in view, from batch to checkpoint.
+
+    accelerator = start_ranks(config.device)  # torchrun, `accelerate launch`, or one process
+    loop = Loop(
+        accelerator, out, forward, optimizer, {"method": method}, num_steps=1000,
+        rate=lambda step: warmup_cosine(step, warmup=100, total=1000),
+        after_step=lambda step, is_skipped: method.update_teacher(momentum(step), is_skipped),
+    )
+    loop.resume(find_checkpoint(out))  # None for a fresh start
+    is_done = loop.train(batches)  # False: SIGTERM asked to stop, and all is saved
+
+`batches` yields, from step `loop.step` on, the batches of this rank's passes for each step: one, several (accumulation,
+groups of clips of one length), or none. `forward(step, batch)` turns one of them into a `Pass`. What is saved: the
+modules, the optimiser's moments, `loop.extra` (JSON), random states, and what was measured since the last log.
+
+Several ranks: there is no DistributedDataParallel. Ranks may have different numbers of passes, so each sums its own
+weighted gradients, and `sum_over_ranks` adds them up once per step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from aape.errors import TrainingError
+from aape.runs import checkpoints
+from aape.runs.files import Records
+from aape.runs.guards import BadFiles, Flags, StopSignal
+
+METRICS_NAME, SKIPPED_NAME = "metrics.jsonl", "skipped_steps.jsonl"
+MAX_SKIPPED = 5  # steps in a row
+
+
+@dataclass
+class Pass:
+    """What one forward pass gives.
+
+    Attributes:
+        loss: scalar, a mean over the clips of the pass.
+        weight: the pass's share of the step; the weights of all passes on all ranks add up to 1.
+        clips: names of the clips, for the list of skipped steps.
+        measured: scalars to average until the next log, on the device.
+    """
+
+    loss: Tensor
+    weight: float
+    clips: Sequence[str]
+    measured: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Loop:
+    """Trains `num_steps` steps, and keeps what docs/reliability.md promises.
+
+    Attributes:
+        accelerator: device, ranks and trackers, as `start_ranks` makes it.
+        out: folder of `metrics.jsonl`, `skipped_steps.jsonl` and checkpoints.
+        forward: called with the step and a batch.
+        optimizer: a fused AdamW, as `aape.runs.optim.adamw` builds; the learning rates of its groups are the peaks.
+        modules: what checkpoints hold, by name; everything trained, and averages of it.
+        num_steps: of the whole run.
+        rate: factor of the learning rates, a pure function of the step.
+        autocast: context of the forward passes.
+        clip_grad: largest norm of the gradient; infinity for no limit.
+        after_step: called with the step and a scalar on the device, 1.0 if the step was skipped: teacher, average.
+        log_every: steps between logs; the last step is logged too.
+        on_log: called with the number of steps done and the averages, to which it may add.
+        every: (n, function) pairs; the function is called with the number of steps done every n of them.
+        save_every: steps between checkpoints; the last step is saved too.
+        keep_last: checkpoints that stay.
+        keep_every: those of every so many steps stay as well; 0 for none.
+        bad: the clips that cannot be read; ranks exchange theirs at every log and checkpoint.
+        progress: called with the number of steps done.
+        stop: SIGTERM; share one among loops that follow each other.
+        extra: JSON values of the caller's that belong to the checkpoint.
+    """
+
+    accelerator: Accelerator
+    out: Path
+    forward: Callable[[int, Any], Pass]
+    optimizer: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module]
+    num_steps: int
+    rate: Callable[[int], float]
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    clip_grad: float = math.inf
+    after_step: Callable[[int, Tensor], None] = lambda step, is_skipped: None
+    log_every: int = 50
+    on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    every: Sequence[tuple[int, Callable[[int], None]]] = ()
+    save_every: int = 5000
+    keep_last: int = 2
+    keep_every: int = 0
+    bad: BadFiles | None = None
+    progress: Callable[[int], None] = lambda step: None
+    stop: StopSignal = field(default_factory=StopSignal)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.step = self.num_skipped_in_row = 0
+        self.is_stopping = False
+        self.peaks = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self.flags = Flags(self.accelerator.device, self.accelerator.num_processes)
+        self.measured = Measurements()
+        self.records, self.skipped = Records(self.out / METRICS_NAME), Records(self.out / SKIPPED_NAME)
+
+    def train(self, batches: Iterable[Iterable[Any]]) -> bool:
+        """Train to the last step, or until SIGTERM.
+
+        Args:
+            batches: for each step from `self.step` on, the batches of this rank.
+
+        Returns:
+            Whether the last step was reached.
+
+        Raises:
+            TrainingError: loss or gradient were not finite in several steps in a row.
+            DataError: too many clips cannot be read.
+            CheckpointError: a checkpoint cannot be written.
+        """
+        steps, num_ranks = iter(batches), self.accelerator.num_processes
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        optimizer: Any = self.optimizer
+        with self.stop.caught():
+            while self.step < self.num_steps and not self.is_stopping:
+                for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
+                    group["lr"] = peak * self.rate(self.step)
+                is_bad = torch.zeros((), dtype=torch.bool, device=self.accelerator.device)
+                clips: list[str] = []
+                for batch in next(steps):
+                    with self.autocast():
+                        part = self.forward(self.step, batch)
+                    (part.weight * part.loss).backward()
+                    is_bad |= ~torch.isfinite(part.loss.detach())
+                    self.measured.add(part.measured, part.weight, num_clips=len(part.clips))
+                    clips += part.clips
+                sum_over_ranks(parameters, num_ranks)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad).detach()
+                self.measured.add({"grad_norm": norm}, 1 / num_ranks)
+                # A bad step is left out on the device, as gradient scaling does; the host reads the flag a step later
+                is_bad = is_bad | ~torch.isfinite(norm)
+                is_skipped = self.flags.raise_(is_bad, self.stop.is_set, about=(self.step, clips))
+                optimizer.found_inf = is_skipped
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                self.after_step(self.step, is_skipped)
+                self.step += 1
+                self._periodic()
+        return self.step == self.num_steps
+
+    def _periodic(self) -> None:
+        """Log, call what is due, save; whichever of them meet in a step, and whether the run is to stop."""
+        is_last = self.step == self.num_steps
+        is_logged, is_saved = is_last or self.step % self.log_every == 0, is_last or self.step % self.save_every == 0
+        due = [function for every, function in self.every if self.step % every == 0]
+        self.read_flags(leave=0 if is_logged or is_saved or due else 1)
+        if is_logged:
+            self.log()
+        with self.measured.paused():
+            for function in due:
+                function(self.step)
+            if is_saved or self.is_stopping:
+                self.save()
+        self.progress(self.step)
+
+    def read_flags(self, *, leave: int = 0) -> None:
+        """Act on the flags of the steps that are through, but for the last `leave`; the same on all ranks."""
+        for is_skipped, is_stop, (step, clips) in self.flags.read(leave=leave):
+            self.is_stopping |= is_stop  # it stays set, whoever has read the flag
+            self.num_skipped_in_row = self.num_skipped_in_row + 1 if is_skipped else 0
+            if is_skipped:
+                self.skipped.append(step + 1, rank=self.accelerator.process_index, clips=clips)
+            if self.num_skipped_in_row >= MAX_SKIPPED:
+                raise TrainingError(
+                    f"{self.out}: loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step {step + 1}; "
+                    f"the weights are those of before, the clips are in {SKIPPED_NAME}: lower "
+                    "--optim.learning-rate, or use --optim.precision float32, and go on with --resume"
+                )
+
+    def log(self) -> None:
+        """Write the averages since the last log to metrics.jsonl and the trackers."""
+        self._gather_bad()
+        values = self.measured.averages(self.accelerator)
+        values["learning_rate"] = max(self.peaks) * self.rate(self.step)
+        with self.measured.paused():
+            self.on_log(self.step, values)
+            if self.accelerator.is_main_process:
+                self.records.append(self.step, **values)
+            self.accelerator.log(values, step=self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint aside, flush it, and name it; an error leaves the last good one and says what to do."""
+        self.read_flags()
+        self._gather_bad()
+        is_main, rank = self.accelerator.is_main_process, self.accelerator.process_index
+        staging = self.out / checkpoints.STAGING_NAME / f"checkpoint-{self.step}"
+        tensors = self._tensors()
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_tensors(staging / f"rank-{rank}.safetensors", self._rank_tensors())
+            if is_main:
+                checkpoints.write_tensors(staging / checkpoints.TENSORS_NAME, tensors)
+                state = {"step": self.step, "num_skipped_in_row": self.num_skipped_in_row, "extra": self.extra}
+                checkpoints.write_state(staging, state)
+            self.accelerator.wait_for_everyone()
+            if is_main:
+                checkpoints.publish(staging, self.out / staging.name)
+                checkpoints.prune(self.out, keep_last=max(2, self.keep_last), keep_every=self.keep_every)
+        except Exception as error:  # OSError and SafetensorError: each writer has its own
+            shutil.rmtree(staging, ignore_errors=True)
+            size = sum(tensor.nbytes for tensor in tensors.values())
+            raise checkpoints.save_failed(self.out, self.step, size, error) from error
+        self.accelerator.wait_for_everyone()
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Go on from a checkpoint, or begin; records of later steps are dropped, and all ranks get the same weights.
+
+        Raises:
+            CheckpointError: the checkpoint is of another version or another model.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        if checkpoint is not None:
+            state, tensors, own = checkpoints.read_checkpoint(checkpoint, self.accelerator.process_index)
+            with checkpoints.described(checkpoint):
+                self.step, self.num_skipped_in_row = state["step"], state["num_skipped_in_row"]
+                self.extra.clear()
+                self.extra.update(state["extra"])
+                self._load_tensors(tensors)
+                if own is not None:  # this rank was there before
+                    self._load_rank_tensors(own)
+        if self.bad is not None:
+            self.bad.restore(self.step)
+        if self.accelerator.is_main_process:
+            for records in (self.records, self.skipped, *([self.bad.records] if self.bad and self.bad.records else [])):
+                records.cut_after(self.step)
+        if self.accelerator.num_processes > 1:
+            for module in self.modules.values():
+                for tensor in module.state_dict().values():
+                    torch.distributed.broadcast(tensor, 0)
+
+    def _gather_bad(self) -> None:
+        if self.bad is not None:
+            self.bad.gather(self.step, self.accelerator)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"{name}.{key}": t for name, m in self.modules.items() for key, t in m.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
+        return tensors
+
+    def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        moments: dict[int, dict[str, Tensor]] = {}
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules}
+        for name, tensor in tensors.items():
+            part, _, key = name.partition(".")
+            if part == "optimizer":
+                index, _, key = key.partition(".")
+                moments.setdefault(int(index), {})[key] = tensor
+            else:
+                parts[part][key] = tensor
+        for name, module in self.modules.items():
+            module.load_state_dict(parts[name])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+    def _rank_tensors(self) -> dict[str, Tensor]:
+        """What differs from rank to rank: random states, and sums that were not logged yet."""
+        random = {"random.cpu": torch.get_rng_state()}
+        if self.accelerator.device.type in ("cuda", "mps"):
+            random["random.device"] = getattr(torch, self.accelerator.device.type).get_rng_state()
+        return random | self.measured.state()
+
+    def _load_rank_tensors(self, tensors: dict[str, Tensor]) -> None:
+        torch.set_rng_state(tensors.pop("random.cpu"))
+        device_state = tensors.pop("random.device", None)
+        if device_state is not None and self.accelerator.device.type in ("cuda", "mps"):
+            getattr(torch, self.accelerator.device.type).set_rng_state(device_state)
+        self.measured.load(tensors, self.accelerator.device)
+
+
+class Measurements:
+    """Weighted sums of what was measured since the last log, kept on the device; what is not finite is left out."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self.num_clips = 0
+        self.since = time.perf_counter()
+
+    def add(self, values: Mapping[str, Tensor], weight: float = 1.0, *, num_clips: int = 0) -> None:
+        """Add scalars (), each under its name."""
+        self.num_clips += num_clips
+        for name, value in values.items():
+            is_finite = torch.isfinite(value)
+            value = torch.where(is_finite, value, 0.0).to(_wide(value.device))
+            self.sums[name] = self.sums.get(name, 0.0) + weight * value
+            self.weights[name] = self.weights.get(name, 0.0) + weight * is_finite.to(value.dtype)
+
+    def averages(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the averages over all ranks, and clips per second, and start anew."""
+        # A rank without a clip since the last log knows no names; all have to reduce the same
+        names = sorted(set(gather_object(list(self.sums))))
+        none = torch.zeros((), dtype=_wide(accelerator.device), device=accelerator.device)
+        held = [self.sums.get(name, none) for name in names] + [self.weights.get(name, none) for name in names]
+        held.append(none + self.num_clips)
+        *totals, num_clips = accelerator.reduce(torch.stack(held), "sum").tolist()
+        pairs = zip(totals[: len(names)], totals[len(names) :], strict=True)
+        means = [total / weight if weight else math.nan for total, weight in pairs]
+        rate = num_clips / max(1e-9, time.perf_counter() - self.since)
+        self.__init__()  # type: ignore[misc]
+        return {**dict(zip(names, means, strict=True)), "clips_per_second": rate}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep what happens within out of the rate: evaluations, checkpoints."""
+        started = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - started
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs so that the next averages are those of an unbroken run."""
+        return {f"{kind}.{k}": v for kind in ("sums", "weights") for k, v in getattr(self, kind).items()}
+
+    def load(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take over the state of a checkpoint."""
+        for name, value in state.items():
+            kind, _, key = name.partition(".")
+            getattr(self, kind)[key] = value.to(device)
+
+
+def sum_over_ranks(parameters: Sequence[nn.Parameter], num_ranks: int) -> None:
+    """Add up the gradients of all ranks, one collective per data type; a rank without a clip adds zeros."""
+    if num_ranks == 1:
+        return
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
+    for grads in by_dtype.values():
+        flat = torch.cat([grad.flatten() for grad in grads])
+        torch.distributed.all_reduce(flat)
+        for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+            grad.copy_(total.view_as(grad))
+
+
+def _wide(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
