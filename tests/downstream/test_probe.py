@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def model(monkeypatch):
     model = FakeModel()
-    monkeypatch.setattr(run, "load_model", lambda name, device, repeat_to: model)
+    monkeypatch.setattr(run, "load_model", lambda name, device, loop_to: model)
     monkeypatch.setattr(run, "random_model", lambda _, seed: FakeModel(seed))
     return model
 

@@ -343,6 +343,17 @@ def test_saved_folders_load_by_themselves(classifier, tmp_path):
     assert found == expected
 
 
+def test_the_length_that_short_sounds_are_looped_to_stays(tmp_path):
+    """A model that was on the Hub once must not forget how it is used."""
+    save_model(tmp_path / "model", nano(), FRONT_END, loop_to=3)
+    AutoModel.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "again")
+    assert read_model(tmp_path / "again").loop_to == 3
+    AaPEModel(AaPEConfig(encoder=nano().config.__dict__)).save_pretrained(tmp_path / "as_they_are")
+    assert read_model(tmp_path / "as_they_are").loop_to == 0
+    with pytest.raises(CheckpointError, match="loop_to: expected 0 to 600 seconds"):
+        AaPEConfig(loop_to=-1)
+
+
 def test_model_card(tmp_path):
     """A model that nobody knows the data, licence, recipe or protocol of cannot be used or compared."""
     score = {"data": "bells", "metric": "accuracy", "value": "51.2 ± 0.3 %", "protocol": "5 folds | 3 seeds"}

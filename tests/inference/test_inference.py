@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from aape.inference import AudioModel, load_model, random_model
 from aape.models import saved as saved_module
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder, pool
+from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
 
 FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
@@ -371,17 +373,45 @@ def test_a_damaged_model_is_one_line(folder, tmp_path, capsys):
     assert "encoder.cls_token: [1, 1, 64] in the file, [1, 1, 192] by config.json" in capsys.readouterr().err
 
 
-def test_short_sounds_are_repeated_for_vectors_where_asked(tmp_path):
+def test_short_sounds_are_looped_as_the_model_says(tmp_path):
     """An encoder of whole crops misreads half a second; and a cache must not mix both."""
-    plain, model = aape.load_model("tiny", "cpu"), aape.load_model("tiny", "cpu", repeat_to=1)
+    plain, model = aape.load_model("tiny", "cpu", loop_to=0), aape.load_model("tiny", "cpu", loop_to=1)
+    assert (plain.loop_to, model.loop_to, aape.load_model("tiny", "cpu").loop_to) == (0, 1, 3)
     short, long = (0.1 * np.random.default_rng(seed).standard_normal(size) for seed, size in ((0, 7000), (1, 20000)))
-    wanted = plain.embed([np.resize(short, 16000), long], 16000)
-    assert np.abs(model.embed([short, long], 16000) - wanted).max() < 1e-5
+    looped = plain.embed([np.resize(short, 16000), long], 16000)
+    assert np.array_equal(model.embed([short, long], 16000), looped)
     path = tmp_path / "short.wav"
     soundfile.write(path, short, 16000, subtype="DOUBLE")
-    assert np.abs(model.embed_files(path)[0][0] - wanted[0]).max() < 1e-4
-    assert np.abs(plain.embed(short, 16000) - wanted[0]).max() > 1e-2
-    assert len(model.embed_frames(short, 16000)[0]) == len(plain.embed_frames(short, 16000)[0])
+    assert np.abs(model.embed_files(path)[0][0] - looped[0]).max() < 1e-4
+    assert np.abs(plain.embed(short, 16000) - looped[0]).max() > 1e-2
     assert model.fingerprint() != plain.fingerprint()
-    with pytest.raises(aape.ConfigError, match="repeat_to must be 0 to 10 seconds, got 11"):
-        aape.load_model("tiny", "cpu", repeat_to=11)
+    with pytest.raises(aape.ConfigError, match="loop_to must be 0 to 600 seconds, got nan"):
+        aape.load_model("tiny", "cpu", loop_to=np.nan)
+
+
+@pytest.mark.parametrize("loop_to", [1, 15])
+def test_frames_and_times_of_a_looped_sound_are_its_own(loop_to):
+    """An event at 12 s of a sound of half a second is a lie."""
+    plain, model = nano(), nano()
+    model.loop_to = loop_to
+    short = sound(7000)  # 44 frames, 3 time patches
+    frames, centres = model.embed_frames(short, RATE)
+    assert centres.tolist() == [80, 240, 400]
+    assert np.array_equal(frames, plain.embed_frames(np.resize(short, loop_to * RATE), RATE)[0][:3])
+    assert not np.array_equal(frames, plain.embed_frames(short, RATE)[0])
+    model.head, model.labels = ClassificationHead(64, 2).eval(), ["a", "b"]
+    result = model.classify(short, RATE)
+    assert [(window.start, window.end) for window in (result, *result.windows)] == [(0, 7000 / RATE)] * 2
+
+
+def test_vectors_of_a_model_of_the_version_before(tmp_path):
+    """An index of a million sounds is worthless once the same model gives other vectors."""
+    shutil.copytree(saved_module.PRETRAINED / "tiny", tmp_path / "model")
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    del values["loop_to"]  # it had none
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    model = aape.load_model(tmp_path / "model", "cpu")
+    time = np.arange(8000) / RATE
+    vector = model.embed(0.2 * np.sin(2 * np.pi * 440 * time) * (1.2 + np.sin(2 * np.pi * 9 * time)), RATE)
+    expected = [1.27182, -0.595867, -0.208175, -0.321173, 0.749738, 0.189313, -0.732833]
+    np.testing.assert_allclose(vector[[0, 1, 100, 191, 192, 300, 383]], expected, atol=1e-4)

@@ -86,6 +86,20 @@ def test_head_and_labels_come_back(tmp_path):
         save_model(tmp_path, nano(), FRONT_END, head=ClassificationHead(64, 3), labels=["a", "b", "a"])
 
 
+def test_the_length_that_short_sounds_are_looped_to_comes_back(tmp_path):
+    """Whoever uses a model should not have to know what its training did with short clips."""
+    save_model(tmp_path, nano(), FRONT_END, loop_to=3)
+    assert read_model(tmp_path).loop_to == 3
+    save_model(tmp_path, nano(), FRONT_END)
+    assert read_model(tmp_path).loop_to == 0
+    assert "loop_to" not in json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="loop_to: expected 0 to 600 seconds, got -1"):
+        save_model(tmp_path, nano(), FRONT_END, loop_to=-1)
+    for value in (-1, 1e9, math.nan, True, "3", [3], {}):
+        edit_config(tmp_path, lambda values, value=value: values.update(loop_to=value))
+        assert f"loop_to: expected 0 to 600 seconds, got {value!r}" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_how_to_read_the_logits_comes_back(tmp_path, multi_label):
     """Softmax over a multi-label head, or the reverse, gives scores that mean nothing."""

@@ -16,7 +16,8 @@ class EmbedConfig:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
         out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); a run that was killed goes on where it was.
-        repeat_to: repeat shorter sounds to so many seconds; 0 takes them as they are.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. The model's own where
+            not stated.
         batch: clips per forward pass, at most; a CPU takes 4.
         device: where to run.
     """
@@ -24,7 +25,7 @@ class EmbedConfig:
     inputs: list[str] = field(metadata={"positional": True})
     model: str
     out: str
-    repeat_to: float = 0.0
+    loop_to: float | None = None
     batch: int = 16
     device: Device = "auto"
 

@@ -49,7 +49,7 @@ def embed_command(config: EmbedConfig) -> None:
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, or folders of them")
     make_folder_for(out)
-    model = load_model(config.model, config.device, repeat_to=config.repeat_to)
+    model = load_model(config.model, config.device, loop_to=config.loop_to)
     clips = file_clips(config.inputs)
     partial = out.with_name(f"{out.name}.partial")
     partial.mkdir(exist_ok=True)

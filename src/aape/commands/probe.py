@@ -30,7 +30,8 @@ class ProbeConfig:
         learning_rates: peak rates, of which validation data choose one [ours].
         validate_every: steps between looks at the validation and test data.
         device: where to run.
-        repeat_to: the encoders hear shorter sounds repeated to so many seconds; 0 as they are.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. The model's own where
+            not stated.
         yardsticks: also score the untrained encoder and log-mel statistics.
         max_bad_fraction: share of unreadable clips above which to stop.
     """
@@ -52,7 +53,7 @@ class ProbeConfig:
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     validate_every: int = 100
     device: Device = "auto"
-    repeat_to: float = 0.0
+    loop_to: float | None = None
     yardsticks: bool = True
     max_bad_fraction: float = 0.01
 

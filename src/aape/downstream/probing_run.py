@@ -60,7 +60,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     _check_out(config, out)
     everything = read_labelled(config)
     partition(everything, config)  # before hours of embedding, say what is wrong with the set
-    model = load_model(config.checkpoint, device=config.device, repeat_to=config.repeat_to)
+    model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
     device = _training_device(model)
     environment = write_run_header(out, config, device=device)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

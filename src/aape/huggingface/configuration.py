@@ -14,7 +14,14 @@ from transformers.utils import logging
 from aape.data.audio.arrays import read_array
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError
-from aape.models.sections import CONFIG_NAME, MOST_PATCH_FRAMES, read_front_end, read_mapping, read_sections
+from aape.models.sections import (
+    CONFIG_NAME,
+    MOST_PATCH_FRAMES,
+    read_front_end,
+    read_loop_to,
+    read_mapping,
+    read_sections,
+)
 
 _LOG = logging.get_logger(__name__)
 
@@ -27,6 +34,7 @@ class AaPEConfig(PretrainedConfig):
         front_end: fields of `aape.models.config.FrontEndConfig`, likewise.
         training: how the model was trained.
         card: what the model card says beside that, see `aape.models.saved.save_model`.
+        loop_to: length in seconds that shorter sounds were looped to in training; None or 0: nothing is looped.
         kwargs: of `transformers.PretrainedConfig`.
 
     Raises:
@@ -41,12 +49,14 @@ class AaPEConfig(PretrainedConfig):
         front_end: dict[str, Any] | None = None,
         training: dict[str, Any] | None = None,
         card: dict[str, Any] | None = None,
+        loop_to: float | None = None,
         **kwargs: Any,
     ) -> None:
         sections = {"encoder": encoder or {}, "front_end": front_end or {}, "training": training, "card": card}
         made, front_end_made = read_sections(sections, CONFIG_NAME)
         self.encoder, self.front_end = dataclasses.asdict(made), dataclasses.asdict(front_end_made)
         self.training, self.card = (read_mapping(sections, key, CONFIG_NAME) for key in ("training", "card"))
+        self.loop_to = read_loop_to({"loop_to": loop_to}, CONFIG_NAME)
         super().__init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:

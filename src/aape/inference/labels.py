@@ -82,7 +82,11 @@ def summarise(
     """
     weights, probabilities = [weight for weight, *_ in windows], [scores for *_, scores in windows]
     mean = np.average(probabilities, axis=0, weights=weights)
-    parts = [Prediction(start, end, *_best(scores, labels, top, threshold)) for _, start, end, scores in windows]
+    parts = [
+        Prediction(start, end, *_best(scores, labels, top, threshold))
+        for _, start, end, scores in windows
+        if start < end  # the others hold the loop of a short recording only
+    ]
     return Classification(0.0, windows[-1][2], *_best(mean, labels, top, threshold), parts)
 
 

@@ -22,15 +22,15 @@ from aape.data.clips import Clip, stream_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference.labels import Classification, Threshold, check_request, summarise
-from aape.inference.recordings import Blocks, Paths, Sound, file_clips, open_sounds, readable_names, repeated
+from aape.inference.recordings import Blocks, Paths, Sound, file_clips, loop, open_sounds, readable_names
 from aape.inference.segments import FloatArray, Window, batches, cut
 from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model
+from aape.models.sections import MAX_LOOP_TO
 from aape.runs.devices import resolve_device
 
-MAX_REPEAT_TO = 10  # seconds: what is encoded in one pass
 BATCH_SIZE = 16
 CPU_BATCH_SIZE = 4  # the most on a CPU, where more leave its caches: 16 take 15 % longer for each clip
 
@@ -48,11 +48,11 @@ class AudioModel:
         labels: names of its classes.
         multi_label: a sound may have several of the classes, or none.
         training: how it was trained.
-        repeat_to: for a vector, shorter sounds are repeated to so many seconds; 0 takes them as they are. Frames and
-            classes are always those of the sound as it is.
+        loop_to: length in seconds that shorter sounds are looped to before they are encoded; 0 takes them as they are.
+            Times and frames are always the sound's own.
 
     Raises:
-        ConfigError: `repeat_to` outside 0 to 10.
+        ConfigError: `loop_to` outside 0 to 600.
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class AudioModel:
         labels: list[str] | None = None,
         multi_label: bool = False,
         training: dict[str, Any] | None = None,
-        repeat_to: float = 0.0,
+        loop_to: float = 0.0,
     ) -> None:
-        if not 0 <= repeat_to <= MAX_REPEAT_TO:
-            raise ConfigError(f"repeat_to must be 0 to {MAX_REPEAT_TO} seconds, got {repeat_to}")
+        if not 0 <= loop_to <= MAX_LOOP_TO:  # also true of NaN
+            raise ConfigError(f"loop_to must be 0 to {MAX_LOOP_TO:g} seconds, got {loop_to}")
         self.encoder = encoder.eval()
         self.front_end = front_end
         self.log_mel = LogMel(**dataclasses.asdict(front_end))
@@ -77,7 +77,7 @@ class AudioModel:
             self.labels = [f"LABEL_{index}" for index in range(head.linear.out_features)]  # as transformers does
         self.multi_label = multi_label
         self.training = training or {}
-        self.repeat_to = repeat_to
+        self.loop_to = loop_to
 
     @property
     def device(self) -> torch.device:
@@ -127,7 +127,7 @@ class AudioModel:
             AudioError: a sound cannot be used.
         """
         sounds, is_batch = self._open(wav, sample_rate, lengths)
-        rows = self._means(self._windows(map(self._repeated, sounds)), BATCH_SIZE)
+        rows = self._means(self._windows(sounds), BATCH_SIZE)
         vectors = np.stack([rows[row] for row in range(len(rows))])
         return vectors if is_batch else vectors[0]
 
@@ -140,7 +140,7 @@ class AudioModel:
 
         Returns:
             The tokens of each time patch, low frequencies first, (Nt, Nf * D), float32; and the patches' centres (Nt,)
-            in ms.
+            in ms. Of a looped sound, those of its first pass only: as many as without looping.
 
         Raises:
             AudioError: the sound cannot be used, or is a batch.
@@ -150,9 +150,9 @@ class AudioModel:
             what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
             raise AudioError("array", f"{what}: embed_frames takes one clip at a time")
         parts: dict[int, Tensor] = {}
-        for (_, index), _, tokens in self._encode(self._windows(sounds), BATCH_SIZE):
+        for (_, index), window, tokens in self._encode(self._windows(sounds), BATCH_SIZE):
             grid = tokens[1:].unflatten(0, (self.log_mel.n_mels // self.encoder.patch_size, -1))  # (Nf, Nt, D)
-            parts[index] = grid.transpose(0, 1).flatten(1).cpu()
+            parts[index] = grid.transpose(0, 1).flatten(1)[: window.num_patches].cpu()
         frames = torch.cat([parts[index] for index in sorted(parts)]).numpy()
         patch_ms = 1000 * self.encoder.patch_size * self.log_mel.hop_length / self.log_mel.sample_rate
         centres: NDArray[np.float64] = (np.arange(len(frames), dtype=np.float64) + 0.5) * patch_ms
@@ -172,7 +172,7 @@ class AudioModel:
             One vector per readable clip, in order, (n, 2D) float32; and name and reason of the others.
         """
         bad: dict[int, str] = {}
-        rows = self._means(self._clip_windows(clips, bad, progress, self._repeated), batch_size)
+        rows = self._means(self._clip_windows(clips, bad, progress), batch_size)
         vectors = [rows[row] for row in range(len(clips)) if row not in bad]
         stacked = np.stack(vectors) if vectors else np.empty((0, self.embed_dim), self._dtype)
         return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
@@ -254,8 +254,8 @@ class AudioModel:
         return results, [(clips[row].name, reason) for row, reason in bad.items()]
 
     def fingerprint(self) -> str:
-        """Return a digest of all that a vector depends on besides the sound: weights, encoder, front end, repeats."""
-        digest = hashlib.sha256(f"repeat_to {self.repeat_to}".encode() if self.repeat_to else b"")
+        """Return a digest of all that a vector depends on besides the sound: weights, encoder, front end, looping."""
+        digest = hashlib.sha256(f"loop_to {self.loop_to}".encode() if self.loop_to else b"")
         for config in (self.encoder.config, self.front_end):
             digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
         for name, tensor in sorted(self.encoder.state_dict().items()):
@@ -281,13 +281,12 @@ class AudioModel:
         rate = self.log_mel.sample_rate
         return open_sounds(wav, sample_rate, to_rate=rate, dtype=self._dtype, lengths=lengths)
 
-    def _repeated(self, blocks: Blocks) -> Blocks:
-        return repeated(blocks, round(self.repeat_to * self.log_mel.sample_rate)) if self.repeat_to else blocks
-
     def _cut(self, blocks: Blocks) -> Iterator[Window]:
         dtype = self.encoder.cls_token.dtype
         compute_in = torch.promote_types(dtype, torch.float32)
-        for window in cut(blocks, self.log_mel, self.encoder.patch_size, lambda x: x.to(self.device, compute_in)):
+        blocks, length = loop(blocks, round(self.loop_to * self.log_mel.sample_rate))
+        patch_size = self.encoder.patch_size
+        for window in cut(blocks, self.log_mel, patch_size, lambda x: x.to(self.device, compute_in), length):
             yield window._replace(spectrogram=window.spectrogram.to(dtype))
 
     def _windows(self, sounds: Iterable[Blocks]) -> Iterator[tuple[tuple[int, int], Window]]:
@@ -301,13 +300,11 @@ class AudioModel:
         clips: Sequence[Clip],
         bad: dict[int, str],
         progress: Progress | None,
-        change: Callable[[Blocks], Blocks] = iter,
     ) -> Iterator[tuple[tuple[int, int], Window]]:
         """Cut the recordings of a data set; `bad` gets row and reason of those that turn out to be unreadable."""
         for row, clip in enumerate(clips):
             try:
-                blocks = change(stream_clip(clip, sample_rate=self.log_mel.sample_rate))
-                for index, window in enumerate(self._cut(blocks)):
+                for index, window in enumerate(self._cut(stream_clip(clip, sample_rate=self.log_mel.sample_rate))):
                     yield (row, index), window
             except AudioError as error:
                 bad[row] = error.reason
@@ -361,18 +358,20 @@ class AudioModel:
         }
 
 
-def load_model(name_or_path: str | os.PathLike[str], device: str = "auto", *, repeat_to: float = 0.0) -> AudioModel:
+def load_model(
+    name_or_path: str | os.PathLike[str], device: str = "auto", *, loop_to: float | None = None
+) -> AudioModel:
     """Load a model for use.
 
     Args:
         name_or_path: a shipped model's name, a saved folder, or a run's folder.
         device: "auto", "cpu", "cuda" or "mps".
-        repeat_to: repeat shorter sounds to so many seconds before they are embedded: 3 for `tiny`, which was trained on
-            crops of 3 s (docs/small-data.md); 0 takes them as they are.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. None: what the model was
+            trained with and recommends, 3 for `tiny`.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: there is no such device, or `repeat_to` is outside 0 to 10.
+        ConfigError: there is no such device, or `loop_to` is outside 0 to 600.
     """
     place = resolve_device(device)
     saved = read_model(name_or_path)
@@ -383,7 +382,7 @@ def load_model(name_or_path: str | os.PathLike[str], device: str = "auto", *, re
         labels=saved.labels,
         multi_label=saved.multi_label,
         training=saved.training,
-        repeat_to=repeat_to,
+        loop_to=saved.loop_to if loop_to is None else loop_to,
     ).to(place)
 
 
@@ -392,6 +391,4 @@ def random_model(model: AudioModel, seed: int) -> AudioModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = AudioEncoder(model.encoder.config)
-    return AudioModel(
-        encoder.to(model.device, model.encoder.cls_token.dtype), model.front_end, repeat_to=model.repeat_to
-    )
+    return AudioModel(encoder.to(model.device, model.encoder.cls_token.dtype), model.front_end, loop_to=model.loop_to)

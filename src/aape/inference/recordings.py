@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -65,16 +66,22 @@ def open_sounds(
     return sounds, True
 
 
-def repeated(blocks: Blocks, count: int) -> Iterator[FloatArray]:
-    """Yield a recording, and again from its start until there are `count` samples."""
-    kept, total = [], 0
-    for block in blocks:
-        if total < count:
-            kept.append(block)
+def loop(blocks: Blocks, count: int) -> tuple[Blocks, int | None]:
+    """Loop a recording of fewer than `count` samples to that many.
+
+    Returns:
+        Its blocks; and the number of its own samples, None where it is not looped.
+    """
+    source = iter(blocks)
+    head: list[FloatArray] = []
+    total = 0
+    while total < count:
+        block = next(source, None)
+        if block is None:
+            return ([np.resize(np.concatenate(head), count)], total) if total else ([], None)
+        head.append(block)
         total += len(block)
-        yield block
-    if 0 < total < count:
-        yield np.resize(np.concatenate(kept), count)[total:]
+    return itertools.chain(head, source), None
 
 
 def file_clips(inputs: Paths) -> list[Clip]:

@@ -30,10 +30,15 @@ class Window(NamedTuple):
     spectrogram: Tensor  # (F, T), standardised log-mel, zero-padded to whole patches
     start: float  # in the recording, in seconds
     end: float
+    num_patches: int  # time patches that begin within the recording; the others are its loop's
 
 
 def cut(
-    blocks: Iterable[FloatArray], log_mel: LogMel, patch_size: int, place: Callable[[Tensor], Tensor]
+    blocks: Iterable[FloatArray],
+    log_mel: LogMel,
+    patch_size: int,
+    place: Callable[[Tensor], Tensor],
+    length: int | None = None,
 ) -> Iterator[Window]:
     """Cut a recording into windows while it is being read, holding no more of it than a window and a block.
 
@@ -42,6 +47,7 @@ def cut(
         log_mel: the front end.
         patch_size: P.
         place: brings samples to the device and the precision to compute in.
+        length: samples of the recording, where more of its loop follow; None if nothing follows.
 
     Yields:
         The windows in order.
@@ -61,7 +67,11 @@ def cut(
             spectrogram = log_mel(place(torch.from_numpy(held[begin:end]))[None])[0, 0]
             spectrogram = spectrogram[:, lead() : lead() + last - first]
             spectrogram = torch.nn.functional.pad(spectrogram, (0, -spectrogram.shape[-1] % patch_size))
-        return Window(spectrogram, first * hop / rate, min(last * hop, origin + len(held)) / rate)
+        stop = origin + len(held) if length is None else length
+        num_patches = spectrogram.shape[-1] // patch_size
+        if length is not None:
+            num_patches = max(0, min(num_patches, -(-(1 + length // hop - first) // patch_size)))
+        return Window(spectrogram, first * hop / rate, min(last * hop, stop) / rate, num_patches)
 
     for block in blocks:
         held = np.concatenate([held, block]) if held.size else block

@@ -21,14 +21,14 @@ from aape.errors import CheckpointError, ConfigError
 from aape.models.config import EncoderConfig, FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.sections import CONFIG_NAME, read_mapping, read_sections
+from aape.models.sections import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 from aape.runs.files import write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part of the package, by name
 
 _KEYS = (
-    *("model_type", "architectures", "dtype", "encoder", "front_end", "training", "card"),
+    *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "training", "card"),
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
@@ -49,6 +49,7 @@ class SavedModel:
         training: how it was trained, as `save_model` was told.
         multi_label: a sound may have several of the classes, or none: sigmoid instead of softmax.
         card: what the model card says beside that: see `save_model`.
+        loop_to: length in seconds that shorter sounds were looped to in training; 0: they were taken as they are.
     """
 
     encoder: AudioEncoder
@@ -58,6 +59,7 @@ class SavedModel:
     training: dict[str, Any]
     multi_label: bool = False
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loop_to: float = 0.0
 
 
 def save_model(
@@ -70,6 +72,7 @@ def save_model(
     multi_label: bool = False,
     training: dict[str, Any] | None = None,
     card: dict[str, Any] | None = None,
+    loop_to: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model so that `read_model` and transformers' Auto classes read it; each file whole or not at all.
@@ -86,10 +89,12 @@ def save_model(
         training: how it was trained; JSON values.
         card: for the model card (`aape.huggingface.card`): `data` and `license`, in words, and `scores`, a list of
             `{"data": ..., "metric": ..., "value": ..., "protocol": ...}`; JSON values.
+        loop_to: length in seconds that shorter clips were looped to in training, 0 to 600; users' sounds are looped
+            likewise. None: nothing is looped.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
-        CheckpointError: a weight is not finite (in `dtype`).
+        CheckpointError: a weight is not finite (in `dtype`), or `loop_to` is out of range.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
     import safetensors.torch
@@ -112,6 +117,8 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
+    if length := read_loop_to({"loop_to": loop_to}, os.fspath(folder)):
+        config["loop_to"] = length
     if card:
         config["card"] = card
     if head is not None:
@@ -207,6 +214,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         read_mapping(values, "training", os.fspath(folder / CONFIG_NAME)),
         multi_label,
         read_mapping(values, "card", os.fspath(folder / CONFIG_NAME)),
+        read_loop_to(values, os.fspath(folder / CONFIG_NAME)),
     )
 
 

@@ -16,6 +16,7 @@ CONFIG_NAME = "config.json"
 # What costs time or memory, and no tensor in a file vouches for.
 MOST_PATCH_FRAMES = 1 << 13
 _MOST = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MOST_PATCH_FRAMES}
+MAX_LOOP_TO = 600.0  # seconds: looped sound is held in memory
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
@@ -64,6 +65,20 @@ def read_mapping(values: Mapping[str, Any], key: str, where: str) -> dict[str, A
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: {key}: expected a mapping, got {value!r}")
     return value
+
+
+def read_loop_to(values: Mapping[str, Any], where: str) -> float:
+    """Return the length in seconds that shorter sounds are looped to, 0 where none is stated.
+
+    Raises:
+        CheckpointError: it is no number from 0 to `MAX_LOOP_TO`.
+    """
+    value = values.get("loop_to")
+    if value is None:
+        return 0.0
+    if not _fits(value, float) or not 0 <= value <= MAX_LOOP_TO:
+        raise CheckpointError(f"{where}: loop_to: expected 0 to {MAX_LOOP_TO:g} seconds, got {value!r}")
+    return float(value)
 
 
 def _section(given: Any, key: str, section: type[SectionT], where: str) -> SectionT:

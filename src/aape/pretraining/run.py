@@ -297,7 +297,8 @@ def _finish(config: PretrainConfig, trainer: PretrainTrainer) -> None:
     places = ("data", "out", "stats")  # on this machine
     training = {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
     training |= {"init": None if config.init is None else model_name(config.init), "num_clips": num_clips}
-    save_model(out / "model", encoder, _front_end(config, out), training=training)
+    loop_to = config.crop_seconds if config.short_clips == "repeat" else 0.0
+    save_model(out / "model", encoder, _front_end(config, out), training=training, loop_to=loop_to)
     result = {
         "num_clips": num_clips,
         "clips_seen": config.steps * config.clips,
