@@ -10,6 +10,7 @@ TORCH_INDEX ?=
 TESTS ?=
 
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -31,15 +32,19 @@ help:
 setup: $(STAMP)
 
 # torch comes first and alone: whatever else pulls it in takes the largest build there is.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py src/aape/ops/sblu.c
+$(DEMO): pyproject.toml constraints.txt hatch_build.py src/aape/ops/sblu.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "aape needs Python 3.10 or later (make PYTHON=...), this is " + sys.version)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[dev,plots]'
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[plots]'
+	@touch $@
+
+$(STAMP): $(DEMO)
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[dev]'
 	$(PIP) install --no-deps $(GUESTS)
 	@touch $@
 
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/aape demo --out runs/demo
 
 lint: $(STAMP)

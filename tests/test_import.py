@@ -52,3 +52,35 @@ def test_the_package_alone_does_not_load_torch():
     code = "import sys, aape; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.stdout.split() == ["False"]
+
+
+WITHOUT_TRANSFORMERS = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "transformers":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import numpy as np, soundfile
+import aape
+from aape.cli import main
+folder = sys.argv[1]
+for index in range(4):
+    soundfile.write(f"{folder}/{index}.wav", 0.1 * np.random.default_rng(index).standard_normal(16000), 16000)
+assert aape.load_model("tiny").embed(f"{folder}/0.wav").shape == (384,)
+assert main(["embed", folder, "--model", "tiny", "--out", f"{folder}/vectors.npz"]) == 0
+try:
+    import aape.huggingface
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_core_works_without_transformers(tmp_path):
+    """It is an extra: whoever only embeds or trains should not have to install it."""
+    command = [sys.executable, "-c", WITHOUT_TRANSFORMERS, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "aape.huggingface needs transformers: pip install 'aape[hub]'"

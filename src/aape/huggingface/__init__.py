@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForPreTraining,
-)
+try:
+    from transformers import (
+        AutoConfig,
+        AutoFeatureExtractor,
+        AutoModel,
+        AutoModelForAudioClassification,
+        AutoModelForPreTraining,
+    )
+except ImportError as error:
+    raise ImportError("aape.huggingface needs transformers: pip install 'aape[hub]'") from error
 
-from aape.huggingface.configuration import AaPEConfig, AaPEFeatureExtractor
+from aape.huggingface.configuration import AaPEConfig
+from aape.huggingface.feature_extractor import AaPEFeatureExtractor
 from aape.huggingface.models import AaPEForAudioClassification, AaPEModel
 from aape.huggingface.pretraining import AaPEForPreTraining
 

@@ -19,7 +19,8 @@ from transformers.utils import ModelOutput
 
 from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
-from aape.huggingface.configuration import AaPEConfig, AaPEFeatureExtractor
+from aape.huggingface.configuration import AaPEConfig
+from aape.huggingface.feature_extractor import AaPEFeatureExtractor
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
 from aape.models.sections import CONFIG_NAME, read_sections
