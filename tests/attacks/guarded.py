@@ -34,7 +34,7 @@ from aape.commands.pretrain import PretrainConfig
 from aape.commands.recipe import load_recipe
 from aape.commands.stats_run import read_stats
 from aape.data.clips import load_clip, read_manifest
-from aape.downstream.features import _read as read_features
+from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
 

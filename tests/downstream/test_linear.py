@@ -1,4 +1,4 @@
-"""The linear layers behind every score: against torch.optim.Adam, and alone against in company."""
+"""The linear layers behind every score: against torch.optim.Adam, Adam written out, and alone against in company."""
 
 import math
 
@@ -66,6 +66,51 @@ def test_a_run_equals_torch_adam_with_a_cosine(blobs):
     np.testing.assert_array_equal(history.predictions[0], logits.argmax(dim=1).numpy())
     np.testing.assert_allclose(history.train_loss, np.reshape(losses, (3, 20)).mean(axis=1), rtol=1e-4)
     assert history.accuracy[0, -1] == np.mean(history.predictions[0] == labels[80:])
+
+
+def written_out(features, labels, run, steps, batch):
+    """Return the test logits of one run, one step at a time in float64: gradients and Adam by hand."""
+    x = features[run.matrix].astype(np.float64)
+    x = (x - x[run.train].mean(0)) / x[run.train].std(0)
+    width = x.shape[1]
+    generator = torch.Generator().manual_seed(run.seed)
+    bound = 1 / math.sqrt(width)
+    weight = torch.empty(3, width + 1).uniform_(-bound, bound, generator=generator).double().numpy()
+    count = -(-steps * batch // len(run.train))
+    order = torch.cat([torch.randperm(len(run.train), generator=generator) for _ in range(count)]).numpy()
+    first, second = np.zeros_like(weight), np.zeros_like(weight)
+    for step in range(steps):
+        rows = run.train[order[step * batch : (step + 1) * batch]]
+        inputs = np.concatenate([x[rows], np.ones((batch, 1))], 1)
+        logits = inputs @ weight.T
+        softmax = np.exp(logits - logits.max(1, keepdims=True))
+        softmax /= softmax.sum(1, keepdims=True)
+        gradient = (softmax - np.eye(3)[labels[rows]]).T @ inputs / batch
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        rate = run.learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        root = np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-8
+        weight = weight - rate * first / (1 - 0.9 ** (step + 1)) / root
+    return np.concatenate([x[run.evaluate[0]], np.ones((len(run.evaluate[0]), 1))], 1) @ weight.T
+
+
+def test_runs_of_any_rates_and_seeds_equal_adam_written_out(blobs):
+    """Many layers share a product: none may see another's rate, seed, clips or matrix."""
+    features, labels = blobs
+    two = np.concatenate([features, features[:, ::-1]])
+    train = np.random.default_rng(2).permutation(120)
+    runs = [
+        Run(np.sort(train[:size]), (train[size:],), rate, seed, matrix=seed % 2)
+        for rate, size in ((0.01, 70), (0.1, 70), (0.01, 50))
+        for seed in range(2)
+    ]
+    histories = train_linear(two, labels, runs, **BUDGET)
+    for run, history in zip(runs, histories, strict=True):
+        logits = written_out(two, labels, run, BUDGET["steps"], BUDGET["batch"])
+        truth = labels[run.evaluate[0]]
+        log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        loss = -log_softmax[np.arange(len(truth)), truth].mean()
+        assert history.loss[0, -1] == pytest.approx(loss, rel=1e-4)
+        np.testing.assert_array_equal(history.predictions[0], logits.argmax(1))
 
 
 def test_a_run_is_the_same_alone_and_in_company(blobs):

@@ -13,8 +13,8 @@ from aape.downstream.metrics import (
     multi_label_scores,
     percentile_interval,
     recall_per_class,
-    standard_deviation,
 )
+from aape.downstream.scores import standard_deviation
 
 
 def test_scores_equal_loops_and_absent_classes_weigh_nothing():

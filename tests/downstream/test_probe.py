@@ -9,10 +9,11 @@ import pytest
 import soundfile
 import torch
 
-from aape.commands.probe import ProbeConfig
+from aape import inference
+from aape.commands.probe import ProbeConfig, probe, resolve
 from aape.data.clips import load_clip
 from aape.data.log_mel import LogMel, time_statistics
-from aape.downstream import probing_run as run
+from aape.downstream import yardsticks
 from aape.errors import AapeError, AudioError, ConfigError, DataError
 from corpus_copies import make_audioset, make_esc50, make_nsynth
 
@@ -65,8 +66,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def model(monkeypatch):
     model = FakeModel()
-    monkeypatch.setattr(run, "load_model", lambda name, device, loop_to: model)
-    monkeypatch.setattr(run, "random_model", lambda _, seed: FakeModel(seed))
+    monkeypatch.setattr(inference, "load_model", lambda name, device, loop_to: model)
+    monkeypatch.setattr(yardsticks, "random_model", lambda _, seed: FakeModel(seed))
     return model
 
 
@@ -82,7 +83,7 @@ def probe_rows(folder, tmp_path, model):
             writer.writerows({**row, "file": str(folder[0] / row["file"])} for row in rows)
         options = {"split": "split", "steps": 40, "batch": 8, "seeds": 2, "learning_rates": (1e-2, 3e-2)}
         config = ProbeConfig(data=str(table), checkpoint="fake", out=str(tmp_path / "run"))
-        return run.probe(dataclasses.replace(config, **{**options, "validate_every": 20, **changes}))
+        return probe(dataclasses.replace(config, **{**options, "validate_every": 20, **changes}))
 
     return call
 
@@ -128,7 +129,7 @@ def test_another_run_in_the_folder_is_not_written_over(probe_rows, folder, model
     before = (tmp_path / "run/result.json").read_bytes()
     (tmp_path / "other.csv").write_text((tmp_path / "table.csv").read_text())
     for changes, words in (
-        ({"checkpoint": "other"}, "already holds a probe whose checkpoint is fake, not other: choose another --out"),
+        ({"checkpoint": "other"}, "holds a run whose checkpoint is fake, not other: choose another --out"),
         ({"data": "other.csv"}, "whose data is table.csv, not other.csv"),
         ({"task": "esc50", "split": None}, "whose task is csv, not esc50"),
     ):
@@ -136,10 +137,10 @@ def test_another_run_in_the_folder_is_not_written_over(probe_rows, folder, model
             probe_rows(**changes)
     for content in ("data: d\ncheckpoint: fake\noptim: {ema: 0.9}\n", "[", ""):
         (tmp_path / "run/config.yaml").write_text(content)
-        with pytest.raises(ConfigError, match="already holds something else than a probe: choose another --out"):
+        with pytest.raises(ConfigError, match=r"holds a run of another kind, .*: choose another --out"):
             probe_rows()
     (tmp_path / "run/config.yaml").unlink()
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(ConfigError, match="holds a result without its options"):
         probe_rows()
     assert (tmp_path / "run/result.json").read_bytes() == before
 
@@ -156,7 +157,7 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
     """`aape probe --task esc50 --data ESC-50-master` is all that a cell of the table takes."""
     options = {"checkpoint": "fake", "out": str(tmp_path / "run"), "seeds": 1, "yardsticks": False}
     options |= {"learning_rates": (1e-2,), "steps": 20, "batch": 8}
-    result = run.probe(ProbeConfig(task="esc50", data=str(make_esc50(tmp_path / "esc50")), **options))
+    result = probe(ProbeConfig(task="esc50", data=str(make_esc50(tmp_path / "esc50")), **options))
     options["out"] = str(tmp_path / "other")
     assert [part["name"] for part in result["partitions"]] == list("12345")
     assert result["counts"] == {"clips": (20, 2000)}
@@ -164,14 +165,14 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
 
     root = make_nsynth(tmp_path / "nsynth")
     nsynth = ProbeConfig(task="nsynth", data=str(root), **{**options, "steps": None, "batch": None})
-    assert (run.resolve(nsynth).steps, run.resolve(nsynth).batch) == (50_000, 512)
-    result = run.probe(dataclasses.replace(nsynth, steps=20))
+    assert (resolve(nsynth).steps, resolve(nsynth).batch) == (50_000, 512)
+    result = probe(dataclasses.replace(nsynth, steps=20))
     assert result["partitions"][0]["num_validation"] == 3
     assert result["config"]["batch"] == 512
 
     options["out"] = str(tmp_path / "third")
     with pytest.raises(ConfigError, match="as20k has several labels per clip"):
-        run.probe(ProbeConfig(task="as20k", data=str(make_audioset(tmp_path / "audioset")), **options))
+        probe(ProbeConfig(task="as20k", data=str(make_audioset(tmp_path / "audioset")), **options))
 
 
 def test_where_keeps_the_rows_it_names_and_groups_follow(probe_rows):
@@ -245,4 +246,4 @@ def test_numbers_that_make_no_run_are_refused_by_name(changes):
 
 def test_a_folder_without_labels_is_refused_in_one_line(folder, tmp_path, model):
     with pytest.raises(AapeError, match="only a CSV has columns"):
-        run.probe(ProbeConfig(data=str(folder[0]), checkpoint="fake", out=str(tmp_path / "run"), split="split"))
+        probe(ProbeConfig(data=str(folder[0]), checkpoint="fake", out=str(tmp_path / "run"), split="split"))

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,3 +61,38 @@ def test_a_missing_label_column_is_one_line_and_exit_status_2(arguments, capsys)
     assert error.startswith("aape: error: ")
     assert error.count("\n") == 1
     assert "genre" in error
+
+
+def test_two_processes_embed_what_one_does(arguments, tmp_path):
+    """Large sets are embedded on several devices: same vectors in the same order, same bad files, one writer."""
+    folder, options = arguments
+    with open(folder / "notes.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    rows.insert(5, {**rows[5], "file": str(tmp_path / "broken.wav")})
+    with open(tmp_path / "notes.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    results = []
+    for ranks in (1, 2):
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if ranks > 1 else []
+        out = tmp_path / f"run-{ranks}"
+        changes = [f"--data={tmp_path / 'notes.csv'}", f"--out={out}", "--max-bad-fraction=0.1", "--seeds=1"]
+        done = subprocess.run(
+            [sys.executable, *launch, "-m", "aape", "probe", *options, *changes],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count(f"-> {out}") == 1
+        assert done.stderr.count("left out: ") == 1
+        results.append(json.loads((out / "result.json").read_text()))
+        with np.load(out / "features" / "encoder.npz") as arrays:
+            results[-1]["features"] = arrays["features"]
+    one, two = results
+    np.testing.assert_allclose(one["features"], two["features"], atol=1e-5)
+    assert one["bad"] == two["bad"]
+    assert one["num_bad"] == 1
+    for row, own in one["rows"].items():
+        last = own["scores"]["last"]["accuracy"]["mean"]
+        assert two["rows"][row]["scores"]["last"]["accuracy"]["mean"] == pytest.approx(last, abs=1e-6), row

@@ -12,14 +12,14 @@ from aape.analysis.numbers import chosen_kernels, nearest_neighbours, read_metri
 from aape.analysis.plots import plot_kernels, plot_pretraining, require_matplotlib
 from aape.commands.demo import DemoConfig
 from aape.commands.pretrain import OptimConfig, PretrainConfig
-from aape.commands.probe import ProbeConfig
+from aape.commands.probe import ProbeConfig, probe
 from aape.commands.stats import StatsConfig
 from aape.commands.stats_run import stats
 from aape.data.audio.decoding import read_audio
 from aape.data.clips import Clip, read_manifest
 from aape.data.demo import AUDIO
-from aape.downstream.probing_report import score_table
-from aape.downstream.probing_run import ENCODER, STATISTICS, UNTRAINED, probe
+from aape.downstream.scores import score_table
+from aape.downstream.yardsticks import ENCODER, STATISTICS, UNTRAINED
 from aape.errors import ConfigError
 from aape.inference import AudioModel, load_model
 from aape.layers.aape import AaPE

@@ -1,11 +1,25 @@
-"""`aape probe`."""
+"""`aape probe`: a labelled set and a saved encoder in, a table with both yardsticks out (method 9)."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device, Task
 from aape.errors import ConfigError, require_positive
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from aape.data.labelled import LabelledSet
+    from aape.downstream.features import Features
+    from aape.downstream.partitions import Partition
+    from aape.downstream.probing import ProbeScores, Protocol
+    from aape.inference import AudioModel
+    from aape.runs.guards import BadFiles
 
 
 @dataclass(frozen=True)
@@ -63,8 +77,191 @@ class ProbeConfig:
             raise ConfigError(f"learning_rates must be one number or more, above 0, got {list(self.learning_rates)}")
 
 
-def probe(config: ProbeConfig) -> None:
-    """Run the verb."""
-    from aape.downstream.probing_run import probe as run
+def probe(config: ProbeConfig) -> dict[str, Any]:
+    """Probe an encoder and both yardsticks; torchrun's processes divide the sounds among themselves.
 
-    run(config)
+    Args:
+        config: the options.
+
+    Returns:
+        As `run_probe`.
+
+    Raises:
+        ConfigError, DataError: as `run_probe`.
+    """
+    from aape.runs.devices import start_ranks
+
+    return run_probe(config, start_ranks(config.device))
+
+
+def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str, Any]:
+    """Probe an encoder and, beside it, the untrained encoder and the statistics of the log-mel.
+
+    Leaves in `config.out`: `result.json`, `results.csv`, `metrics.jsonl` (scores by step), `config.yaml`,
+    `environment.json` and `features/`, from which a second run over the same clips starts and which it replaces.
+
+    Args:
+        config: the options.
+        ranks: the processes that divide the sounds; they part once the features are there. None: this one alone.
+
+    Returns:
+        The content of `result.json`; nothing in all processes but the first.
+
+    Raises:
+        ConfigError: options that exclude each other or make no protocol; `config.out` holds another run.
+        DataError: a set that cannot be probed, or too many bad files.
+    """
+    from aape.inference import load_model
+    from aape.runs.devices import close_ranks
+    from aape.runs.folder import claim, write_run_header
+
+    config = resolve(config)
+    may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
+    claim(config.out, config, may_change=may_change, resume=True)
+    labelled, _ = read_set(config)  # before hours of embedding, say what is wrong with the set
+    model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
+    is_main = ranks is None or ranks.is_main_process
+    environment = write_run_header(config.out, config, device=model.device) if is_main else {}
+    features, bad = _compute_features(model, labelled, config, ranks)
+    if ranks is not None:
+        close_ranks(ranks)
+    if not is_main:
+        return {}
+    bad.tell()
+    left = labelled.without(set(bad.reasons))
+    protocol, scores = _score(model, features, labelled, left, config)
+    return _report(config, left, protocol, scores, bad, {"pretraining": model.training, "environment": environment})
+
+
+def resolve(config: ProbeConfig) -> ProbeConfig:
+    """Fill in what the task sets (method 9) and the options leave open."""
+    from aape.data.corpora import protocol
+
+    values = protocol(config.task, "probing")
+    return dataclasses.replace(config, **{key: value for key, value in values.items() if getattr(config, key) is None})
+
+
+def read_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
+    """Read the task's data, and its training and test sets.
+
+    Raises:
+        ConfigError: options that do not belong to the task, or a task with several labels per clip.
+        DataError: see `aape.data.corpora.read_task`; nothing to train or to test on.
+    """
+    from aape.data.corpora import read_task
+    from aape.downstream.partitions import partitions
+
+    columns = {name: getattr(config, name) for name in ("label", "split", "fold", "where", "group")}
+    labelled = read_task(config.task, config.data, **columns)
+    if labelled.is_multi_label:
+        raise ConfigError(f"task: {config.task} has several labels per clip, a probe takes one; use `aape finetune`")
+    return labelled, partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
+
+
+def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> Protocol:
+    """Turn clips and options into the numbers that the linear layers need."""
+    import numpy as np
+
+    from aape.downstream.partitions import partitions
+    from aape.downstream.probing import Protocol
+
+    groups = None if labelled.groups is None else np.unique(labelled.groups, return_inverse=True)[1].astype(np.int64)
+    return Protocol(
+        labels=labelled.labels(),
+        num_classes=len(labelled.classes),
+        partitions=partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds),
+        groups=groups,
+        steps=int(config.steps or 0),
+        batch=int(config.batch or 0),
+        seeds=config.seeds,
+        learning_rates=tuple(config.learning_rates),
+        validate_every=config.validate_every,
+        device=device,
+    )
+
+
+def _compute_features(
+    model: AudioModel, labelled: LabelledSet, config: ProbeConfig, ranks: Accelerator | None
+) -> tuple[dict[str, list[Features]], BadFiles]:
+    from aape.downstream.yardsticks import compute_features
+    from aape.runs.guards import BadFiles
+    from aape.runs.progress import progress_bar
+
+    seeds = config.seeds if config.yardsticks else 0
+    folder = Path(config.out) / "features"
+    features = compute_features(model, labelled.clips, folder, seeds=seeds, ranks=ranks, progress_bar=progress_bar)
+    bad = BadFiles(len(labelled.clips), config.max_bad_fraction)
+    bad.add(pair for sets in features.values() for item in sets for pair in item.bad)
+    return features, bad
+
+
+def _score(
+    model: AudioModel,
+    features: dict[str, list[Features]],
+    labelled: LabelledSet,
+    left: LabelledSet,
+    config: ProbeConfig,
+) -> tuple[Protocol, dict[str, ProbeScores]]:
+    """Train the linear layers of every row on what is left of the set."""
+    import numpy as np
+
+    from aape.downstream.probing import score
+    from aape.runs.progress import progress_bar
+
+    # The layers are tiny: anything but CUDA is no faster than the CPU, and the CPU gives the same bits everywhere.
+    protocol = build_protocol(left, config, "cuda" if model.device.type == "cuda" else "cpu")
+    names, kept = [clip.name for clip in labelled.clips], {clip.name for clip in left.clips}
+    total, done = protocol.num_runs * len(features), 0
+    with progress_bar("linear layers", total) as progress:
+
+        def advance(runs: int) -> None:
+            nonlocal done
+            done += runs
+            progress(done, total)
+
+        matrices = {row: np.stack([item.of(names, kept) for item in sets]) for row, sets in features.items()}
+        return protocol, {row: score(own, protocol, advance) for row, own in matrices.items()}
+
+
+def _report(
+    config: ProbeConfig,
+    left: LabelledSet,
+    protocol: Protocol,
+    scores: dict[str, ProbeScores],
+    bad: BadFiles,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Write the files of the result, and show it."""
+    from aape.downstream.probing import MEANING, margin
+    from aape.downstream.scores import describe_run, show, write_scores
+    from aape.downstream.yardsticks import ENCODER
+    from aape.runs.files import write_atomically
+    from aape.runs.folder import write_result
+
+    out, rows = Path(config.out), {row: item.summary for row, item in scores.items()}
+    described = describe_run(left, protocol.partitions, bad.reasons)
+    for row, summary in rows.items():
+        if summary["sweep"] is not None and summary["sweep"]["is_at_edge"]:
+            rate = summary["learning_rate"]
+            described["warnings"].append(
+                f"{row}: the chosen learning rate, {rate:g}, is at the edge of the sweep: widen it"
+            )
+    result = {
+        "task": config.task,
+        "data": config.data,
+        "checkpoint": config.checkpoint,
+        "rows": rows,
+        "margins_of_the_encoder": {row: margin(scores[ENCODER], scores[row]) for row in scores if row != ENCODER},
+        "classes": left.classes,
+        **described,
+        "meaning": MEANING,
+        "config": dataclasses.asdict(config),
+        **origin,
+    }
+    lines = [json.dumps({"features": row, **entry}) for row, item in scores.items() for entry in item.curves]
+    write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    write_scores(out / "results.csv", rows)
+    path = write_result(out, result)
+    show(result, rows, left.classes)
+    print(f"-> {path}")
+    return result

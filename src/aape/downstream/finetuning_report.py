@@ -12,8 +12,9 @@ import numpy as np
 
 from aape.data.labelled import LabelledSet, describe
 from aape.downstream.finetuning import History, Probabilities, target_matrix
-from aape.downstream.metrics import confusion_matrix, multi_label_scores, recall_per_class, summarise
+from aape.downstream.metrics import confusion_matrix, multi_label_scores, recall_per_class
 from aape.downstream.partitions import Indices, Partition
+from aape.downstream.scores import summarise
 from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:

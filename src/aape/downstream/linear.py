@@ -5,6 +5,7 @@ Letters: R runs (layers), G feature matrices, n clips, B clips per batch, D feat
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aape.downstream.metrics import accuracy, balanced_accuracy, confusion_matrix
 
-BETAS = (0.9, 0.999)  # Adam as published
-EPSILON = 1e-8
-# Batches of one chunk of runs together hold about this many numbers: what stays in a core's cache trains fastest.
-CHUNK_NUMBERS = 1 << 18
+# The batches of the runs that train together hold about this many numbers. Fewer runs would wait for the interpreter,
+# more leave a core's cache.
+CHUNK_NUMBERS = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -110,83 +111,107 @@ def train_linear(
     num_matrices, num_clips, width = features.shape
     table = torch.from_numpy(features.reshape(num_matrices * num_clips, width)).to(device)
     target = torch.from_numpy(labels).to(device)
-    statistics: dict[tuple[int, int], tuple[NDArray, NDArray]] = {}
-    for run in runs:
-        key = (run.matrix, id(run.train))
-        if key not in statistics:
-            statistics[key] = standardisation(features[run.matrix], run.train)
+    scalings: dict[tuple[int, bytes], tuple[NDArray, NDArray]] = {}
     size = max(1, CHUNK_NUMBERS // (batch * width))
     histories: list[History] = []
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
-        scaling = [statistics[run.matrix, id(run.train)] for run in chunk]
-        chunk_histories = _train_chunk(table, target, chunk, scaling, num_classes, steps, batch, validate_every)
-        histories.extend(chunk_histories)
+        keys = [(run.matrix, run.train.tobytes()) for run in chunk]
+        for key, run in zip(keys, chunk, strict=True):
+            if key not in scalings:
+                scalings[key] = standardisation(features[run.matrix], run.train)
+        layers = _Layers(table, target, chunk, [scalings[key] for key in keys], num_classes)
+        histories.extend(layers.train(steps, batch, validate_every))
         if progress is not None:
             progress(len(chunk))
     return histories
 
 
-def _train_chunk(
-    table: Tensor,
-    target: Tensor,
-    runs: Sequence[Run],
-    scaling: Sequence[tuple[NDArray, NDArray]],
-    num_classes: int,
-    steps: int,
-    batch: int,
-    validate_every: int,
-) -> list[History]:
-    device, num_clips, width, num_runs = table.device, len(target), table.shape[1], len(runs)
-    mean = torch.stack([torch.from_numpy(pair[0]) for pair in scaling]).float().to(device)[:, None]  # (R, 1, D)
-    scale = torch.stack([torch.from_numpy(pair[1]) for pair in scaling]).float().to(device)[:, None]
-    peak = torch.tensor([run.learning_rate for run in runs], device=device)[:, None, None]
-    generators = [torch.Generator().manual_seed(run.seed) for run in runs]
-    # torch.nn.Linear's own start, from each run's own generator: a run is the same in whatever company it trains.
-    bound = 1 / math.sqrt(width)
-    starts = [torch.empty(num_classes, width + 1).uniform_(-bound, bound, generator=g) for g in generators]
-    weight = torch.stack([start[:, :width] for start in starts]).to(device)  # (R, C, D)
-    bias = torch.stack([start[:, width] for start in starts])[..., None].to(device)  # (R, C, 1)
-    parameters = (weight, bias)
-    first = [torch.zeros_like(p) for p in parameters]
-    second = [torch.zeros_like(p) for p in parameters]
-    orders = [_Order(run.train, generator) for run, generator in zip(runs, generators, strict=True)]
-    # The first row of a run's matrix in the table, (R, 1).
-    offset = torch.tensor([run.matrix * num_clips for run in runs], device=device)[:, None]
-    evaluations = [_Evaluation(table, target, run, num_clips) for run in runs]
+class _Layers:
+    """A few linear layers, trained together."""
 
-    x = torch.empty(num_runs, batch, width, device=device)
-    minus_one = torch.full((num_runs, 1, batch), -1.0, device=device)
+    def __init__(
+        self,
+        table: Tensor,
+        target: Tensor,
+        runs: Sequence[Run],
+        scalings: Sequence[tuple[NDArray, NDArray]],
+        num_classes: int,
+    ) -> None:
+        self.table, self.target, self.runs = table, target, runs
+        mean, scale = (np.stack(values) for values in zip(*scalings, strict=True))
+        self.mean, self.scale = (torch.from_numpy(own).float().to(table.device)[:, None] for own in (mean, scale))
+        generators = [torch.Generator().manual_seed(run.seed) for run in runs]
+        # torch.nn.Linear's own start, from each run's own generator: a run is the same in whatever company it trains.
+        width = table.shape[1]
+        bound = 1 / math.sqrt(width)
+        starts = [torch.empty(num_classes, width + 1).uniform_(-bound, bound, generator=own) for own in generators]
+        self.orders = [_Order(run.train, own) for run, own in zip(runs, generators, strict=True)]
+        # The first row of a run's matrix in the table, (R, 1).
+        self.offset = torch.tensor([run.matrix * len(target) for run in runs], device=table.device)[:, None]
+        # Runs of one learning rate, which stand side by side, share a parameter group.
+        self.weights: list[Tensor] = []
+        self.biases: list[Tensor] = []
+        self.peaks: list[float] = []
+        for rate, own in itertools.groupby(zip(runs, starts, strict=True), key=lambda pair: pair[0].learning_rate):
+            start = torch.stack([start for _, start in own]).to(table.device)
+            self.weights.append(nn.Parameter(start[..., :width].clone()))
+            self.biases.append(nn.Parameter(start[..., width:].clone()))
+            self.peaks.append(rate)
 
-    evaluated: list[int] = []
-    step = 0
-    while step < steps:
-        block = min(validate_every, steps - step)
-        indices = torch.from_numpy(np.stack([order.take(block * batch) for order in orders])).to(device)
-        indices = indices.view(num_runs, block, batch)
-        train_loss = torch.zeros(num_runs, device=device)
-        for position in range(block):
-            rows = indices[:, position]  # (R, B)
-            torch.index_select(table, 0, (rows + offset).flatten(), out=x.view(-1, width))
-            x.sub_(mean).mul_(scale)
-            # Classes before clips: a softmax over a short last dimension is twenty times slower on a CPU.
-            log_probability = torch.baddbmm(bias, weight, x.transpose(1, 2)).log_softmax(dim=1)  # (R, C, B)
-            picked = target[rows][:, None]  # (R, 1, B)
-            train_loss -= log_probability.gather(1, picked).sum(dim=(1, 2)) / (block * batch)
-            # The gradient of the mean cross-entropy with respect to the logits: (softmax - one hot) / B.
-            error = log_probability.exp_().scatter_add_(1, picked, minus_one).div_(batch)
-            gradients = (torch.bmm(error, x), error.sum(dim=2, keepdim=True))
-            rate = peak * (0.5 * (1 + math.cos(math.pi * step / steps)))
-            step += 1
-            for parameter, gradient, m, v in zip(parameters, gradients, first, second, strict=True):
-                m.lerp_(gradient, 1 - BETAS[0])
-                v.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                root = v.sqrt().div_(math.sqrt(1 - BETAS[1] ** step)).add_(EPSILON)
-                parameter.sub_((m / root).mul_(rate / (1 - BETAS[0] ** step)))
-        evaluated.append(step)
-        for index, evaluation in enumerate(evaluations):
-            evaluation.record(weight[index], bias[index], mean[index], scale[index], float(train_loss[index]))
-    return [evaluation.history(evaluated) for evaluation in evaluations]
+    def train(self, steps: int, batch: int, validate_every: int) -> list[History]:
+        """Train all layers to the end; one history each."""
+        groups = [{"params": list(own)} for own in zip(self.weights, self.biases, strict=True)]
+        adam = torch.optim.Adam(groups, fused=True)
+        x = torch.empty(len(self.runs), batch, self.table.shape[1], device=self.table.device)
+        losses, scores, evaluated = [], [], []
+        step = 0
+        while step < steps:
+            block = min(validate_every, steps - step)
+            indices = torch.from_numpy(np.stack([order.take(block * batch) for order in self.orders]))
+            indices = indices.to(self.table.device).view(len(self.runs), block, batch)
+            block_loss = torch.zeros(len(self.runs), device=self.table.device)
+            for rows in indices.unbind(1):  # (R, B)
+                torch.index_select(self.table, 0, (rows + self.offset).flatten(), out=x.view(-1, x.shape[-1]))
+                x.sub_(self.mean).mul_(self.scale)
+                for group, peak in zip(adam.param_groups, self.peaks, strict=True):
+                    group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+                # Classes before clips: a softmax over a short last dimension is twenty times slower on a CPU.
+                logits = torch.baddbmm(torch.cat(self.biases), torch.cat(self.weights), x.transpose(1, 2))  # (R, C, B)
+                loss = F.cross_entropy(logits, self.target[rows], reduction="none").mean(1)  # (R,)
+                adam.zero_grad()
+                loss.sum().backward()
+                adam.step()
+                block_loss += loss.detach() / block
+                step += 1
+            evaluated.append(step)
+            losses.append(block_loss.tolist())
+            scores.append(self._evaluate())
+        histories = []
+        for row, run in enumerate(self.runs):
+            own = np.asarray([[score[:3] for score in found[row]] for found in scores], dtype=np.float64)
+            curves = own.reshape(len(evaluated), len(run.evaluate), 3).transpose(2, 1, 0)
+            predictions = tuple(score[3] for score in scores[-1][row])
+            train_loss = np.asarray(losses)[:, row]
+            histories.append(History(np.asarray(evaluated), curves[0], curves[1], curves[2], train_loss, predictions))
+        return histories
+
+    def _evaluate(self) -> list[list[tuple[float, float, float, NDArray[np.int64]]]]:
+        """Return, for each run and each of its sets: accuracy, balanced accuracy, loss and predictions."""
+        weights, biases = torch.cat(self.weights).detach(), torch.cat(self.biases).detach()
+        found = []
+        for row, run in enumerate(self.runs):
+            scores = []
+            for indices in run.evaluate:
+                rows = torch.from_numpy(indices).to(self.table.device)
+                x = self.table.index_select(0, rows + self.offset[row]).sub_(self.mean[row]).mul_(self.scale[row])
+                logits = torch.addmm(biases[row].T, x, weights[row].T)  # (n, C)
+                truth, predicted = self.target[rows], logits.argmax(-1).cpu().numpy()
+                confusion = confusion_matrix(truth.cpu().numpy(), predicted, logits.shape[-1])
+                loss = float(F.cross_entropy(logits, truth))
+                scores.append((accuracy(confusion), balanced_accuracy(confusion), loss, predicted))
+            found.append(scores)
+        return found
 
 
 class _Order:
@@ -204,36 +229,3 @@ class _Order:
         stream = np.concatenate(parts)
         self.waiting = stream[count:]
         return stream[:count]
-
-
-class _Evaluation:
-    """The scores of one run, gathered along the way."""
-
-    def __init__(self, table: Tensor, target: Tensor, run: Run, num_clips: int) -> None:
-        self.table, self.target = table, target
-        self.sets = [torch.from_numpy(indices).to(table.device) for indices in run.evaluate]
-        self.offset = run.matrix * num_clips
-        self.scores: list[list[tuple[float, float, float]]] = []
-        self.train_loss: list[float] = []
-        self.predictions: tuple[NDArray[np.int64], ...] = ()
-
-    def record(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, train_loss: float) -> None:
-        scores, predictions = [], []
-        for indices in self.sets:
-            x = self.table.index_select(0, indices + self.offset).sub_(mean).mul_(scale)
-            logits = torch.addmm(bias.T, x, weight.T)  # (n, C)
-            truth = self.target[indices]
-            predicted = logits.argmax(dim=-1).cpu().numpy()
-            confusion = confusion_matrix(truth.cpu().numpy(), predicted, logits.shape[-1])
-            loss = torch.nn.functional.cross_entropy(logits, truth)
-            scores.append((accuracy(confusion), balanced_accuracy(confusion), float(loss)))
-            predictions.append(predicted)
-        self.scores.append(scores)
-        self.train_loss.append(train_loss)
-        self.predictions = tuple(predictions)
-
-    def history(self, steps: list[int]) -> History:
-        scores = np.asarray(self.scores, dtype=np.float64).reshape(len(steps), len(self.sets), 3).transpose(2, 1, 0)
-        return History(
-            np.asarray(steps), scores[0], scores[1], scores[2], np.asarray(self.train_loss), self.predictions
-        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,22 +82,6 @@ def multi_label_scores(probabilities: ArrayLike, targets: ArrayLike) -> MultiLab
             area[label] = binary_auroc(predicted[:, label], truth[:, label])
     quantile = float(torch.special.ndtri(area.nanmean().clamp(1e-6, 1 - 1e-6)))
     return MultiLabelScores(float(precision.nanmean()), math.sqrt(2) * quantile, precision.numpy(), area.numpy())
-
-
-def summarise(values: NDArray[np.float64]) -> dict[str, Any]:
-    """Return mean and standard deviations of scores (S, folds): over seeds of the mean over folds, and vice versa."""
-    return {
-        "mean": float(values.mean()),
-        "std_seeds": standard_deviation(values.mean(axis=1)),
-        "std_folds": standard_deviation(values.mean(axis=0)),
-        "values": values.tolist(),  # one list per seed, one number per fold
-    }
-
-
-def standard_deviation(values: ArrayLike) -> float | None:
-    """Return the sample standard deviation (n - 1 in the denominator), or None for a single value."""
-    array = np.asarray(values, dtype=np.float64)
-    return float(array.std(ddof=1)) if array.size > 1 else None
 
 
 def bootstrap_scores(

@@ -39,10 +39,21 @@ class Partition:
         """The clips that a run whose validation score selects may train on: `train` without `validation`."""
         return np.setdiff1d(self.train, self.validation)
 
+    @property
+    def needs_selection_run(self) -> bool:
+        """Whether validation clips are training clips too, so that choosing a step takes a run without them."""
+        return len(np.intersect1d(self.train, self.validation)) > 0
+
     def without(self, clips: Indices) -> Partition:
         """Return the partition without these clips."""
         left = (np.setdiff1d(own, clips) for own in (self.train, self.test, self.validation))
         return Partition(self.name, *left)
+
+    def unseen(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], set[int]]:
+        """Return the test clips of classes that no training clip has, and these classes; `targets` are of all clips."""
+        seen = {target for index in self.train for target in targets[index]}
+        clips = [index for index in self.test.tolist() if not seen.issuperset(targets[index])]
+        return clips, {target for index in clips for target in targets[index]} - seen
 
 
 def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0) -> list[Partition]:
@@ -105,7 +116,7 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
     Raises:
         DataError: for a blank or unknown value, and if there is nothing to train or to test on.
     """
-    train, validation, test, odd = [], [], [], []
+    train, validation, test, unknown = [], [], [], []
     for index, split in enumerate(splits):
         value = (split or "").strip().lower()
         if value == "train":
@@ -115,13 +126,15 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
         elif value.startswith("test"):
             test.append(index)
         else:
-            odd.append(f"{names[index]}: {f'unknown split {split!r}' if value else 'no split'}")
-    if odd:
+            unknown.append(f"{names[index]}: {f'unknown split {split!r}' if value else 'no split'}")
+    if unknown:
         known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
-        raise DataError(f"{len(odd)} of {len(names)} clips have no split that is known, {odd[0]}: expected {known}")
-    for part, wanted in ((train, "train"), (test, "test")):
+        raise DataError(
+            f"{len(unknown)} of {len(names)} clips have no split that is known, {unknown[0]}: expected {known}"
+        )
+    for part, name in ((train, "train"), (test, "test")):
         if not part:
-            raise DataError(f"no clip has split {wanted!r}: the values are {', '.join(sorted(set(map(str, splits))))}")
+            raise DataError(f"no clip has split {name!r}: the values are {', '.join(sorted(set(map(str, splits))))}")
     return Partition("test", _indices(train), _indices(test), _indices(validation))
 
 
@@ -170,7 +183,7 @@ def hold_out(
         candidates: the clips to choose from.
         labels: the classes of all clips, (n,).
         groups: integers of all clips, (n,), whose clips stay together; None takes clips one by one.
-        fraction: the share wanted of every class; at least one clip.
+        fraction: the share of every class; at least one clip.
         seed: of the order in which groups are considered.
 
     Returns:
@@ -179,13 +192,13 @@ def hold_out(
     groups = np.arange(len(labels)) if groups is None else groups
     generator = np.random.default_rng(seed)
     remaining = np.bincount(labels[candidates], minlength=int(labels.max()) + 1)
-    wanted = np.maximum(1, np.round(fraction * remaining)).astype(np.int64)
+    share = np.maximum(1, np.round(fraction * remaining)).astype(np.int64)
     held_counts = np.zeros_like(remaining)
     held: set[int] = set()
     for label in np.unique(labels[candidates]):
         own = np.unique(groups[candidates][labels[candidates] == label])
         for group in generator.permutation(own):
-            if held_counts[label] >= wanted[label]:
+            if held_counts[label] >= share[label]:
                 break
             members = candidates[groups[candidates] == group]
             counts = np.bincount(labels[members], minlength=len(remaining))

@@ -21,24 +21,17 @@ from aape.downstream.metrics import (
     confusion_matrix,
     percentile_interval,
     recall_per_class,
-    summarise,
 )
 from aape.downstream.partitions import Indices, Partition, hold_out
+from aape.downstream.scores import MEANING as SCORES_MEANING
+from aape.downstream.scores import summarise_curves
 from aape.errors import DataError
 
 METRICS = ("accuracy", "balanced_accuracy")
-SCORES = ("best", "best_on_validation", "last")
 HELD_OUT = 0.1  # of the training set, to choose the learning rate where there is no validation data [ours]
 
 MEANING = {
-    "best": "the highest test score of all evaluated steps: it selects on test data, as the paper does",
-    "best_on_validation": "the test score at the first step with the highest validation score, each metric for "
-    "itself; of fold sets, the step is chosen by a run without the next fold and read off the run that trained on it "
-    "too; null without validation data",
-    "last": "the test score after the last step",
-    "mean": "over folds and seeds; balanced accuracy is the mean recall of the classes present in a test set",
-    "std_seeds": "sample standard deviation over seeds of the mean over folds",
-    "std_folds": "sample standard deviation over folds of the mean over seeds",
+    **SCORES_MEANING,
     "interval": "central 95 % of 1000 bootstrap resamples of the test clips of every fold (of groups of clips if a "
     "group column is given); it holds the training set fixed",
     "untrained": "one random initialisation per seed",
@@ -77,7 +70,7 @@ class Protocol:
     def num_runs(self) -> int:
         """Linear layers that one feature set takes, the sweep included."""
         sweep = len(self.learning_rates) if len(self.learning_rates) > 1 else 0
-        selecting = sum(_is_separate(partition) for partition in self.partitions)
+        selecting = sum(partition.needs_selection_run for partition in self.partitions)
         return self.seeds * (sweep + len(self.partitions) + selecting)
 
     def sweep_sets(self) -> tuple[Indices, Indices, str]:
@@ -88,7 +81,7 @@ class Protocol:
         """
         first = self.partitions[0]
         if len(first.validation):
-            words = "the fold after the first test fold" if _is_separate(first) else "the validation split"
+            words = "the fold after the first test fold" if first.needs_selection_run else "the validation split"
             return first.selection_train, first.validation, words
         held = hold_out(first.train, self.labels, self.groups, fraction=HELD_OUT, seed=0)
         if not len(held):
@@ -125,32 +118,34 @@ def score(
     rate, sweep = choose_learning_rate(features, protocol, progress)
     runs: list[Run] = []
     for partition in protocol.partitions:
-        separate = _is_separate(partition)
-        sets = [partition.test] if separate else [partition.test, partition.validation]
+        is_separate = partition.needs_selection_run
+        sets = [partition.test] if is_separate else [partition.test, partition.validation]
         watched = tuple(indices for indices in sets if len(indices))
         selection_train = partition.selection_train
         for seed in range(protocol.seeds):
             runs.append(Run(partition.train, watched, rate, seed, seed % len(features)))
-        for seed in range(protocol.seeds if separate else 0):
+        for seed in range(protocol.seeds if is_separate else 0):
             runs.append(Run(selection_train, (partition.validation,), rate, seed, seed % len(features)))
     histories = iter(_train(features, protocol, runs, progress))
-    # One list per partition, one history per seed.
+    # One list per partition, one history per seed; of several sets watched the validation clips are the last.
     trained: list[list[History]] = []
     selecting: list[list[History]] = []
     for partition in protocol.partitions:
         trained.append([next(histories) for _ in range(protocol.seeds)])
-        if _is_separate(partition):
+        if partition.needs_selection_run:
             selecting.append([next(histories) for _ in range(protocol.seeds)])
         elif len(partition.validation):
             selecting.append(trained[-1])
-        else:
-            selecting.append([])
     resamples = _resample(protocol, trained)
+    choosers = _by_seed(selecting, -1) if len(selecting) == len(trained) else []
+    scores = summarise_curves(_by_seed(trained, 0), choosers)
+    for index, metric in enumerate(METRICS):
+        scores["last"][metric]["interval"] = list(percentile_interval(resamples[:, index]))
     summary = {
         "num_features": features.shape[-1],
         "learning_rate": rate,
         "sweep": sweep,
-        "scores": _scores(protocol, trained, selecting, resamples),
+        "scores": scores,
         **_by_class(protocol, trained),
     }
     return ProbeScores(summary, _curves(trained, selecting), resamples)
@@ -196,11 +191,6 @@ def margin(ours: ProbeScores, theirs: ProbeScores) -> dict[str, dict[str, Any]]:
     return margins
 
 
-def _is_separate(partition: Partition) -> bool:
-    """Whether the validation clips are training clips too, so that selecting takes a run of its own."""
-    return len(np.intersect1d(partition.train, partition.validation)) > 0
-
-
 def _train(
     features: NDArray[np.float32], protocol: Protocol, runs: list[Run], progress: Callable[[int], None] | None
 ) -> list[History]:
@@ -217,36 +207,12 @@ def _train(
     )
 
 
-def _scores(
-    protocol: Protocol,
-    trained: list[list[History]],
-    selecting: list[list[History]],
-    resamples: NDArray[np.float64],
-) -> dict[str, Any]:
-    scores: dict[str, Any] = {name: {} for name in SCORES}
-    has_validation = all(selecting)
-    for index, (metric, curve) in enumerate(zip(METRICS, (_accuracy_curve, _balanced_curve), strict=True)):
-        values: dict[str, NDArray[np.float64]] = {
-            name: np.empty((protocol.seeds, len(trained))) for name in SCORES if name in ("best", "last")
-        }
-        if has_validation:
-            values["best_on_validation"] = np.empty((protocol.seeds, len(trained)))
-        for fold, histories in enumerate(trained):
-            for seed, history in enumerate(histories):
-                test = curve(history, 0)
-                values["best"][seed, fold] = test.max()
-                values["last"][seed, fold] = test[-1]
-                if has_validation:
-                    chooser = selecting[fold][seed]
-                    # Of several sets the validation clips are the last; a run that only selects watches nothing else.
-                    step = int(curve(chooser, len(chooser.accuracy) - 1).argmax())
-                    values["best_on_validation"][seed, fold] = test[step]
-        for name in SCORES:
-            scores[name][metric] = summarise(values[name]) if name in values else None
-        scores["last"][metric]["interval"] = list(percentile_interval(resamples[:, index]))
-    if not has_validation:
-        scores["best_on_validation"] = None
-    return scores
+def _by_seed(histories: list[list[History]], row: int) -> list[list[dict[str, NDArray[np.float64]]]]:
+    """Turn histories by partition and seed into the curves, by seed and partition, of one of the sets they watched."""
+    return [
+        [{"accuracy": history.accuracy[row], "balanced_accuracy": history.balanced[row]} for history in own]
+        for own in zip(*histories, strict=True)
+    ]
 
 
 def _by_class(protocol: Protocol, trained: list[list[History]]) -> dict[str, Any]:
@@ -286,11 +252,3 @@ def _curves(trained: list[list[History]], selecting: list[list[History]]) -> lis
             entry["validation_accuracy"] = float(np.mean([run.accuracy[-1, index] for run in choosers]))
         curves.append(entry)
     return curves
-
-
-def _accuracy_curve(history: History, index: int) -> NDArray[np.float64]:
-    return history.accuracy[index]
-
-
-def _balanced_curve(history: History, index: int) -> NDArray[np.float64]:
-    return history.balanced[index]

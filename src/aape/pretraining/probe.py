@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from aape.commands.pretrain import WatchConfig
-from aape.commands.probe import ProbeConfig
-from aape.downstream.probing_run import ENCODER, partition, probe, read_labelled
+from aape.commands.probe import ProbeConfig, read_set, run_probe
+from aape.downstream.yardsticks import ENCODER
 from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
@@ -36,7 +36,7 @@ class ProbeOnTheWay(TrainerCallback):
     def __init__(self, encoder: AudioEncoder, front_end: FrontEndConfig, watch: WatchConfig) -> None:
         self.encoder, self.front_end, self.watch = encoder, front_end, watch
         config = self._config(Path(), "cpu")
-        partition(read_labelled(config), config)  # says now what is wrong with the set
+        read_set(config)  # says now what is wrong with the set
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Drop the probes that came after the checkpoint."""
@@ -52,7 +52,7 @@ class ProbeOnTheWay(TrainerCallback):
         save_model(folder / "model", self.encoder, self.front_end, training={"steps": state.global_step})
         config = self._config(folder, args.device.type)
         with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-            scores = probe(config)["rows"][ENCODER]["scores"]
+            scores = run_probe(config)["rows"][ENCODER]["scores"]
         self.encoder.train()
         self.records.append(state.global_step, scores=scores)
 

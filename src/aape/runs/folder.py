@@ -59,6 +59,8 @@ def claim(out: str | os.PathLike[str], config: Any, *, may_change: Collection[st
 
     path = Path(out) / "config.yaml"
     if not path.exists():
+        if (Path(out) / RESULT_NAME).exists():
+            raise ConfigError(f"{out} holds a result without its options: choose another --out")
         return
     if not resume:
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")

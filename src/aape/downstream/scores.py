@@ -1,0 +1,199 @@
+"""What a run is judged by: curves over its steps become best, best on validation and last, over seeds and folds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from aape.data.labelled import LabelledSet, describe
+from aape.downstream.partitions import Partition
+from aape.errors import one_line
+from aape.runs.files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Curves = Mapping[str, ArrayLike]  # by metric, one value for each evaluated step
+COLUMNS = {"best": "best", "best_on_validation": "best val.", "last": "last"}
+METRICS = {"accuracy": ("acc.", 100), "balanced_accuracy": ("bal.", 100), "mAP": ("mAP", 100), "d_prime": ("d'", 1)}
+NOT_AVAILABLE = "n/a"
+CAPTION = (
+    "Per cent, accuracy and balanced accuracy; ± standard deviation over seeds. `best` selects on test data, as the "
+    "paper does; `best val.` on validation data. Interval: 95 % bootstrap over test clips, of the last step."
+)
+MEANING = {
+    "best": "the highest test score of all evaluated steps: it selects on test data, as the paper does",
+    "best_on_validation": "the test score at the first step with the highest validation score, each metric for "
+    "itself; of fold sets, the step is chosen by a run without the next fold and read off the run that trained on it "
+    "too; null without validation data",
+    "last": "the test score after the last step",
+    "mean": "over folds and seeds; balanced accuracy is the mean recall of the classes present in a test set",
+    "std_seeds": "sample standard deviation over seeds of the mean over folds",
+    "std_folds": "sample standard deviation over folds of the mean over seeds",
+}
+
+
+def summarise_curves(tests: Sequence[Sequence[Curves]], choosers: Sequence[Sequence[Curves]]) -> dict[str, Any]:
+    """Return best, best on validation and last of every metric.
+
+    Args:
+        tests: test scores, one list per seed, one set of curves per fold.
+        choosers: likewise the validation scores that choose a step, each metric for itself; empty without validation
+            data, and the score is None.
+    """
+    scores: dict[str, Any] = {name: {} for name in COLUMNS}
+    for metric in tests[0][0]:
+        curves = [[np.asarray(own[metric], dtype=np.float64) for own in runs] for runs in tests]
+        scores["best"][metric] = summarise([[curve.max() for curve in own] for own in curves])
+        scores["last"][metric] = summarise([[curve[-1] for curve in own] for own in curves])
+        if choosers:
+            chosen = [
+                [curve[np.argmax(chooser[metric])] for curve, chooser in zip(own, runs, strict=True)]
+                for own, runs in zip(curves, choosers, strict=True)
+            ]
+            scores["best_on_validation"][metric] = summarise(chosen)
+    if not choosers:
+        scores["best_on_validation"] = None
+    return scores
+
+
+def summarise(scores: ArrayLike) -> dict[str, Any]:
+    """Return mean and standard deviations of scores (S, folds): over seeds of the mean over folds, and vice versa."""
+    values = np.asarray(scores, dtype=np.float64)
+    return {
+        "mean": float(values.mean()),
+        "std_seeds": standard_deviation(values.mean(axis=1)),
+        "std_folds": standard_deviation(values.mean(axis=0)),
+        "values": values.tolist(),  # one list per seed, one number per fold
+    }
+
+
+def standard_deviation(values: ArrayLike) -> float | None:
+    """Return the sample standard deviation (n - 1 in the denominator), or None for a single value."""
+    array: NDArray[np.float64] = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1)) if array.size > 1 else None
+
+
+def describe_run(labelled: LabelledSet, parts: Sequence[Partition], bad: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `result.json` says of the data: counts, bad files, partitions and what a reader should know.
+
+    Args:
+        labelled: the set, with or without its bad clips.
+        parts: without them.
+        bad: name and reason of the clips that could not be read.
+    """
+    classes = labelled.classes
+    unseen = [part.unseen(labelled.targets) for part in parts]
+    warnings = describe(labelled)
+    if num_unseen := sum(len(clips) for clips, _ in unseen):
+        names = ", ".join(sorted({classes[target] for _, targets in unseen for target in targets}))
+        warnings.append(f"{num_unseen} test clips are of classes their training set lacks: {names}")
+    return {
+        "num_clips": sum(clip.name not in bad for clip in labelled.clips),
+        "counts": labelled.counts,
+        "num_missing": labelled.num_missing,
+        "num_bad": len(bad),
+        "bad": [{"file": name, "reason": reason} for name, reason in bad.items()],
+        "warnings": warnings,
+        "protocol": "leave one fold out" if labelled.has_folds else "split",
+        "partitions": [
+            {
+                "name": part.name,
+                "num_train": len(part.train),
+                "num_test": len(part.test),
+                "num_validation": len(part.validation),
+                "num_unseen": len(clips),
+                "unseen_classes": sorted(classes[target] for target in targets),
+            }
+            for part, (clips, targets) in zip(parts, unseen, strict=True)
+        ],
+    }
+
+
+def show(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> None:
+    """Print the warnings of a result on standard error, and its table.
+
+    Args:
+        result: the content of `result.json`.
+        rows: see `score_table`.
+        classes: of the set.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    notes = Console(stderr=True)
+    for warning in result["warnings"]:
+        notes.print(f"warning: {one_line(warning)}", highlight=False, markup=False, soft_wrap=True)
+    folds = "" if result["protocol"] == "split" else f", {len(result['partitions'])} test folds"
+    sizes = f"{result['num_clips']} clips, {len(classes)} classes{folds}, {result['config']['seeds']} seeds"
+    Console().print(score_table(rows, escape(f"{result['data']}: {sizes}")))
+
+
+def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """Return the scores of a run for the terminal.
+
+    Args:
+        rows: by name, what holds `scores` as `summarise_curves` returns them, the same metrics in all rows.
+        title: shown above it, in rich's markup.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(
+        title=title, caption=CAPTION, title_justify="left", caption_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False,
+    )  # fmt: skip
+    lasts = [row["scores"]["last"] for row in rows.values()]
+    metrics = list(lasts[0])
+    has_interval = "interval" in lasts[0][metrics[0]]
+    # On a narrow terminal cells break into lines: a number that is cut short could be read as another.
+    table.add_column("", overflow="fold", min_width=10)
+    for heading in COLUMNS.values():
+        for metric in metrics:
+            table.add_column(f"{heading}\n{METRICS[metric][0]}", justify="right", overflow="fold")
+    if has_interval:
+        table.add_column(f"interval\n{METRICS[metrics[0]][0]}", justify="right", overflow="fold")
+    for (name, row), last in zip(rows.items(), lasts, strict=True):
+        cells = [_cell(metric, (row["scores"][score] or {}).get(metric)) for score in COLUMNS for metric in metrics]
+        if has_interval:
+            low, high = last[metrics[0]]["interval"]
+            cells.append(f"{100 * low:.1f}-{100 * high:.1f}")
+        table.add_row(name, *cells)
+    return table
+
+
+def write_scores(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write one line per feature set, score and metric as a CSV; fractions, not per cent."""
+    lines: list[list[Any]] = [
+        ["features", "score", "metric", "mean", "std_seeds", "std_folds", "low", "high", "learning_rate"]
+    ]
+    for row_name, row in rows.items():
+        for name in COLUMNS:
+            for metric in row["scores"]["last"]:
+                values = (row["scores"][name] or {}).get(metric) or {}
+                numbers = [values.get(key) for key in ("mean", "std_seeds", "std_folds")]
+                numbers += values.get("interval", [None, None])
+                shown = [NOT_AVAILABLE if number is None else f"{number:.6f}" for number in numbers]
+                lines.append([row_name, name, metric, *shown, row["learning_rate"]])
+    write_csv(path, lines)
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _cell(metric: str, values: Mapping[str, Any] | None) -> str:
+    if values is None:
+        return NOT_AVAILABLE
+    scale = METRICS[metric][1]
+    spread = "" if values["std_seeds"] is None else f"±{scale * values['std_seeds']:.1f}"
+    return f"{scale * values['mean']:.1f}{spread}"
