@@ -8,9 +8,9 @@ from pathlib import Path
 
 import soundfile
 
-from aape.commands.demo_run import AUDIO
 from aape.data.audio.decoding import read_audio
 from aape.data.corpora import cremad, esc50, nsynth, speech_commands, urbansound
+from aape.data.demo import AUDIO
 
 NOTES = sorted(AUDIO.glob("*.opus"))
 

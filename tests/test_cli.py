@@ -15,10 +15,9 @@ import soundfile
 
 from aape import cli
 from aape.commands.embed import EmbedConfig
-from aape.commands.options import summary
+from aape.commands.options import option_table, summary
 from aape.commands.pretrain import PretrainConfig
 from aape.commands.probe import ProbeConfig
-from aape.commands.recipe import option_table
 from aape.commands.stats_run import read_stats
 from aape.errors import ConfigError
 from aape.models.config import EncoderConfig

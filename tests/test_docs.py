@@ -21,6 +21,7 @@ from aape.models.saved import save_model
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figures.md")
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+MORE_PAGES = ("../experiments/small_data/README.md", "../src/aape/recipes/README.md")
 METRICS = DOCS.parent / "src" / "aape" / "models" / "pretrained" / "tiny" / "metrics.jsonl"
 
 
@@ -91,11 +92,11 @@ def test_every_snippet_runs(page, desk, commands):
                 assert commands.get(verb, main)(arguments) == 0, line
 
 
-@pytest.mark.parametrize("page", [*ALL_PAGES, "../README.md", "../recipes/README.md"])
+@pytest.mark.parametrize("page", [*ALL_PAGES, "../README.md", *MORE_PAGES])
 def test_every_command_parses(page, tmp_path, monkeypatch):
     """An option that was renamed, or never was, in a page that takes days to run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "recipes").symlink_to(DOCS.parent / "recipes")
+    (tmp_path / "experiments").symlink_to(DOCS.parent / "experiments")
     (tmp_path / "recipe.yaml").write_text("data: sounds\n")
     for text in (text.replace("\\\n", " ") for language, text in snippets(page) if language == "sh"):
         for line in re.findall(r"^(?:.*-m )?aape (.+)$", text, re.MULTILINE):

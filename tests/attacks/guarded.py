@@ -30,8 +30,9 @@ from files import wav
 import aape
 import aape.huggingface
 from aape import cli
+from aape.commands.options import recipe_values
 from aape.commands.pretrain import PretrainConfig
-from aape.commands.recipe import load_recipe
+from aape.commands.recipe import find_recipe
 from aape.commands.stats_run import read_stats
 from aape.data.clips import load_clip, read_manifest
 from aape.downstream.features import read_features
@@ -213,7 +214,7 @@ def make_attacks(folder: Path) -> dict[str, Attack]:
     for name, text in recipes.items():
         recipe = folder / f"{name.replace(' ', '-')}.yaml"
         recipe.write_text(text)
-        attacks[f"recipe: {name}"] = lambda recipe=recipe: load_recipe(recipe, PretrainConfig)
+        attacks[f"recipe: {name}"] = lambda recipe=recipe: recipe_values(find_recipe(str(recipe)), PretrainConfig)
 
     plain = tarfile.REGTYPE
     shards = {

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from aape.cli import main
-from aape.commands.demo_run import AUDIO
 from aape.data.audio import read_audio
 from aape.data.clips import load_clip, read_manifest
+from aape.data.demo import AUDIO
 
 NOTES = sorted(AUDIO.glob("*.opus"))[:7]
 

@@ -11,8 +11,8 @@ import soundfile
 import torch
 
 from aape import cli
-from aape.commands.demo_run import AUDIO
 from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.data.demo import AUDIO
 from aape.downstream import finetuning as training
 from aape.downstream import finetuning_run as run
 from aape.downstream import spectrograms

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aape import cli
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model

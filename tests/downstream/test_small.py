@@ -4,7 +4,6 @@ import csv
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,38 +12,39 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tables import CONFIGS, RECIPES, in_process
+from test_tables import ROOT, in_process
 
 from aape import cli
-from aape.commands.demo_run import AUDIO
-from aape.commands.table_run import markdown, show
-from aape.downstream.tables import collect
-from aape.runs import queue
+from aape.commands import table as verb
+from aape.commands.recipe import find_grid
+from aape.commands.recipes import RUNS
+from aape.commands.table import collect
+from aape.data.demo import AUDIO
+from aape.downstream.tables import markdown, show
 from corpus_copies import table
 
-SMALL = RECIPES / "small"
-ALL = sorted(SMALL.glob("*-*.yaml"))
+SMALL = ROOT / "experiments/small_data"
+GRID = find_grid(str(SMALL))
 SETS = ("drums", "letters", "instruments", "effects")
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-def test_every_recipe_builds(path):
-    verb, _, name = path.stem.partition("-")
-    config = cli.parse(CONFIGS[verb], ["--config", str(path)])
-    assert (config.out, config.data) == (f"runs/small/{path.stem}", f"data/{name}/metadata.csv")
-    assert (config.checkpoint, config.seeds, bool(config.fold)) == ("tiny", 3, name != "instruments")
-    assert 3 <= len(path.read_text().splitlines()) <= 9
+@pytest.mark.parametrize(("name", "recipe"), GRID.recipes.items(), ids=GRID.recipes)
+def test_every_recipe_builds(name, recipe):
+    kind, _, data = name.partition("-")
+    config = cli.parse(RUNS[kind], ["--config", f"{SMALL}/{name}"], verb=kind)
+    assert (recipe.verb, config.out, config.data) == (kind, f"runs/small/{name}", f"data/{data}/metadata.csv")
+    assert (config.checkpoint, config.seeds, bool(config.fold)) == ("tiny", 3, data != "instruments")
 
 
 def test_every_cell_has_a_recipe_and_a_place_in_the_queue():
-    names = [f"{verb}-{name}" for verb in ("probe", "finetune") for name in SETS]
-    assert [path.stem for path in ALL] == sorted(names)
-    assert [entry.out.name for entry in queue.read_list(SMALL / "queue.txt")] == names
-    grids = collect(SMALL / "tables.yaml", Path("nowhere"))
-    assert {cell.run for grid in grids for row in grid.rows for cell in row} == set(names)
-    assert {show(cell) for grid in grids for row in grid.rows for cell in row} == {"not run"}
-    page = (RECIPES.parent / "docs/finetuning.md").read_text()
-    for line in markdown(grids).splitlines():  # the numbers apart, the page has these tables
+    names = [f"{kind}-{name}" for kind in ("probe", "finetune") for name in SETS]
+    assert list(GRID.recipes) == names
+    assert [entry.out.name for entry in verb.read_list(str(SMALL))] == names
+    tables = collect(GRID, "nowhere")
+    assert {cell.run for one in tables for row in one.rows for cell in row} == set(names)
+    assert {show(cell) for one in tables for row in one.rows for cell in row} == {"not run"}
+    page = (ROOT / "docs/finetuning.md").read_text()
+    for line in markdown(tables).splitlines():  # the numbers apart, the page has these tables
         assert line.replace("not run |", "").strip() in page
 
 
@@ -52,13 +52,11 @@ def test_every_cell_has_a_recipe_and_a_place_in_the_queue():
 def desk(tmp_path, monkeypatch):
     """The recipes at two steps over eighteen real notes as each of the sets, and an encoder of random weights."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(SMALL, "recipes/small")
-    for verb, changes in {
-        "finetune": {"checkpoint": "nano", "batch": 4, "seeds": 1, "device": "cpu"},
-        "probe": {"checkpoint": "nano", "steps": 2, "seeds": 1, "learning_rates": [1e-3], "device": "cpu"},
-    }.items():
-        path = Path(f"recipes/small/{verb}.yaml")
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    content = yaml.safe_load(GRID.path.read_text())
+    content["finetune"] |= {"checkpoint": "nano", "batch": 4, "seeds": 1, "device": "cpu"}
+    content["probe"] |= {"checkpoint": "nano", "steps": 2, "seeds": 1, "learning_rates": [1e-3], "device": "cpu"}
+    Path("small").mkdir()
+    Path("small/grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
     for number, row in enumerate(rows):
@@ -73,29 +71,29 @@ def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, mo
     """A number under the wrong head is worse than none."""
     commands = in_process(monkeypatch)
     names = ("probe-drums", "finetune-drums", "finetune-instruments")
-    lines = [f"{name.partition('-')[0]} --config recipes/small/{name}.yaml --steps 2" for name in names]
+    lines = [f"{name.partition('-')[0]} --config small/{name} --steps 2" for name in names]
     Path("list.txt").write_text("\n".join(lines))
     assert cli.main(["table", "run", "list.txt"]) == 0
     assert len(commands) == 3
     results = {name: json.loads(Path(f"runs/small/{name}/result.json").read_text()) for name in names}
     assert [len(result["partitions"]) for result in results.values()] == [5, 5, 1]
-    accuracy, balanced = collect(Path("recipes/small/tables.yaml"), Path("runs/small"))
-    for grid, metric in ((accuracy, "accuracy"), (balanced, "balanced_accuracy")):
+    accuracy, balanced = collect(find_grid("small"))
+    for one, metric in ((accuracy, "accuracy"), (balanced, "balanced_accuracy")):
         rows = results["probe-drums"]["rows"]
         wanted = [results["finetune-drums"]["scores"]["last"][metric]["mean"]]
         wanted += [rows[own]["scores"]["last"][metric]["mean"] for own in rows]
-        assert [cell.scores["last"] / 100 for cell in grid.rows[0]] == pytest.approx(wanted)
-        assert show(grid.rows[0][1]) == f"{100 * wanted[1]:.1f}"
-        assert show(grid.rows[0][0]).endswith("*")  # 2 steps, where the recipe has more
-        assert [show(cell) for cell in grid.rows[1]] == ["not run"] * 4
-    assert cli.main(["table", "--tables", "recipes/small/tables.yaml", "--runs", "runs/small", "--out", "."]) == 0
+        assert [cell.scores["last"] / 100 for cell in one.rows[0]] == pytest.approx(wanted)
+        assert show(one.rows[0][1]) == f"{100 * wanted[1]:.1f}"
+        assert show(one.rows[0][0]).endswith("*")  # 2 steps, where the recipe has more
+        assert [show(cell) for cell in one.rows[1]] == ["not run"] * 4
+    assert cli.main(["table", "--tables", "small", "--out", "."]) == 0
     assert "| drums, kits in 5 folds |" in Path("tables.md").read_text()
     assert "steps 180 -> 2" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk, monkeypatch):
     """A run left alive would write into the folder that the restarted queue works in."""
-    line = "finetune --config recipes/small/finetune-instruments.yaml --steps 60 --save-every 5 --crop-frames 16"
+    line = "finetune --config small/finetune-instruments --steps 60 --save-every 5 --crop-frames 16"
     Path("list.txt").write_text(f"{line}\n{line.replace('60', '1')} --out runs/second\n")
     run = Path("runs/small/finetune-instruments")
     with subprocess.Popen([sys.executable, "-m", "aape", "table", "run", "list.txt"]) as process:
@@ -107,10 +105,10 @@ def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk,
     assert not (run / "result.json").exists()
     assert not Path("runs/second").exists()
 
-    entry = queue.read_list(Path("list.txt"))[0]
+    entry = verb.read_list("list.txt")[0]
     folder = os.open(run, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free: the run has ended with its queue
-    assert queue.execute(entry) == 2  # and now it is not
+    assert verb.execute(entry) == 2  # and now it is not
     os.close(folder)
 
     commands = in_process(monkeypatch)

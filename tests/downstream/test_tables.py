@@ -1,7 +1,6 @@
 """The paper's tables: every cell has a recipe that builds, the queue goes on, no number is dressed up."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,26 +9,23 @@ import torch
 import yaml
 
 from aape import cli
-from aape.commands.demo_run import AUDIO
-from aape.commands.finetune import FinetuneConfig
-from aape.commands.pretrain import PretrainConfig
-from aape.commands.probe import ProbeConfig
-from aape.commands.table import QueueConfig
-from aape.commands.table_run import markdown, show
+from aape.commands import table as verb
+from aape.commands.recipe import find_grid
+from aape.commands.recipes import RUNS, resolved
+from aape.commands.table import QueueConfig, collect
+from aape.data.demo import AUDIO
 from aape.downstream.finetuning_run import resolve
-from aape.downstream.table_runs import expected
-from aape.downstream.tables import collect, read_tables
+from aape.downstream.tables import markdown, show
 from aape.errors import AapeError, ConfigError, DataError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.predictor import build_predictor
-from aape.runs import queue
 from corpus_copies import MAKERS
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-PAPER = RECIPES / "paper"
-CONFIGS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
-ALL = sorted(path for verb in CONFIGS for path in (PAPER / verb).glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "src/aape/recipes"
+PAPER = find_grid("paper")
+CELLS = [name for name, recipe in PAPER.recipes.items() if recipe.verb != "pretrain"]
 SETTINGS = {
     "aape-con0.01": {"loss.contrastive_weight": 0.01},
     "aape-con0.001": {"loss.contrastive_weight": 0.001},
@@ -47,23 +43,18 @@ SETTINGS = {
 }
 
 
-def load(path, *more):
-    return cli.parse(CONFIGS[path.parent.name], ["--config", str(path), *more])
-
-
-@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_recipe_builds(path):
+@pytest.mark.parametrize(("name", "recipe"), PAPER.recipes.items(), ids=PAPER.recipes)
+def test_every_recipe_builds(name, recipe):
     """A recipe that does not fit its model fails a week into the queue."""
-    config = load(path)
-    assert config.out == f"runs/paper/{path.parent.name}/{path.stem}"
-    assert 3 <= len(path.read_text().splitlines()) <= 9
-    if path.parent.name != "pretrain":
-        name, _, task = path.stem.rpartition("-")
-        assert (config.task, config.checkpoint, config.seeds) == (task, f"runs/paper/pretrain/{name}", 3)
-        assert (PAPER / f"pretrain/{name}.yaml").exists()
-    if path.parent.name == "finetune":
+    config = cli.parse(RUNS[recipe.verb], ["--config", f"paper/{name}"], verb=recipe.verb)
+    assert config.out == f"runs/paper/{recipe.verb}/{name}"
+    if recipe.verb != "pretrain":
+        encoder, _, task = name.rpartition("-")
+        assert (config.task, config.checkpoint, config.seeds) == (task, f"runs/paper/pretrain/{encoder}", 3)
+        assert PAPER.recipes[encoder].verb == "pretrain"
+    if recipe.verb == "finetune":
         assert resolve(config).optim.learning_rate > 0
-    if path.parent.name == "pretrain":
+    if recipe.verb == "pretrain":
         assert (config.steps, config.clips, config.masking.num_views) == (600_000, 32, 16)
         with torch.device("meta"):
             AudioEncoder(encoder_config(config.model, **config.encoder))
@@ -72,30 +63,32 @@ def test_every_recipe_builds(path):
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS.items(), ids=SETTINGS.keys())
 def test_a_variant_differs_from_the_paper_s_model_in_what_its_name_says_alone(name, settings):
-    ours, base = (expected(PAPER / f"pretrain/{own}.yaml", "pretrain") for own in (name, "aape"))
+    ours, base = (resolved(PAPER.recipes[each]) for each in (name, "aape"))
     assert {key: value for key, value in ours.items() if base.get(key) != value and key != "out"} == settings
 
 
 def test_every_cell_has_a_recipe_a_place_in_the_queue_and_a_line_in_the_readme():
-    entries = queue.read_list(PAPER / "queue.txt")
-    assert sorted(entry.arguments[2] for entry in entries) == [f"recipes/paper/{p.parent.name}/{p.name}" for p in ALL]
+    entries = verb.read_list("paper")
+    assert [entry.arguments for entry in entries] == [
+        [recipe.verb, "--config", f"paper/{name}"] for name, recipe in PAPER.recipes.items()
+    ]
     places = {str(entry.out): place for place, entry in enumerate(entries)}
-    for path in ALL:
-        if path.parent.name != "pretrain":
-            assert places[load(path).checkpoint] < places[load(path).out]  # an encoder before what starts from it
-    grids = collect(PAPER / "tables.yaml", Path("nowhere"))
-    cells = {cell.run for grid in grids for row in grid.rows for cell in row}
-    assert cells == {f"{path.parent.name}/{path.stem}" for path in ALL if path.parent.name != "pretrain"} | {
-        f"pretrain/{name}" for name in ("patch-con0.1", "fixed", "aape", "k31", "k127", "cnn")
+    for name in CELLS:
+        settings = resolved(PAPER.recipes[name])
+        assert places[settings["checkpoint"]] < places[settings["out"]]  # an encoder before what starts from it
+    tables = collect(PAPER, "nowhere")
+    cells = {cell.recipe for table in tables for row in table.rows for cell in row}
+    assert cells == {f"paper/{name}" for name in CELLS} | {
+        f"paper/{name}" for name in ("patch-con0.1", "fixed", "aape", "k31", "k127", "cnn")
     }
-    assert markdown(grids) in (RECIPES / "README.md").read_text()
+    assert markdown(tables) in (RECIPES / "README.md").read_text()
 
 
 def test_parameters_and_operations_are_measured_and_the_rest_is_not_run():
     """What stands beside the paper's value is computed, or says that it is not."""
     found = {}
-    for grid in collect(PAPER / "tables.yaml", Path("nowhere")):
-        for cell in (cell for row in grid.rows for cell in row):
+    for table in collect(PAPER, "nowhere"):
+        for cell in (cell for row in table.rows for cell in row):
             if cell.scores is None:
                 assert show(cell) == "not run"
             else:
@@ -109,29 +102,20 @@ def test_parameters_and_operations_are_measured_and_the_rest_is_not_run():
 def paper(tmp_path, monkeypatch):
     """A copy of the recipes at nano size over small real data: three cells and their encoder."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(PAPER, tmp_path / "recipes/paper")
-    for base, changes in {
-        "pretrain": {
-            "data": str(AUDIO),
-            "model": "nano",
-            "steps": 2,
-            "clips": 2,
-            "workers": 0,
-            "masking": {"num_views": 2},
-        },
-        "finetune-esc50": {"steps": 2, "batch": 2, "workers": 0, "seeds": 1, "evaluations": 1, "num_frames": 64},
-        "finetune-as20k": {"steps": 2, "batch": 2, "workers": 0, "seeds": 1, "evaluations": 1, "num_frames": 64},
-        "probe-us8k": {"steps": 2, "batch": 4, "seeds": 1, "learning_rates": [1e-3], "yardsticks": False},
-    }.items():
-        path = tmp_path / f"recipes/paper/{base}.yaml"
-        content = yaml.safe_load(path.read_text())
-        path.write_text(yaml.safe_dump({**content, **changes}))
+    content = yaml.safe_load(PAPER.path.read_text())
+    short = {"steps": 2, "seeds": 1}
+    content["pretrain"] = {"data": str(AUDIO), "model": "nano", "steps": 2, "clips": 2, "workers": 0}
+    content["pretrain"]["masking"] = {"num_views": 2}
+    content["finetune"] = {**short, "batch": 2, "workers": 0, "evaluations": 1, "num_frames": 64}
+    content["probe"] = {**short, "batch": 4, "learning_rates": [1e-3], "yardsticks": False}
+    Path("small").mkdir()
+    Path("small/grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     MAKERS["esc50"](tmp_path / "data/ESC-50-master")
     MAKERS["as20k"](tmp_path / "data/audioset")
     MAKERS["us8k"](tmp_path / "data/UrbanSound8K")
-    lines = ["pretrain --config recipes/paper/pretrain/aape.yaml --device cpu  # first", ""]
-    lines += [f"finetune --config recipes/paper/finetune/aape-{task}.yaml --device=cpu" for task in ("esc50", "as20k")]
-    lines.append("probe --config recipes/paper/probe/aape-us8k.yaml --device cpu")
+    lines = ["pretrain --config small/aape --device cpu  # first", ""]
+    lines += [f"finetune --config small/aape-{task} --device=cpu" for task in ("esc50", "as20k")]
+    lines.append("probe --config small/aape-us8k --device cpu")
     (tmp_path / "list.txt").write_text("\n".join(lines))
     return tmp_path
 
@@ -146,7 +130,7 @@ def in_process(monkeypatch):
         commands.append(command[3:])
         return cli.main(command[3:])
 
-    monkeypatch.setattr(queue, "execute", run)
+    monkeypatch.setattr(verb, "execute", run)
     return commands
 
 
@@ -159,13 +143,7 @@ def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper,
     assert len(commands) == 4  # all done already
     assert "done already" in capsys.readouterr().out
 
-    shutil.copytree(PAPER, "whole")
-    cells = {
-        (cell.run, cell.column): cell
-        for grid in collect(Path("whole/tables.yaml"), Path("runs/paper"))
-        for row in grid.rows
-        for cell in row
-    }
+    cells = {(cell.run, cell.column): cell for table in collect(PAPER) for row in table.rows for cell in row}
     esc50 = cells["finetune/aape-esc50", "ESC-50 accuracy"]
     result = json.loads(Path("runs/paper/finetune/aape-esc50/result.json").read_text())
     assert esc50.scores["last"] == pytest.approx(100 * result["scores"]["last"]["accuracy"]["mean"])
@@ -185,18 +163,18 @@ def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper,
     assert cells["finetune/cnn-esc50", "ESC-50 accuracy"].scores is None
 
     # Beside its own recipe the very same run differs in nothing but its data.
-    own = {cell.run: cell for grid in collect(Path("recipes/paper/tables.yaml"), Path("runs/paper"))
-           for row in grid.rows for cell in row}  # fmt: skip
+    own = {cell.run: cell for table in collect(find_grid("small"))
+           for row in table.rows for cell in row}  # fmt: skip
     assert all("clips" in note for note in own["finetune/aape-esc50"].notes)
 
-    assert cli.main(["table", "--tables", "whole/tables.yaml", "--out", "tables"]) == 0
+    assert cli.main(["table", "--out", "tables"]) == 0
     shown = capsys.readouterr().out
     assert "not run" in shown
     assert "steps 8000 -> 2" in " ".join(shown.split())
     text = Path("tables/tables.csv").read_text()
     assert "not run" in text
     assert "finetune/aape-esc50,97.5," in text
-    assert "aape finetune --config recipes/paper/finetune/aape-esc50.yaml" in Path("tables/tables.md").read_text()
+    assert "aape finetune --config paper/aape-esc50" in Path("tables/tables.md").read_text()
 
 
 NUM_CLIPS = 2_063_949  # of AudioSet
@@ -206,17 +184,17 @@ def cell_of(folder, name, **pretraining):
     """Return a row's ESC-50 cell: its run is the recipe's, from an encoder that was trained with these options."""
     run = folder / f"finetune/{name}-esc50"
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.yaml").write_text(yaml.safe_dump(expected(PAPER / f"finetune/{run.name}.yaml", "finetune")))
+    (run / "config.yaml").write_text(yaml.safe_dump(resolved(PAPER.recipes[run.name])))
     scores = {"last": {"accuracy": {"mean": 0.5}}, "best": {"accuracy": {"mean": 0.5}}}
     result = {"task": "esc50", "counts": {"clips": (2000, 2000)}, "scores": scores, "pretraining": pretraining}
     (run / "result.json").write_text(json.dumps(result))
-    cells = (cell for grid in collect(PAPER / "tables.yaml", folder) for row in grid.rows for cell in row)
+    cells = (cell for table in collect(PAPER, str(folder)) for row in table.rows for cell in row)
     return next(cell for cell in cells if cell.run == f"finetune/{name}-esc50")
 
 
 def saved(name, **changes):
     """Return what a model says of its training by a recipe."""
-    settings = expected(PAPER / f"pretrain/{name}.yaml", "pretrain")
+    settings = resolved(PAPER.recipes[name])
     return {**settings, "num_clips": NUM_CLIPS, **changes}
 
 
@@ -287,24 +265,24 @@ def test_a_line_with_other_options_than_its_finished_run_is_told_before_anything
         (entry.out / "result.json").write_text("{}")
         return 0
 
-    monkeypatch.setattr(queue, "execute", execute)
+    monkeypatch.setattr(verb, "execute", execute)
     words = rf"^RUN holds a run of other options than .*\({words}\): choose another --out"
     Path("list.txt").write_text(f"{line}\n{line} {options}\n")
     with pytest.raises(ConfigError, match=words):  # after the line above it
-        queue.run_queue(QueueConfig(["list.txt"]))
-    monkeypatch.setattr(queue, "execute", None)
+        verb.run(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(verb, "execute", None)
     Path("list.txt").write_text(f"{line.replace('RUN', 'new')}\n{line} {options}\n")
     with pytest.raises(ConfigError, match=words):
-        queue.run_queue(QueueConfig(["list.txt"]))
+        verb.run(QueueConfig(["list.txt"]))
     Path("list.txt").write_text(f"{line} --device cpu --max-bad-fraction 0.5\n")
-    queue.run_queue(QueueConfig(["list.txt"]))
+    verb.run(QueueConfig(["list.txt"]))
 
 
 def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(paper, monkeypatch):
-    monkeypatch.setattr(queue, "execute", None)
+    monkeypatch.setattr(verb, "execute", None)
     Path("runs/paper/finetune/aape-esc50").mkdir(parents=True)
     Path("runs/paper/finetune/aape-esc50/config.yaml").write_text("{}")
-    entries = queue.read_list(Path("list.txt"))
+    entries = verb.read_list("list.txt")
     assert [entry.command()[-1] for entry in entries] == ["cpu", "--resume", "--device=cpu", "cpu"]
 
     commands = []
@@ -314,20 +292,20 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
         commands.append(command)
         return 2 if command[3] == "finetune" else 0
 
-    monkeypatch.setattr(queue, "execute", fails)
+    monkeypatch.setattr(verb, "execute", fails)
     with pytest.raises(AapeError, match="2 of 4 runs failed: runs/paper/finetune/aape-esc50, "):
-        queue.run_queue(QueueConfig(["list.txt"]))
+        verb.run(QueueConfig(["list.txt"]))
     assert len(commands) == 4
-    monkeypatch.setattr(queue, "execute", lambda entry: -9)  # out of memory
+    monkeypatch.setattr(verb, "execute", lambda entry: -9)  # out of memory
     with pytest.raises(AapeError, match="4 of 4 runs failed"):
-        queue.run_queue(QueueConfig(["list.txt"]))
+        verb.run(QueueConfig(["list.txt"]))
     for status in (130, 143, -15):  # stopped: so is the list
-        monkeypatch.setattr(queue, "execute", lambda entry, status=status: status)
+        monkeypatch.setattr(verb, "execute", lambda entry, status=status: status)
         with pytest.raises(KeyboardInterrupt):
-            queue.run_queue(QueueConfig(["list.txt"]))
-    monkeypatch.setattr(queue, "execute", fails)
+            verb.run(QueueConfig(["list.txt"]))
+    monkeypatch.setattr(verb, "execute", fails)
     with pytest.raises(AapeError, match="1 of 4 runs failed"):
-        queue.run_queue(QueueConfig(["list.txt"], keep_going=False))
+        verb.run(QueueConfig(["list.txt"], keep_going=False))
     assert len(commands) == 6
 
 
@@ -336,28 +314,35 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
     [
         ("bake --config a.yaml", "line 2: 'bake' is no run: choose one of pretrain, finetune, probe"),
         ("finetune --config nowhere.yaml", "line 2: cannot read the recipe nowhere.yaml"),
+        ("finetune --config paper/aape", "line 2: paper/aape is a recipe for `aape pretrain`, not for `aape finetune`"),
         ("finetune --task esc50 --data d --checkpoint tiny", "line 2: where does the run go"),
         ("finetune --config 'a.yaml", "line 2: No closing quotation"),
     ],
 )
 def test_a_line_that_is_no_run_is_told_before_anything_starts(tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(queue, "execute", None)
+    monkeypatch.setattr(verb, "execute", None)
     Path("list.txt").write_text(f"probe --data d --checkpoint tiny --out o\n{line}\n")
     with pytest.raises(ConfigError, match=words):
-        queue.run_queue(QueueConfig(["list.txt"]))
+        verb.run(QueueConfig(["list.txt"]))
     with pytest.raises(ConfigError, match=r"cannot read the list other.txt"):
-        queue.run_queue(QueueConfig(["other.txt"]))
+        verb.run(QueueConfig(["other.txt"]))
 
 
 def test_damaged_files_are_told_in_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="cannot read the tables"):
-        read_tables(tmp_path / "tables.yaml")
-    (tmp_path / "tables.yaml").write_text("columns: {}\ntables: 3\n")
-    with pytest.raises(ConfigError, match="not a file of tables"):
-        read_tables(tmp_path / "tables.yaml")
+    with pytest.raises(ConfigError, match=r"no grid of recipes .*, or one of paper"):
+        find_grid(str(tmp_path))
+    (tmp_path / "grid.yaml").write_text("out: o\ncolumns: {}\ntables: 3\n")
+    with pytest.raises(ConfigError, match="no tables, or damaged ones"):
+        collect(find_grid(str(tmp_path)))
+    (tmp_path / "grid.yaml").write_text("out: o\ntasks: [3]\n")
+    with pytest.raises(ConfigError, match="not a grid of recipes"):
+        find_grid(str(tmp_path / "grid.yaml"))
+    (tmp_path / "grid.yaml").write_text("out: o\ntask: {}\n")
+    with pytest.raises(ConfigError, match="did you mean 'tasks'"):
+        find_grid(str(tmp_path))
     run = tmp_path / "runs/finetune/aape-esc50"
     run.mkdir(parents=True)
     (run / "result.json").write_text("{")
     with pytest.raises(DataError, match="not the result of a run"):
-        collect(PAPER / "tables.yaml", tmp_path / "runs")
+        collect(PAPER, str(tmp_path / "runs"))

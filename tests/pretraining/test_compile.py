@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aape.cli import main
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 
 
 @pytest.mark.slow

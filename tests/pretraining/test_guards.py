@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from aape.commands.demo_run import AUDIO
 from aape.commands.pretrain import PretrainConfig
+from aape.data.demo import AUDIO
 from aape.errors import DataError, TrainingError
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.run import build_trainer

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from aape.commands.demo_run import AUDIO
 from aape.data.clips import read_manifest
+from aape.data.demo import AUDIO
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 
 # The run of a rank, in float64 so that nothing but the order of sums can differ
 PROGRAM = """

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import aape
 from aape import cli
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 
 NOTES = sorted(AUDIO.glob("*.opus"))[:12]
 FIELDS = {

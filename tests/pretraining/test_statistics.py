@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aape.cli import main
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 from aape.data.log_mel import time_statistics
 from aape.errors import DataError
 from aape.models.config import PredictorConfig, encoder_config

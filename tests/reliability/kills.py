@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 from aape.runs.checkpoints import STAGING_NAME, list_checkpoints, step_of
 
 STEPS = 60

@@ -4,7 +4,7 @@ import collapse
 import pytest
 
 from aape.cli import main
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from aape.cli import main
-from aape.commands.demo_run import AUDIO
+from aape.data.demo import AUDIO
 from aape.inference import AudioModel
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder

@@ -1,24 +1,95 @@
-"""Command-line arguments into a configuration: `--name value` for every option, `--config recipe.yaml` for many."""
+"""A verb's options: the fields of its dataclass, as a table, as `--name value` on the command line, and as help."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
+import inspect
 import json
-import math
+import re
+import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
-from aape.commands.recipe import Option, build_config, load_recipe, option_table
+from aape.commands.recipe import Recipe, find_recipe, plain_yaml
 from aape.errors import ConfigError
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
 
 ConfigT = TypeVar("ConfigT")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option of a configuration.
+
+    Args:
+        key: dotted name, as in `optim.learning_rate`.
+        type: the resolved type annotation.
+        default: the default, `dataclasses.MISSING` where the option is required.
+        help: one sentence for people.
+        group: title of the section, empty at the top.
+        positional: whether the command line takes it without a name.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    help: str
+    group: str
+    positional: bool
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the option has no default."""
+        return self.default is dataclasses.MISSING
+
+    @property
+    def takes_many(self) -> bool:
+        """Whether it is a list: as a positional option, of all the arguments without a name."""
+        return typing.get_origin(self.type) in (list, tuple)
+
+    @property
+    def flag(self) -> str:
+        """What is typed: `--optim.learning-rate`."""
+        return "--" + self.key.replace("_", "-")
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in the help."""
+        if self.positional:
+            return f"{self.key.upper().rstrip('S')} ..." if self.takes_many else self.key.upper()
+        if typing.get_origin(self.type) is Literal:
+            return "{" + ",".join(map(str, typing.get_args(self.type))) + "}"
+        return {int: "N", float: "X"}.get(self.type, self.key.rpartition(".")[2].upper())
+
+
+def option_table(config_class: type, *, prefix: str = "", group: str = "") -> dict[str, Option]:
+    """Return every option of a configuration class by dotted key, nested sections included.
+
+    A field that is itself a dataclass is a section. So is a field with `metadata={"fields_of": cls}`, a dict of
+    overrides of the fields of `cls`, or of those that `"only"` lists. `prefix` and `group` are the section's own key
+    and title.
+    """
+    hints = typing.get_type_hints(config_class)
+    helps = _field_helps(config_class)
+    table: dict[str, Option] = {}
+    for field in dataclasses.fields(config_class):
+        section = field.metadata.get("fields_of", hints[field.name])
+        if dataclasses.is_dataclass(section):
+            title = f"{prefix}{field.name}: {helps.get(field.name, '')}".rstrip(": ")
+            inner = option_table(typing.cast(type, section), prefix=f"{prefix}{field.name}.", group=title)
+            only = field.metadata.get("only")
+            table |= {key: option for key, option in inner.items() if only is None or key.rpartition(".")[2] in only}
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        positional = bool(field.metadata.get("positional"))
+        key = prefix + field.name
+        table[key] = Option(key, hints[field.name], default, helps.get(field.name, ""), group, positional)
+    return table
 
 
 def parse(config_class: type[ConfigT], argv: Sequence[str], *, verb: str = "") -> ConfigT:
@@ -26,56 +97,80 @@ def parse(config_class: type[ConfigT], argv: Sequence[str], *, verb: str = "") -
 
     Args:
         config_class: the dataclass of the options.
-        argv: arguments such as `["--config", "recipe.yaml", "--optim.learning-rate", "1e-3"]`.
-        verb: name shown in the help.
+        argv: arguments such as `["--config", "paper/aape", "--optim.learning-rate", "1e-3"]`.
+        verb: whose options they are; a recipe for another verb is refused.
 
     Raises:
         ConfigError: names the option that is unknown, missing, without a value or of the wrong type.
     """
     table = option_table(config_class)
-    given = _split(argv, table)
-    parser = build_parser(verb, config_class)
+    typed = _split(argv, table)
     values: dict[str, Any] = {}
-    if "config" in given:
-        recipe = given.pop("config")
-        for key, value in load_recipe(recipe, config_class).items():
-            values[key] = _check(parser, table[key], value, f"{key} in {recipe}")
-    for key, text in given.items():
-        values[key] = _check(parser, table[key], text, _flag(key), from_text=True)
+    if "config" in typed:
+        values = recipe_values(find_recipe(typed.pop("config"), verb), config_class)
+    for key, text in typed.items():
+        option = table[key]
+        values[key] = _check(option, _from_text(text, option.type, option.flag), option.flag, text)
     return build_config(config_class, values)
 
 
-def build_parser(verb: str, config_class: type) -> ArgumentParser:
-    """Return the parser of a verb, whose help is shown to people and whose types check values."""
-    from jsonargparse import ActionYesNo, ArgumentParser
+def recipe_values(recipe: Recipe, config_class: type) -> dict[str, Any]:
+    """Return what a recipe sets, by dotted key, each value of its option's type.
 
+    Raises:
+        ConfigError: names the key that is unknown, given twice or of the wrong type.
+    """
     table = option_table(config_class)
-    parser = ArgumentParser(
+    settings = recipe.settings(table)
+    return {key: _check(table[key], value, f"{key} in {recipe.name}") for key, value in settings.items()}
+
+
+def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """Build a configuration from flat values of the right types; the other options keep their defaults.
+
+    Args:
+        config_class: a dataclass.
+        values: value by dotted key.
+
+    Raises:
+        ConfigError: for an unknown key, or a required one that is missing.
+    """
+    table = option_table(config_class)
+    for key in values:
+        if key not in table:
+            raise ConfigError.unknown_key(key, table)
+    missing = [option for option in table.values() if option.is_required and option.key not in values]
+    if missing:
+        names = (o.key.upper().rstrip("S") if o.positional else o.flag for o in missing)
+        raise ConfigError("missing required " + ", ".join(names))
+    return typing.cast(ConfigT, _build(config_class, values))
+
+
+def build_parser(verb: str, config_class: type) -> argparse.ArgumentParser:
+    """Return the parser of a verb, for its help; `parse` reads the arguments."""
+    options = option_table(config_class).values()
+    needed = [option.metavar if option.positional else f"{option.flag} {option.metavar}"
+              for option in options if option.is_required]  # fmt: skip
+    parser = argparse.ArgumentParser(
         prog=f"aape {verb}".strip(),
-        usage=_usage(verb, table.values()),
+        usage=" ".join(["aape", verb, *needed, "[--config RECIPE] [options]"]),
         description=summary(config_class),
         epilog="[ours] marks a default that the paper does not state. In names, dashes and underscores are the same.",
-        formatter_class=argparse.HelpFormatter,
-        exit_on_error=False,
-        default_env=False,
     )
-    recipe_help = "YAML file of options; the command line overrides it"
-    parser.add_argument("--config", type=str, metavar="RECIPE", help=recipe_help)
+    recipe_help = "a recipe's name (see aape recipes) or YAML file; the command line overrides it"
+    parser.add_argument("--config", metavar="RECIPE", help=recipe_help)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     groups: dict[str, Any] = {"": parser}
-    for option in table.values():
+    for option in options:
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        # Nothing is `required` here: a recipe may give it, so `build_config` is what asks for it.
-        settings: dict[str, Any] = {"help": _help(option), "default": argparse.SUPPRESS}
+        add, text = groups[option.group].add_argument, _help(option)
         if option.positional:
-            count = "?" if option.type is str else "*"
-            groups[option.group].add_argument(option.key, type=str, nargs=count, metavar=_metavar(option), **settings)
+            add(option.key, nargs="*" if option.takes_many else "?", metavar=option.metavar, help=text)
         elif option.type is bool:
-            settings["default"] = option.default
-            groups[option.group].add_argument(_flag(option.key), action=ActionYesNo(no_prefix="no-"), **settings)
+            add(option.flag, action=argparse.BooleanOptionalAction, help=text)
         else:
-            groups[option.group].add_argument(_flag(option.key), type=option.type, metavar=_metavar(option), **settings)
+            add(option.flag, metavar=option.metavar, help=text)
     return parser
 
 
@@ -86,13 +181,13 @@ def summary(config_class: type) -> str:
 
 
 def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
-    """Split arguments into text by option key; flags give booleans, positional arguments a list.
+    """Split arguments into text by option key; flags give "true" or "false", positional arguments a list.
 
     Done here rather than by argparse so that dashes and underscores are one, positional arguments may stand anywhere,
     and an unknown option is answered with the nearest valid one.
     """
-    positional_key = next((key for key, option in table.items() if option.positional), None)
-    given: dict[str, Any] = {}
+    positional = next((option for option in table.values() if option.positional), None)
+    typed: dict[str, Any] = {}
     positionals: list[str] = []
     pending = list(argv)
     while pending:
@@ -100,98 +195,126 @@ def _split(argv: Sequence[str], table: Mapping[str, Option]) -> dict[str, Any]:
         if argument == "--":
             positionals += pending
             break
-        if not argument.startswith("--"):
-            if positional_key is None or (argument.startswith("-") and len(argument) > 1):
-                raise ConfigError(f"unexpected argument {argument!r}: options are given as --name value")
+        if argument.startswith("--"):
+            key, value = _named(argument, pending, table)
+            typed[key] = value
+        elif positional is None or (argument.startswith("-") and len(argument) > 1):
+            raise ConfigError(f"unexpected argument {argument!r}: options are given as --name value")
+        else:
             positionals.append(argument)
-            continue
-        name, has_value, value = argument[2:].partition("=")
-        key = name.replace("-", "_")
-        option = table.get(key)
-        negated = table.get(key.removeprefix("no_")) if key.startswith("no_") else None
-        if option is not None and option.type is bool:
-            given[key] = value if has_value else "true"
-        elif negated is not None and negated.type is bool and not has_value:
-            given[negated.key] = "false"
-        elif (option is None and key != "config") or (option is not None and option.positional):
-            names = [_flag(known) for known, other in table.items() if not other.positional]
-            raise ConfigError.unknown_key(f"--{name}", [*names, "--config"])
-        elif has_value:
-            given[key] = value
-        elif not pending or pending[0].startswith("--"):
-            raise ConfigError(f"{_flag(key)} needs a value")
-        else:
-            given[key] = pending.pop(0)
-    if positional_key is not None and positionals:
-        takes_one = table[positional_key].type is str
-        if takes_one and len(positionals) > 1:
-            raise ConfigError(
-                f"unexpected argument {positionals[1]!r}: one {_metavar(table[positional_key])} at a time"
-            )
-        given[positional_key] = positionals[0] if takes_one else positionals
-    return given
+    if positional is not None and positionals:
+        if not positional.takes_many and len(positionals) > 1:
+            raise ConfigError(f"unexpected argument {positionals[1]!r}: one {positional.metavar} at a time")
+        typed[positional.key] = positionals if positional.takes_many else positionals[0]
+    return typed
 
 
-def _check(parser: ArgumentParser, option: Option, value: Any, where: str, *, from_text: bool = False) -> Any:
-    """Return a value as the option's type, or say where it is wrong."""
-    refusal = ConfigError(f"{where}: expected {_type_in_words(option.type)}, got {value!r}")
-    if option.type is bool:
-        truth = {"true": True, "false": False}.get(value) if from_text else value
-        if not isinstance(truth, bool):
-            raise refusal
-        return truth
-    if option.positional:
-        if option.type is str and isinstance(value, str):
-            return value
-        if option.type is str or not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise refusal
-        return value
+def _named(argument: str, pending: list[str], table: Mapping[str, Option]) -> tuple[str, str]:
+    """Return key and text of a `--name`, whose value may be the first of the arguments after it."""
+    name, has_value, value = argument[2:].partition("=")
+    key = name.replace("-", "_")
+    option = table.get(key)
+    negated = table.get(key.removeprefix("no_")) if key.startswith("no_") else None
+    if option is not None and option.type is bool:
+        return key, value if has_value else "true"
+    if negated is not None and negated.type is bool and not has_value:
+        return negated.key, "false"
+    if (option is None and key != "config") or (option is not None and option.positional):
+        names = [known.flag for known in table.values() if not known.positional]
+        raise ConfigError.unknown_key(f"--{name}", [*names, "--config"])
+    if has_value:
+        return key, value
+    if not pending or pending[0].startswith("--"):
+        raise ConfigError(f"--{key.replace('_', '-')} needs a value")
+    return key, pending.pop(0)
+
+
+def _from_text(text: Any, annotation: Any, where: str) -> Any:
+    """Return what was typed as YAML has it, and words as they are."""
+    kinds = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
+    if type(None) in kinds and text == "null":
+        return None
+    if isinstance(text, list) or any(kind is str or typing.get_origin(kind) is Literal for kind in kinds):
+        return text
+    is_bare_list = any(typing.get_origin(kind) is tuple for kind in kinds) and not text.startswith("[")
     try:
-        if from_text:
-            is_bare_list = typing.get_origin(option.type) is tuple and not value.startswith("[")
-            text = f"[{value}]" if is_bare_list else value
-            checked = parser.parse_args([f"{_flag(option.key)}={text}"], defaults=False)[option.key]
-        else:
-            nested: Any = value
-            for part in reversed(option.key.split(".")):
-                nested = {part: nested}
-            checked = parser.parse_object(nested, defaults=False)[option.key]
-    except argparse.ArgumentError as error:
-        raise refusal from error
-    # No quantity in the package is below zero, and NaN is never meant.
-    if isinstance(checked, (int, float)) and not 0 <= checked < math.inf:
-        raise refusal
-    return checked
+        return plain_yaml(f"[{text}]" if is_bare_list else text, where)
+    except ConfigError:
+        return text  # and of no type that is asked for
 
 
-def _usage(verb: str, options: Iterable[Option]) -> str:
-    needed = [_metavar(o) if o.positional else f"{_flag(o.key)} {_metavar(o)}" for o in options if o.is_required]
-    return " ".join(["aape", verb, *needed, "[--config RECIPE] [options]"])
+def _check(option: Option, value: Any, where: str, text: Any = None) -> Any:
+    """Return a value as the option's type, or say where it is wrong."""
+    try:
+        return _convert(value, option.type)
+    except ValueError:
+        got = value if text is None else text
+        raise ConfigError(f"{where}: expected {_type_in_words(option.type)}, got {got!r}") from None
 
 
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
+def _convert(value: Any, annotation: Any) -> Any:
+    """Return a value of a type, lists as tuples and whole numbers as floats where those are asked for.
+
+    Raises:
+        ValueError: it is of another type, or a number below zero or not finite: no quantity in the package is.
+    """
+    inner = typing.get_args(annotation)
+    if _is_union(annotation):
+        for kind in inner:
+            with contextlib.suppress(ValueError):
+                return _convert(value, kind)
+    elif typing.get_origin(annotation) is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in inner):
+            return value
+    elif typing.get_origin(annotation) in (tuple, list):
+        kinds = inner if inner[-1] is not Ellipsis and len(inner) > 1 else (inner[0],) * len(value or ())
+        if isinstance(value, list) and len(value) == len(kinds):
+            return typing.get_origin(annotation)(map(_convert, value, kinds))
+    elif annotation is float:
+        if type(value) in (int, float) and 0 <= value <= sys.float_info.max:
+            return float(value)
+    elif type(value) is annotation and (annotation is not int or value >= 0):
+        return value
+    raise ValueError(value)
 
 
-def _metavar(option: Option) -> str:
-    if option.positional:
-        return option.key.upper() if option.type is str else f"{option.key.upper().rstrip('S')} ..."
-    if typing.get_origin(option.type) is Literal:
-        return "{" + ",".join(map(str, typing.get_args(option.type))) + "}"
-    return {int: "N", float: "X"}.get(option.type, option.key.rpartition(".")[2].upper())
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _build(config_class: type, values: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(config_class)
+    arguments: dict[str, Any] = {}
+    for field in dataclasses.fields(config_class):
+        within = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{field.name}.")}
+        if field.name in values:
+            arguments[field.name] = values[field.name]
+        elif within and "fields_of" in field.metadata:
+            arguments[field.name] = within
+        elif within:
+            arguments[field.name] = _build(hints[field.name], within)
+    return config_class(**arguments)
+
+
+def _field_helps(config_class: type) -> dict[str, str]:
+    """Return the text of each field in the `Args:` section of a dataclass's docstring."""
+    _, _, section = inspect.cleandoc(config_class.__doc__ or "").partition("Args:\n")
+    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
 
 
 def _help(option: Option) -> str:
+    default = option.default
     if option.is_required:
         note = " (required)"
-    elif option.default is None:
+    elif default is None:
         note = ""
     elif option.type is bool:
-        note = f" (default: {'on' if option.default else 'off'})"
-    elif isinstance(option.default, float):
-        note = f" (default: {option.default:g})"
+        note = f" (default: {'on' if default else 'off'})"
+    elif isinstance(default, float):
+        note = f" (default: {default:g})"
     else:
-        note = f" (default: {json.dumps(option.default) if isinstance(option.default, tuple) else option.default})"
+        note = f" (default: {json.dumps(default) if isinstance(default, tuple) else default})"
     return (option.help + note).replace("%", "%%")  # argparse formats help texts with the % operator
 
 
@@ -209,10 +332,7 @@ def _type_in_words(annotation: Any) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
-    if origin in (typing.Union, types.UnionType):
+    if _is_union(annotation):
         return " or ".join(map(_type_in_words, inner))
-    if origin is tuple and inner[-1] is not Ellipsis:
-        return f"a list [{', '.join(map(_type_in_words, inner))}]"
-    if origin in (tuple, list):
-        return f"a list [{_type_in_words(inner[0])}, ...]"
-    return str(annotation)
+    is_fixed = origin is tuple and inner[-1] is not Ellipsis
+    return f"a list [{', '.join(map(_type_in_words, inner)) if is_fixed else _type_in_words(inner[0]) + ', ...'}]"

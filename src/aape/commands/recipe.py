@@ -1,169 +1,235 @@
-"""Options as data: the flat table of a configuration's options, and the strict YAML recipes that set them.
+"""Recipes: strict YAML files of options, found by name in the package or by their path.
 
-A recipe is a YAML mapping of the configuration's fields, nested (`optim: {learning_rate: 1e-3}`) or dotted
-(`optim.learning_rate: 1e-3`). `base: other.yaml`, relative to the recipe's own folder, starts from another recipe.
+A recipe is a mapping of a verb's options, nested (`optim: {learning_rate: 1e-3}`) or dotted
+(`optim.learning_rate: 1e-3`). `base:` starts from another recipe, and `verb:` says which verb it is for. A folder with
+a `grid.yaml` holds a recipe for each encoder and for each encoder on a task, all written in that one file.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
+import difflib
+import functools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from aape.errors import ConfigError
 
-ConfigT = TypeVar("ConfigT")
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+GRID_NAME = "grid.yaml"
 
 _MOST_BYTES = 1 << 20
 _MOST_NODES = 10_000  # values of a recipe, each alias counted as all that it stands for
+_NUM_SHOWN = 5  # names in an error message
+_GRID_KEYS = ("out", "pretrain", "finetune", "probe", "encoders", "tasks", "columns", "tables", "pretraining_clips")
 
 
-@dataclasses.dataclass(frozen=True)
-class Option:
-    """One option of a configuration.
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe whose keys have not yet been compared with the options of its verb.
 
-    Args:
-        key: dotted name, as in `optim.learning_rate`.
-        type: the resolved type annotation.
-        default: the default, `dataclasses.MISSING` where the option is required.
-        help: one sentence for people.
-        group: title of the section, empty at the top.
-        positional: whether the command line takes it without a name.
+    Attributes:
+        name: its name, or its path.
+        verb: the verb it is for; None where it does not say.
+        about: what it is, in one line.
+        parts: where each part is written and its settings; later parts override earlier ones.
     """
 
-    key: str
-    type: Any
-    default: Any
-    help: str
-    group: str
-    positional: bool
+    name: str
+    verb: str | None
+    about: str
+    parts: tuple[tuple[str, Mapping[str, Any]], ...]
 
     @property
-    def is_required(self) -> bool:
-        """Whether the option has no default."""
-        return self.default is dataclasses.MISSING
+    def out(self) -> str:
+        """Folder of its run, "" where it does not say."""
+        return str(next((part["out"] for _, part in reversed(self.parts) if "out" in part), ""))
+
+    def settings(self, options: Collection[str]) -> dict[str, Any]:
+        """Return value by dotted key, as YAML gives it: not yet checked against the option's type.
+
+        Args:
+            options: the dotted keys that there are.
+
+        Raises:
+            ConfigError: a key is given twice, or does not exist; the nearest one is shown.
+        """
+        return functools.reduce(lambda flat, part: flat | _flatten(part[1], options, part[0]), self.parts, {})
 
 
-def option_table(config_class: type, *, prefix: str = "", group: str = "") -> dict[str, Option]:
-    """Return every option of a configuration class by dotted key, nested sections included.
+@dataclass(frozen=True)
+class Grid:
+    """A `grid.yaml`.
 
-    A field that is itself a dataclass is a section. So is a field with `metadata={"fields_of": cls}`, a dict of
-    overrides of the fields of `cls`. `prefix` and `group` are the section's own key and title.
+    Attributes:
+        path: the file.
+        recipes: by name, every encoder's followed by those that start from it.
+        content: the file's, for its tables.
     """
-    hints = typing.get_type_hints(config_class)
-    helps = _field_helps(config_class)
-    table: dict[str, Option] = {}
-    for field in dataclasses.fields(config_class):
-        section = field.metadata.get("fields_of", hints[field.name])
-        if dataclasses.is_dataclass(section):
-            title = f"{prefix}{field.name}: {helps.get(field.name, '')}".rstrip(": ")
-            table |= option_table(typing.cast(type, section), prefix=f"{prefix}{field.name}.", group=title)
-            continue
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        key = prefix + field.name
-        positional = bool(field.metadata.get("positional"))
-        table[key] = Option(key, hints[field.name], default, helps.get(field.name, ""), group, positional)
-    return table
+
+    path: Path
+    recipes: Mapping[str, Recipe]
+    content: Mapping[str, Any]
 
 
-def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Build a configuration from flat values of the right types; what is not given keeps its default.
+def find_recipe(name: str, verb: str = "") -> Recipe:
+    """Find a recipe: a file, one of the package by its name, or NAME in a FOLDER with a grid, as FOLDER/NAME.
 
     Args:
-        config_class: a dataclass.
-        values: value by dotted key.
+        name: such as "tiny", "paper/aape" or "mine.yaml"; a file of that name comes first.
+        verb: the verb it is wanted for, "" for any.
 
     Raises:
-        ConfigError: for an unknown key, or a required one that is missing.
+        ConfigError: there is none, it is for another verb, is not plain YAML, or is based on itself.
     """
-    table = option_table(config_class)
-    for key in values:
-        if key not in table:
-            raise ConfigError.unknown_key(key, table)
-    missing = [option for option in table.values() if option.is_required and option.key not in values]
-    if missing:
-        raise ConfigError("missing required " + ", ".join(_command_line_name(option) for option in missing))
-    return typing.cast(ConfigT, _build(config_class, values))
+    recipe = _find(name, Path(), (), verb)
+    if verb and recipe.verb not in (None, verb):
+        raise ConfigError(f"{name} is a recipe for `aape {recipe.verb}`, not for `aape {verb}`; {_nearest(name, verb)}")
+    return recipe
 
 
-def load_recipe(path: str | Path, config_class: type) -> dict[str, Any]:
-    """Read a recipe and the recipes it is based on.
+@functools.cache
+def shipped_recipes() -> dict[str, Recipe]:
+    """Return the recipes of the package by name."""
+    recipes: dict[str, Recipe] = {}
+    for path in sorted(RECIPES.rglob("*.yaml")):
+        folder = path.parent.relative_to(RECIPES)
+        if path.name == GRID_NAME:
+            recipes |= {(folder / name).as_posix(): recipe for name, recipe in read_grid(path.parent).recipes.items()}
+        else:
+            recipes[(folder / path.stem).as_posix()] = _read_file(path, ())
+    return recipes
 
-    Args:
-        path: the YAML file.
-        config_class: the dataclass whose options the recipe may set.
 
-    Returns:
-        Value by dotted key, as YAML gives it: not yet checked against the option's type.
+def find_grid(name: str) -> Grid:
+    """Find a grid: a `grid.yaml`, a folder that holds one, or one of the package by its name.
 
     Raises:
-        ConfigError: when a file is missing or not plain YAML, names a key twice or one that does not exist (the nearest
-            one is shown), or is based on itself.
+        ConfigError: there is none, or it is none.
     """
-    return _load(Path(path), option_table(config_class), ())
+    path = Path(name)
+    for folder in (path.parent if path.name == GRID_NAME else path, RECIPES / name):
+        if (folder / GRID_NAME).exists():
+            return read_grid(folder)
+    known = ", ".join(path.parent.relative_to(RECIPES).as_posix() for path in RECIPES.rglob(GRID_NAME))
+    raise ConfigError(f"no grid of recipes {name!r}: name a folder that holds a {GRID_NAME}, or one of {known}")
 
 
-def _load(path: Path, table: Mapping[str, Option], children: tuple[Path, ...]) -> dict[str, Any]:
-    resolved = path.resolve()
-    if resolved in children:
+def read_grid(folder: Path) -> Grid:
+    """Read the `grid.yaml` of a folder.
+
+    Raises:
+        ConfigError: it is not plain YAML, or not a grid.
+    """
+    path = folder / GRID_NAME
+    content, _ = _read_yaml(path)
+    for key in content:
+        if key not in _GRID_KEYS:
+            raise ConfigError.unknown_key(key, _GRID_KEYS, str(path))
+    name_of = folder.relative_to(RECIPES) if folder.is_relative_to(RECIPES) else folder
+    recipes: dict[str, Recipe] = {}
+
+    def add(name: str, verb: str, about: str, settings: Mapping[str, Any], links: Mapping[str, str]) -> str:
+        own = {key: value for key, value in settings.items() if key not in ("about", "verb", "encoders")}
+        out = content["out"].replace("{verb}", verb).replace("{name}", name)
+        shared = (f"{path}, {verb}", content.get(verb, {}))
+        parts = (shared, (f"{path}, {name}", own), (str(path), {**links, "out": out}))
+        recipes[name] = Recipe((name_of / name).as_posix(), verb, about, parts)
+        return out
+
+    try:
+        encoders, tasks = content.get("encoders", {}), content.get("tasks", {})
+        for encoder, settings in encoders.items():
+            checkpoint = add(encoder, "pretrain", settings["about"], settings, {})
+            for task, its in tasks.items():
+                if encoder in its.get("encoders", encoders):
+                    about = f"{settings['about']}; on {its['about']}"
+                    add(f"{encoder}-{task}", its["verb"], about, its, {"checkpoint": checkpoint})
+        for task, its in tasks.items() if not encoders else ():
+            add(task, its["verb"], its["about"], its, {})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a grid of recipes ({error!r})") from error
+    return Grid(path, recipes, content)
+
+
+def plain_yaml(text: str, where: str) -> Any:
+    """Read YAML of mappings, sequences, strings, numbers, true, false and null.
+
+    Raises:
+        ConfigError: it is anything else; the line is named.
+    """
+    try:
+        _check_events(text, where)
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(f"{where}: {line}{getattr(error, 'problem', None) or error}") from error
+    except (RecursionError, ValueError) as error:  # such as an integer of 5,000 digits
+        raise ConfigError(f"{where}: not plain YAML ({error})") from error
+
+
+def _find(name: str, folder: Path, children: tuple[Path, ...], verb: str = "") -> Recipe:
+    """Find a recipe as `find_recipe` does, paths taken from `folder`; `children` are based on it."""
+    path = folder / name
+    if path.exists() and not path.is_dir():
+        return _read_file(path, children)
+    if name in shipped_recipes():
+        return shipped_recipes()[name]
+    if (path.parent / GRID_NAME).exists() and path.name in (grid := read_grid(path.parent)).recipes:
+        return grid.recipes[path.name]
+    of = f" (the base of {children[-1]})" if children else ""
+    if path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"cannot read the recipe {path}{of}: No such file; by name, {_nearest(name, verb)}")
+    raise ConfigError(f"no recipe {name!r}{of}, as a name or a path: {_nearest(name, verb)}")
+
+
+def _nearest(name: str, verb: str) -> str:
+    """Say which recipes there are, the nearest first."""
+    names = [known for known, recipe in shipped_recipes().items() if verb in ("", recipe.verb)]
+    if not names:
+        return f"`aape {verb}` has no recipes"
+    wanted = name.removesuffix(".yaml")
+    names.sort(key=lambda known: -difflib.SequenceMatcher(None, wanted, known).ratio())
+    return f"the nearest are {', '.join(names[:_NUM_SHOWN])}; `aape recipes` lists all"
+
+
+def _read_file(path: Path, children: tuple[Path, ...]) -> Recipe:
+    if path.resolve() in children:
         raise ConfigError(f"{path}: is based on itself")
-    document = _read_yaml(path, children[-1] if children else None)
-    base = document.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise ConfigError(f"{path}: base: expected the path of a recipe, got {base!r}")
-    inherited = _load(path.parent / base, table, (*children, resolved)) if base is not None else {}
-    return inherited | _flatten(document, table, str(path))
+    document, about = _read_yaml(path, children[-1] if children else None)
+    base, verb = document.pop("base", None), document.pop("verb", None)
+    for key, value in (("base", base), ("verb", verb)):
+        if not isinstance(value, str | None):
+            raise ConfigError(f"{path}: {key}: expected the name of one, got {value!r}")
+    before = _find(base, path.parent, (*children, path.resolve())) if base is not None else None
+    parts = (*before.parts, (str(path), document)) if before else ((str(path), document),)
+    return Recipe(str(path), before.verb if before and verb is None else verb, about, parts)
 
 
-def _flatten(document: Mapping[Any, Any], table: Mapping[str, Option], where: str, prefix: str = "") -> dict[str, Any]:
+def _flatten(document: Mapping[Any, Any], options: Collection[str], where: str, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in document.items():
         key = f"{prefix}{name}"
-        is_section = any(known.startswith(f"{key}.") for known in table)
-        if key in table:
+        is_section = any(known.startswith(f"{key}.") for known in options)
+        if key in options:
             entries = {key: value}
         elif is_section and (value is None or isinstance(value, Mapping)):
-            entries = _flatten(value or {}, table, where, f"{key}.")
+            entries = _flatten(value or {}, options, where, f"{key}.")
         elif is_section:
             raise ConfigError(f"{key} in {where} is a section of options, not a value: got {value!r}")
         else:
-            raise ConfigError.unknown_key(key, [*table, "base"] if not prefix else table, where)
+            raise ConfigError.unknown_key(key, [*options, "base", "verb"] if not prefix else options, where)
         twice = sorted(flat.keys() & entries.keys())
         if twice:
             raise ConfigError(f"{where}: key {twice[0]!r} is given twice")
         flat |= entries
     return flat
-
-
-def _build(config_class: type, values: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(config_class)
-    arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(config_class):
-        within = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{field.name}.")}
-        if field.name in values:
-            arguments[field.name] = values[field.name]
-        elif within and "fields_of" in field.metadata:
-            arguments[field.name] = within
-        elif within:
-            arguments[field.name] = _build(hints[field.name], within)
-    return config_class(**arguments)
-
-
-def _field_helps(config_class: type) -> dict[str, str]:
-    """Return the text of each field in the `Args:` section of a dataclass's docstring."""
-    _, _, section = inspect.cleandoc(config_class.__doc__ or "").partition("Args:\n")
-    entries = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, flags=re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in entries}
-
-
-def _command_line_name(option: Option) -> str:
-    return option.key.upper().rstrip("S") if option.positional else "--" + option.key.replace("_", "-")
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -195,7 +261,7 @@ for _tag, _pattern, _first in (
     _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
-def _check_events(text: str, path: Path) -> None:
+def _check_events(text: str, where: str) -> None:
     """Refuse tags, and aliases that unfold to more than a recipe can be, before anything is built."""
     sizes: dict[str, int] = {}  # nodes that the alias of an anchor stands for
     opened: list[tuple[str | None, int]] = []  # anchor of each open collection, and the count where it began
@@ -203,7 +269,7 @@ def _check_events(text: str, path: Path) -> None:
     for event in yaml.parse(text):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{path}: line {line}: tags such as {event.tag} are not allowed")
+            raise ConfigError(f"{where}: line {line}: tags such as {event.tag} are not allowed")
         anchor: str | None = getattr(event, "anchor", None)
         if isinstance(event, yaml.CollectionEndEvent):
             begun, before = opened.pop()
@@ -214,7 +280,7 @@ def _check_events(text: str, path: Path) -> None:
             continue
         if isinstance(event, yaml.AliasEvent):
             if any(begun == anchor for begun, _ in opened):
-                raise ConfigError(f"{path}: line {line}: *{anchor} holds itself")
+                raise ConfigError(f"{where}: line {line}: *{anchor} holds itself")
             count += sizes.get(anchor or "", 1)
         else:
             count += 1
@@ -223,10 +289,11 @@ def _check_events(text: str, path: Path) -> None:
             elif anchor is not None:
                 sizes[anchor] = 1
         if count > _MOST_NODES:
-            raise ConfigError(f"{path}: line {line}: over {_MOST_NODES} values are too many for a recipe")
+            raise ConfigError(f"{where}: line {line}: over {_MOST_NODES} values are too many for a recipe")
 
 
-def _read_yaml(path: Path, child: Path | None) -> dict[Any, Any]:
+def _read_yaml(path: Path, child: Path | None = None) -> tuple[dict[str, Any], str]:
+    """Return the mapping in a file, and the comment in its first line."""
     try:
         if path.exists() and not path.is_file():  # a named pipe would never end
             raise ConfigError(f"{path}: a recipe is a file")
@@ -240,17 +307,8 @@ def _read_yaml(path: Path, child: Path | None) -> dict[Any, Any]:
         raise ConfigError(f"cannot read the recipe {path}{origin}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file") from error
-    try:
-        _check_events(text, path)
-        document = yaml.load(text, Loader=_PlainLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        raise ConfigError(f"{path}: {line}{getattr(error, 'problem', None) or error}") from error
-    except (RecursionError, ValueError) as error:  # such as an integer of 5,000 digits
-        raise ConfigError(f"{path}: not plain YAML ({error})") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
+    document = plain_yaml(text, str(path))
+    if not isinstance(document, dict | None):
         raise ConfigError(f"{path}: a recipe is a mapping of options, this is a {type(document).__name__}")
-    return document
+    first_line = text.partition("\n")[0]
+    return document or {}, first_line[1:].strip() if first_line.startswith("#") else ""

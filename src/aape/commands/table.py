@@ -1,8 +1,41 @@
-"""`aape table` and `aape table run`."""
+"""`aape table` and `aape table run`: a grid of runs, one after the other, and the tables of what they gave."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aape.commands.options import option_table, parse
+from aape.commands.recipe import GRID_NAME, Grid, Recipe, find_grid, find_recipe
+from aape.commands.recipes import RUNS, resolved, settings_of, with_protocol
+from aape.errors import AapeError, ConfigError
+
+if TYPE_CHECKING:
+    from aape.downstream.tables import Cell, Table
+
+# How a run is carried out: by this alone its numbers do not change, rounding apart.
+HOW = {
+    "out", "resume", "workers", "device", "save_every", "keep_checkpoints", "keep_every", "log_every", "tensorboard",
+    "watch", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
+}  # fmt: skip
+# What may differ from the recipe without making it another experiment.
+PLACES = HOW | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
+PATHS = {"data", "checkpoint", "init", "stats"}
+RESUMABLE = ("pretrain", "finetune")
+STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
+CAPTION = (
+    "Per cent where not said otherwise, ± standard deviation over seeds. Beside a paper's value, which stands behind "
+    "the bar, ours is the best step of the test data, as the paper reports it, (and the last); elsewhere the last."
+)
 
 
 @dataclass(frozen=True)
@@ -10,13 +43,13 @@ class TableConfig:
     """`aape table`: collect finished runs into the paper's tables, the paper's value beside each.
 
     Args:
-        tables: YAML file that says which run belongs into which cell.
-        runs: folder of the runs.
+        tables: which tables, paper or a folder with a grid.yaml.
+        runs: folder of the runs; where the recipes leave them if not given.
         out: folder to write tables.md and tables.csv into; only shown where not given.
     """
 
-    tables: str = "recipes/paper/tables.yaml"
-    runs: str = "runs/paper"
+    tables: str = "paper"
+    runs: str | None = None
     out: str | None = None
 
 
@@ -25,7 +58,7 @@ class QueueConfig:
     """`aape table run`: work through a list of runs; started again, it goes on where it stopped.
 
     Args:
-        lists: text files with a line for each run, as typed behind `aape`: VERB --config RECIPE [options].
+        lists: paper, a folder with a grid.yaml, or a text file with a line for each run, as typed behind `aape`.
         keep_going: after a run that fails, go on with the others.
     """
 
@@ -34,14 +67,299 @@ class QueueConfig:
 
 
 def table(config: TableConfig) -> None:
-    """Run the verb."""
-    from aape.commands.table_run import table as run
+    """Show the tables, and write them where a folder is given.
 
-    run(config)
+    Raises:
+        ConfigError: the tables or a recipe cannot be read.
+        DataError: a run is damaged.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Shown
+
+    from aape.downstream.tables import as_csv, collect_notes, markdown, show, show_paper
+    from aape.runs.files import write_atomically
+
+    tables = collect(find_grid(config.tables), config.runs)
+    console = Console()
+    for one in tables:
+        shown = Shown(title=one.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        shown.add_column("", overflow="fold")
+        for cell in one.rows[0]:
+            shown.add_column(cell.column, justify="right", overflow="fold")
+        for row in one.rows:
+            cells = [f"{show(cell)} | {show_paper(cell)}" if one.has_paper else show(cell) for cell in row]
+            shown.add_row(row[0].row, *cells)
+        console.print(shown)
+    console.print(CAPTION, highlight=False)
+    for name, notes in collect_notes(tables).items():
+        console.print(f"* {name}: {'; '.join(notes)}", highlight=False, markup=False)
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "tables.md", markdown(tables).encode())
+        write_atomically(out / "tables.csv", as_csv(tables).encode())
+        print(f"-> {out / 'tables.md'}, {out / 'tables.csv'}")
 
 
-def run_queue(config: QueueConfig) -> None:
-    """Run the verb."""
-    from aape.runs.queue import run_queue as run
+def collect(grid: Grid, runs: str | None = None) -> list[Table]:
+    """Fill the tables of a grid with what has been run.
 
-    run(config)
+    Args:
+        grid: its recipes and tables; its `pretraining_clips`, if given, is how many the encoders should have been
+            pre-trained on.
+        runs: folder of the runs; None for where the recipes leave them.
+
+    Raises:
+        ConfigError: the tables are damaged, or name what the grid does not hold.
+        DataError: a run is damaged.
+    """
+    from aape.downstream.tables import Table
+
+    root = Path(grid.content["out"].partition("{")[0])
+    try:
+        return [
+            Table(one["title"], [
+                [_cell(grid, row, key, one.get("score", "best"), root, Path(runs or root)) for key in one["columns"]]
+                for row in one["rows"]
+            ])
+            for one in grid.content["tables"]
+        ]  # fmt: skip
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{grid.path}: no tables, or damaged ones ({error!r})") from error
+
+
+def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, runs: Path) -> Cell:
+    from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, with_scores
+
+    column, num_clips = grid.content["columns"][key], grid.content.get("pretraining_clips")
+    template = "{row}" if "measure" in column else column.get("recipe", f"{{row}}-{key}")
+    recipe, encoder = grid.recipes[template.replace("{row}", row["name"])], grid.recipes.get(row["name"])
+    name = Path(recipe.out).relative_to(root)
+    run, result = runs / name, read_result(runs / name)
+    cell = Cell(row["title"], column["title"], str(recipe.verb), recipe.name, name.as_posix(),
+                row.get("paper", {}).get(key), shown=shown)  # fmt: skip
+    notes: list[str] = []
+    if "measure" in column:
+        value = MEASURES[column["measure"]](resolved(recipe), run)
+        if value is not None:
+            cell = dataclasses.replace(cell, scores={"value": value})
+        if value is not None and column["measure"] == "batches_per_second":  # the others belong to the recipe
+            settings = {**read_settings(run), "num_clips": (result or {}).get("num_clips")}
+            notes = _notes_on_pretraining(settings, recipe, num_clips)
+    elif result is not None:
+        cell = with_scores(cell, result, column["metric"], column.get("features", "encoder"))
+        notes = differences(resolved(recipe), read_settings(run), cell.verb)
+        before = _notes_on_pretraining(result.get("pretraining") or {}, encoder, num_clips)
+        notes += [*(f"pre-training: {note}" for note in before), *notes_on_data(result)]
+    return dataclasses.replace(cell, notes=tuple(notes) if cell.scores is not None else ())
+
+
+def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, num_clips: int | None) -> list[str]:
+    """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
+    from aape.downstream.tables import flatten
+    from aape.models.saved import model_name
+
+    if not settings:
+        return ["unknown"]
+    if recipe is None:  # any encoder will do
+        return []
+    # Where a run has a path, the model that it saved has the name alone.
+    asked, measured = (
+        {**each, "init": each.get("init") and model_name(each["init"])}
+        for each in (resolved(recipe), flatten(settings))
+    )
+    clips = measured.pop("num_clips", None)
+    notes = differences(asked, measured, "pretrain")
+    if num_clips is not None and clips != num_clips:
+        notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {num_clips:,} clips")
+    return notes
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = PLACES
+) -> list[str]:
+    """Say how settings changed: "steps 300000 -> 300"; an option that one leaves out has its default.
+
+    Args:
+        before: such as those of the recipe, by dotted key.
+        now: such as those of the run.
+        verb: of both.
+        apart: keys, and sections, that may differ.
+    """
+    first, second = _complete(before, verb), _complete(now, verb)
+    keys = [key for key in {**before, **now} if not {key, key.partition(".")[0]} & set(apart)]
+    changed = [key for key in keys if first.get(key) != second.get(key)]
+    return [f"{key} {first.get(key, 'not set')} -> {second.get(key, 'not set')}" for key in changed]
+
+
+def _complete(settings: Mapping[str, Any], verb: str) -> dict[str, Any]:
+    """Add to settings what they leave out, as a run has it then: an option's default, the encoder's of its size."""
+    from aape.models.config import MODEL_SIZES
+    from aape.runs.files import plain
+
+    options = option_table(RUNS[verb]).values()
+    full = {option.key: plain(option.default) for option in options if not option.is_required}
+    size = MODEL_SIZES.get(str(settings.get("model", full.get("model"))), {})
+    return with_protocol({**full, **{f"encoder.{key}": value for key, value in size.items()}, **settings}, verb)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of the list: `aape` with these arguments leaves it in `out`."""
+
+    arguments: list[str]
+    out: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended."""
+        return (self.out / "result.json").exists()
+
+    def check(self) -> None:
+        """Refuse a line whose run has ended, but had other options: its numbers would pass for the line's.
+
+        Raises:
+            ConfigError: names them, with both values.
+            DataError: the run's own cannot be read.
+        """
+        if not self.is_done:
+            return
+        from aape.downstream.tables import read_settings
+        from aape.models.saved import shipped_models
+        from aape.runs.folder import is_same_place
+
+        verb, *options = (argument for argument in self.arguments if argument != "--debug")
+        now = settings_of(parse(RUNS[verb], options, verb=verb), verb)
+        before = {key: value for key, value in read_settings(self.out).items() if key in option_table(RUNS[verb])}
+        names = shipped_models()
+        before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
+        if changed := "; ".join(differences(before, now, verb, apart=HOW)):
+            line = shlex.join(self.arguments)
+            raise ConfigError(
+                f"{self.out} holds a run of other options than aape {line} ({changed}): choose another --out"
+            )
+
+    def command(self) -> list[str]:
+        """Return what is to be executed: a run that was begun is continued."""
+        is_begun = self.arguments[0] in RESUMABLE and (self.out / "config.yaml").exists()
+        more = ["--resume"] if is_begun and "--resume" not in self.arguments else []
+        return [sys.executable, "-m", "aape", *self.arguments, *more]
+
+
+def run(config: QueueConfig) -> None:
+    """Work through lists of runs.
+
+    Raises:
+        ConfigError: a line that is no run, or that asks for other options than its finished run had; nothing is started
+            then.
+        AapeError: a run failed; with `keep_going` after all others have had their turn.
+    """
+    entries = [entry for name in config.lists for entry in read_list(name)]
+    if not entries:
+        raise ConfigError(f"{', '.join(config.lists) or 'no list given'}: no runs to work through")
+    for entry in entries:
+        entry.check()
+    failed = []
+    for number, entry in enumerate(entries, start=1):
+        head = f"[{number}/{len(entries)}] aape {shlex.join(entry.arguments)}"
+        if entry.is_done:
+            entry.check()  # it may be that of a line above
+            print(f"{head}: done already", flush=True)
+            continue
+        print(head, flush=True)
+        status = execute(entry)
+        if status in STOPPED:
+            raise KeyboardInterrupt
+        if status:
+            failed.append(str(entry.out))
+            if not config.keep_going:
+                break
+    if failed:
+        raise AapeError(f"{len(failed)} of {len(entries)} runs failed: {', '.join(failed)}")
+
+
+def execute(entry: Entry) -> int:
+    """Run a line of the list to its end, and return its exit status; who stops the queue stops its run.
+
+    A run whose queue was killed may live on: its folder stays locked for as long as it does, and two processes never
+    write into one.
+    """
+    import fcntl
+
+    entry.out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(entry.out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with subprocess.Popen(entry.command(), pass_fds=(folder,)) as process, _terminating(process):
+            return process.wait()
+    except BlockingIOError:
+        print(f"{entry.out}: another process is still at work there", file=sys.stderr)
+        return 2
+    finally:
+        os.close(folder)
+
+
+@contextlib.contextmanager
+def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Let a process end with this one: SIGTERM and Ctrl-C are passed on, and waited for."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def read_list(name: str) -> list[Entry]:
+    """Read what is to be run: a grid's recipes, or a file of lines; blank lines and what follows a # are left out.
+
+    Raises:
+        ConfigError: the list cannot be read, or a line in it is no run.
+    """
+    path = Path(name)
+    if path.name == GRID_NAME or not (path.suffix or path.is_file()):
+        recipes = find_grid(name).recipes.values()
+        return [Entry([str(recipe.verb), "--config", recipe.name], Path(recipe.out)) for recipe in recipes]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the list {path}: {error}") from error
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            arguments = shlex.split(line, comments=True)
+            if arguments:
+                entries.append(_entry(arguments))
+        except (ValueError, ConfigError) as error:
+            raise ConfigError(f"{path}, line {number}: {error}") from error
+    return entries
+
+
+def _entry(arguments: list[str]) -> Entry:
+    verb, recipe, out = arguments[0], _option(arguments, "--config"), _option(arguments, "--out")
+    if verb not in RUNS:
+        raise ConfigError(f"{verb!r} is no run: choose one of {', '.join(RUNS)}")
+    values = find_recipe(recipe, verb).settings(option_table(RUNS[verb])) if recipe is not None else {}
+    out = out if out is not None else values.get("out")
+    if not isinstance(out, str):
+        raise ConfigError("where does the run go? give --out, or `out` in the recipe")
+    return Entry(arguments, Path(out))
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """Return the last value given to an option."""
+    value = None
+    for place, argument in enumerate(arguments):
+        if argument == name and place + 1 < len(arguments):
+            value = arguments[place + 1]
+        elif argument.startswith(f"{name}="):
+            value = argument.partition("=")[2]
+    return value

@@ -1,21 +1,22 @@
-"""`aape table`: what the finished runs say, cell by cell, beside the paper's values."""
+"""Tables of finished runs: what each cell says beside the paper's value, as Markdown and as CSV."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aape.downstream.table_runs import differences, expected, flatten, read_result, read_settings, title_of
-from aape.errors import ConfigError
-from aape.models.config import encoder_config
-from aape.models.saved import model_name
+from aape.data.corpora import CORPORA
+from aape.errors import DataError
 
 FRAMES = 608  # of a crop: what the paper counts operations for
+NOT_RUN, NOT_AVAILABLE = "not run", "n/a"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Cell:
         row: title of the row.
         column: title of the column.
         verb: of the run.
-        run: its folder below that of all runs, and without its ending the recipe beside the tables.
+        recipe: of the run, by name.
+        run: its folder below that of all runs.
         paper: the paper's value, if it has one.
         scores: ours by name ("best", "best_on_validation", "last"), or under "value" what is measured; None: not run.
         std: over seeds, of the same.
@@ -37,9 +39,10 @@ class Cell:
     row: str
     column: str
     verb: str
+    recipe: str
     run: str
-    paper: float | None
-    scores: dict[str, float | None] | None
+    paper: float | None = None
+    scores: dict[str, float | None] | None = None
     std: dict[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     shown: str = "best"
@@ -51,7 +54,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """One table: its cells by row and column."""
 
     title: str
@@ -63,127 +66,100 @@ class Grid:
         return any(cell.paper is not None for row in self.rows for cell in row)
 
 
-def read_tables(path: Path) -> dict[str, Any]:
-    """Read the file that says which run belongs into which cell.
+def read_result(run: Path) -> dict[str, Any] | None:
+    """Return the `result.json` of a finished run, or None.
 
     Raises:
-        ConfigError: it cannot be read, or lacks a part.
+        DataError: it is damaged.
+    """
+    path = run / "result.json"
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not the result of a run ({error})") from error
+    if not isinstance(result, dict):
+        raise DataError(f"{path}: not the result of a run")
+    return result
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """Return the settings that a run was made with, by dotted key.
+
+    Raises:
+        DataError: they cannot be read.
     """
     import yaml
 
+    path = run / "config.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        columns = content["columns"]
-        for table in content["tables"]:
-            for row in table["rows"]:
-                unknown = set(table["columns"]) - set(columns) | set(row.get("paper", ())) - set(table["columns"])
-                if unknown:
-                    raise ConfigError(f"{path}: {table['title']}: unknown column {', '.join(sorted(unknown))}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the tables {path}: {error}") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not a file of tables ({error!r})".splitlines()[0]) from error
-    return dict(content)
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return flatten(settings if isinstance(settings, dict) else {})
 
 
-def collect(tables: Path, runs: Path) -> list[Grid]:
-    """Fill the tables with what has been run.
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested sections into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def with_scores(cell: Cell, result: Mapping[str, Any], metric: str, features: str) -> Cell:
+    """Fill a cell from the result of its run, in per cent; one that lacks these features stays as it is.
 
     Args:
-        tables: the YAML file; its recipes lie beside it. Its `pretraining_clips`, if given, is how many the encoders
-            should have been pre-trained on.
-        runs: folder of the runs, `VERB/NAME`, as the recipes' `out` names them.
+        cell: without scores.
+        result: of fine-tuning or of a probe.
+        metric: such as "accuracy".
+        features: what was probed, such as "encoder"; of no account for fine-tuning.
     """
-    content = read_tables(tables)
-    grids = []
-    for table in content["tables"]:
-        rows = [
-            [_cell(row, key, content, table.get("score", "best"), tables.parent, runs) for key in table["columns"]]
-            for row in table["rows"]
-        ]
-        grids.append(Grid(table["title"], rows))
-    return grids
-
-
-def _cell(row: Mapping[str, Any], key: str, content: Mapping[str, Any], shown: str, recipes: Path, runs: Path) -> Cell:
-    paper, column = row.get("paper", {}).get(key), content["columns"][key]
-    name, num_clips = f"pretrain/{row['run']}", content.get("pretraining_clips")
-    encoder = recipes / f"{name}.yaml"
-    if "measure" in column:
-        measure = MEASURES[column["measure"]]
-        value = measure(encoder, runs / name)
-        cell = Cell(row["title"], column["title"], "pretrain", name, paper, None if value is None else {"value": value})
-        if value is None or measure is not _batches_per_second:  # the others belong to the recipe
-            return cell
-        found = {**read_settings(runs / name), "num_clips": (read_result(runs / name) or {}).get("num_clips")}
-        return dataclasses.replace(cell, notes=tuple(_notes_on_pretraining(found, encoder, num_clips)))
-    verb = column["verb"]
-    run = column.get("run", f"{verb}/{{run}}-{key}").format(run=row["run"])
-    cell = Cell(row["title"], column["title"], verb, run, paper, None, shown=shown)
-    result = read_result(runs / run)
-    features = column.get("features", "encoder")
-    if result is None or (verb == "probe" and features not in result["rows"]):
+    part = result if cell.verb == "finetune" else result["rows"].get(features)
+    if part is None:
         return cell
-    summary = result["scores"] if verb == "finetune" else result["rows"][features]["scores"]
-    own = {name: (values or {}).get(column["metric"]) for name, values in summary.items()}
-    scores = {name: 100 * values["mean"] if values else None for name, values in own.items()}
-    spread = {name: (values or {}).get("std_seeds") for name, values in own.items()}
-    std = {name: None if value is None else 100 * value for name, value in spread.items()}
-    notes = differences(expected(recipes / f"{run}.yaml", verb), read_settings(runs / run), verb)
-    before = flatten(result.get("pretraining") or {})
-    notes += [f"pre-training: {note}" for note in _notes_on_pretraining(before, encoder, num_clips)]
-    return dataclasses.replace(cell, scores=scores, std=std, notes=(*notes, *_notes_on_data(result)))
+    of_metric = {name: (values or {}).get(metric) or {} for name, values in part["scores"].items()}
+
+    def percent(key: str) -> dict[str, float | None]:
+        values = {name: summary.get(key) for name, summary in of_metric.items()}
+        return {name: None if value is None else 100 * value for name, value in values.items()}
+
+    return dataclasses.replace(cell, scores=percent("mean"), std=percent("std_seeds"))
 
 
-def _notes_on_pretraining(found: Mapping[str, Any], recipe: Path, num_clips: int | None) -> list[str]:
-    """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
-    if not found:
-        return ["unknown"]
-    if not recipe.exists():  # any encoder will do
-        return []
-    # Where a run has a path, the model that it saved has the name alone.
-    wanted, own = (
-        {**settings, "init": settings.get("init") and model_name(settings["init"])}
-        for settings in (expected(recipe, "pretrain"), found)
-    )
-    clips = own.pop("num_clips", None)
-    notes = differences(wanted, own, "pretrain")
-    if num_clips is not None and clips != num_clips:
-        notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {num_clips:,} clips")
-    return notes
+def notes_on_data(result: Mapping[str, Any]) -> list[str]:
+    """Say how the data of a run differ from what was published."""
+    task = result.get("task", "")
+    title = CORPORA[task].title if task in CORPORA else task
+    counts = (result.get("counts") or {}).items()
+    notes = [f"{title}: {ours:,} of {published:,} clips ({part})"
+             for part, (ours, published) in counts if ours != published]  # fmt: skip
+    return notes + ([f"{result['num_bad']} clips could not be read"] if result.get("num_bad") else [])
 
 
-def _notes_on_data(result: Mapping[str, Any]) -> list[str]:
-    notes = []
-    for part, (found, published) in (result.get("counts") or {}).items():
-        if found != published:
-            notes.append(f"{title_of(result['task'])}: {found:,} of {published:,} clips ({part})")
-    if result.get("num_bad"):
-        notes.append(f"{result['num_bad']} clips could not be read")
-    return notes
-
-
-def _parameters(recipe: Path, _: Path) -> float | None:
+def _parameters(settings: Mapping[str, Any], _: Path) -> float | None:
     """Count the stem's parameters, in millions."""
     import torch
 
     from aape.models.encoder import build_stem
 
     with torch.device("meta"):
-        stem = build_stem(_encoder(recipe))
+        stem = build_stem(_encoder(settings))
     return sum(parameter.numel() for parameter in stem.parameters()) / 1e6
 
 
-def _operations(recipe: Path, _: Path) -> float | None:
+def _operations(settings: Mapping[str, Any], _: Path) -> float | None:
     """Count what the paper counts of the adaptive convolution, C T K, in millions."""
-    encoder = _encoder(recipe)
+    encoder = _encoder(settings)
     if encoder.stem != "aape":
         return 0.0
     channels = encoder.n_mels // encoder.patch_size * encoder.hidden_dim
     return channels * FRAMES * encoder.kernel_size / 1e6
 
 
-def _batches_per_second(_: Path, run: Path) -> float | None:
+def _batches_per_second(_: Mapping[str, Any], run: Path) -> float | None:
     """Return the median speed of a pre-training run, in optimiser steps."""
     path = run / "metrics.jsonl"
     if read_result(run) is None or not path.exists():
@@ -192,10 +168,77 @@ def _batches_per_second(_: Path, run: Path) -> float | None:
     return statistics.median(speeds) / read_settings(run)["clips"]
 
 
-def _encoder(recipe: Path) -> Any:
-    settings = expected(recipe, "pretrain")
-    own = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("encoder.")}
-    return encoder_config(settings["model"], **own)
+def _encoder(settings: Mapping[str, Any]) -> Any:
+    from aape.models.config import encoder_config
+
+    fields = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("encoder.")}
+    return encoder_config(settings["model"], **fields)
 
 
-MEASURES = {"parameters": _parameters, "operations": _operations, "batches_per_second": _batches_per_second}
+# What is measured of an encoder, from the settings of its recipe or from the folder of its run.
+MEASURES: dict[str, Callable[[Mapping[str, Any], Path], float | None]] = {
+    "parameters": _parameters,
+    "operations": _operations,
+    "batches_per_second": _batches_per_second,
+}
+
+
+def show(cell: Cell) -> str:
+    """Return our value in words; a * says that the run is not the recipe's, or its data not all that was published."""
+    if cell.scores is None:
+        return NOT_RUN
+    if "value" in cell.scores:
+        return f"{cell.scores['value']:.2f}{'*' if cell.notes else ''}"
+    value, spread = cell.scores.get(cell.shown), cell.std.get(cell.shown)
+    if value is None:
+        return NOT_AVAILABLE
+    text = f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+    last = "" if cell.shown == "last" else f" ({cell.scores['last']:.1f})"
+    return f"{text}{last}{'*' if cell.notes else ''}"
+
+
+def show_paper(cell: Cell) -> str:
+    """Return the paper's value in words."""
+    if cell.paper is None:
+        return "-"
+    return f"{cell.paper:.2f}" if cell.is_measured else f"{cell.paper:.1f}"
+
+
+def collect_notes(tables: list[Table]) -> dict[str, tuple[str, ...]]:
+    """Return what there is to say of each run."""
+    return {cell.run: cell.notes for table in tables for row in table.rows for cell in row if cell.notes}
+
+
+def markdown(tables: list[Table]) -> str:
+    """Return each table: beside the paper's values a line per cell with its command, else rows and columns."""
+    parts = []
+    for table in tables:
+        lines = [f"### {table.title}", ""]
+        if table.has_paper:
+            lines += ["| row | column | command | paper | ours |", "|---|---|---|---|---|"]
+            for cell in (cell for row in table.rows for cell in row):
+                command = f"`aape {cell.verb} --config {cell.recipe}`"
+                lines.append(f"| {cell.row} | {cell.column} | {command} | {show_paper(cell)} | {show(cell)} |")
+        else:
+            columns = [cell.column for cell in table.rows[0]]
+            lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+            lines += [f"| {row[0].row} | {' | '.join(map(show, row))} |" for row in table.rows]
+        parts.append("\n".join(lines))
+    notes = "\n".join(f"\\* {run}: {'; '.join(texts)}" for run, texts in collect_notes(tables).items())
+    return "\n\n".join([*parts, notes] if notes else parts) + "\n"
+
+
+def as_csv(tables: list[Table]) -> str:
+    """Return one line per cell, in per cent or the column's own unit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("best", "best_on_validation", "last", "value")
+    writer.writerow(["table", "row", "column", "run", "paper", *names, "best_std_seeds", "last_std_seeds", "notes"])
+    for table, cell in ((one, cell) for one in tables for row in one.rows for cell in row):
+        scores = [(cell.scores or {}).get(name) for name in names]
+        spread = [cell.std.get("best"), cell.std.get("last")]
+        numbers = ["" if value is None else f"{value:.4f}" for value in (*scores, *spread)]
+        state = "; ".join(cell.notes) if cell.scores is not None else NOT_RUN
+        paper = "" if cell.paper is None else cell.paper
+        writer.writerow([table.title, cell.row, cell.column, cell.run, paper, *numbers, state])
+    return text.getvalue()

@@ -76,11 +76,17 @@ def claim(out: str | os.PathLike[str], config: Any, *, may_change: Collection[st
             raise ConfigError(f"{out} holds a run whose {key} is {before[key]}, not {value}: choose another --out")
 
 
-def is_same_place(one: Any, other: Any) -> bool:
-    """Return whether two paths, or names of models, are one, written absolutely or from the current folder."""
-    return one == other or (
-        isinstance(one, str) and isinstance(other, str) and os.path.realpath(one) == os.path.realpath(other)
-    )
+def is_same_place(one: Any, other: Any, names: Collection[str] = ()) -> bool:
+    """Return whether two paths are one, written absolutely or from the current folder.
+
+    Args:
+        one: a path, or any other value.
+        other: the same.
+        names: what is a name and no path, such as those of shipped models: one is itself only.
+    """
+    if one == other or not (isinstance(one, str) and isinstance(other, str)) or {one, other} & set(names):
+        return bool(one == other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def write_result(out: str | os.PathLike[str], result: dict[str, Any]) -> Path:
