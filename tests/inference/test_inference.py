@@ -266,13 +266,13 @@ def test_mixed_lengths_do_not_pile_up_in_memory(model, tmp_path, monkeypatch):
     np.testing.assert_allclose(vectors, [model.embed(clip.path) for clip in clips], atol=1e-5)
 
 
-def test_hours_are_read_in_windows(model, monkeypatch):
+def test_hours_are_read_in_segments(model, monkeypatch):
     """The spectrogram of a long recording never exists as a whole: 40 min of it would be 120 MB, hours a crash."""
     longest = []
     log_mel = model.log_mel.forward
     monkeypatch.setattr(model.log_mel, "forward", lambda wave: longest.append(wave.shape[1]) or log_mel(wave))
-    windows = list(model._cut([np.zeros(40 * 60 * RATE, np.float32)]))
-    assert windows[-1].end == 40 * 60
+    segments = list(model._segments([[np.zeros(40 * 60 * RATE, np.float32)]]))
+    assert segments[-1][1].end == 40 * 60
     assert max(longest) < 7 * RATE
 
 

@@ -1,10 +1,17 @@
-"""`aape classify`."""
+"""`aape classify`: names for what is heard in sound files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aape.commands.options import Device
+from aape.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aape.inference.labels import Classification
 
 
 @dataclass(frozen=True)
@@ -16,7 +23,7 @@ class ClassifyConfig:
         model: the folder of a model with a classifier, or of the run that trained it.
         top: labels per file, at most.
         threshold: leave out labels with a lower score (0 to 1).
-        out: file to write, .json (with times, window by window) or .csv.
+        out: file to write, .json (with times, segment by segment) or .csv.
         batch: clips per forward pass, at most; a CPU takes 4.
         device: where to run.
     """
@@ -31,7 +38,79 @@ class ClassifyConfig:
 
 
 def classify(config: ClassifyConfig) -> None:
-    """Run the verb."""
-    from aape.commands.classify_run import classify_command as run
+    """Print the likeliest classes of each file, and write them to a file if asked to.
 
-    run(config)
+    What cannot be read is listed on standard error with the reason, and the rest is done.
+
+    Raises:
+        ConfigError: no input, a threshold or `top` that makes no sense, or an output that is neither JSON nor CSV.
+        CheckpointError: the model cannot be loaded, or has no classifier.
+        DataError: nothing could be read.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from aape.inference.labels import check_request
+    from aape.inference.model import load_model
+    from aape.inference.recordings import file_clips, readable_names
+    from aape.runs.files import make_folder_for, write_atomically, write_json
+    from aape.runs.progress import list_bad, progress_bar
+
+    if not config.inputs:
+        raise ConfigError("nothing to classify: name sound files, or folders of them")
+    out = None if config.out is None else Path(config.out)
+    if out is not None and (out.suffix.lower() not in (".json", ".csv") or out.is_dir()):
+        raise ConfigError(f"{out}: name a file that ends in .json or .csv")
+    check_request(config.top, config.threshold)
+    if out is not None:
+        make_folder_for(out)
+    model = load_model(config.model, config.device)
+    model.require_head()
+    clips = file_clips(config.inputs)
+    with progress_bar("classifying", len(clips)) as progress:
+        results, bad = model.classify_clips(
+            clips, top=config.top, threshold=config.threshold, batch_size=config.batch, progress=progress
+        )
+    list_bad(bad, len(clips))
+    files = readable_names(clips, bad)
+    _print_table(files, results)
+    if out is None:
+        return
+    if out.suffix.lower() == ".json":
+        write_json(out, [{"file": file, **asdict(result)} for file, result in zip(files, results, strict=True)])
+    else:
+        write_atomically(out, _csv(files, results))
+    print(f"{len(files)} files -> {out}" + (f", {len(bad)} left out" if bad else ""))
+
+
+def _print_table(files: Sequence[str], results: Sequence[Classification]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("file", overflow="fold")
+    table.add_column("s", justify="right")
+    table.add_column("label", overflow="fold")
+    table.add_column("score", justify="right")
+    for file, result in zip(files, results, strict=True):
+        lines = [(label, f"{score:.3f}") for label, score in zip(result.labels, result.scores, strict=True)]
+        for index, line in enumerate(lines or [("(none above the threshold)", "")]):
+            name = (file, f"{result.end:.1f}") if index == 0 else ("", "")
+            table.add_row(*(Text(one_line(cell)) for cell in (*name, *line)))  # a name may hold [brackets], or codes
+    Console().print(table)
+
+
+def _csv(files: Sequence[str], results: Sequence[Classification]) -> bytes:
+    """Lay out one line per file and label, best label first."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "seconds", "rank", "label", "score"])
+    for file, result in zip(files, results, strict=True):
+        for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), start=1):
+            writer.writerow([file, f"{result.end:.3f}", rank, label, f"{score:.6f}"])
+    return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode

@@ -1,11 +1,27 @@
-"""`aape embed`."""
+"""`aape embed`: many files to one NPZ file, restartable.
+
+Files are embedded in chunks, each by itself, and every finished chunk is kept in a folder beside the output until the
+whole is written. A chunk is known by all that its vectors depend on, so a restart uses what still holds and nothing
+else, and the result has the bytes of an unbroken run.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aape.commands.options import Device
-from aape.errors import require_positive
+from aape.errors import ConfigError, require_positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from aape.data.clips import Clip
+    from aape.inference.model import AudioModel, BadClips, Progress
+    from aape.inference.segments import FloatArray
+
+CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,75 @@ class EmbedConfig:
 
 
 def embed(config: EmbedConfig) -> None:
-    """Run the verb."""
-    from aape.commands.embed_run import embed_command as run
+    """Embed sound files into an NPZ file: `embedding` (n, 2D) float32 and `file` (n,), rows in input order.
 
-    run(config)
+    What cannot be read is listed on standard error with the reason, and the rest is done.
+
+    Raises:
+        ConfigError: no input, or the output is a folder.
+        CheckpointError: the model cannot be loaded.
+        DataError: nothing could be read.
+    """
+    import shutil
+    from pathlib import Path
+
+    import numpy as np
+
+    from aape.inference.model import load_model
+    from aape.inference.recordings import file_clips, readable_names
+    from aape.runs.files import make_folder_for, npz, write_atomically
+    from aape.runs.progress import list_bad, progress_bar
+
+    out = Path(config.out)
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder: name the NPZ file to write, such as {out / 'vectors.npz'}")
+    if not config.inputs:
+        raise ConfigError("nothing to embed: name sound files, or folders of them")
+    make_folder_for(out)
+    model = load_model(config.model, config.device, loop_to=config.loop_to)
+    clips = file_clips(config.inputs)
+    partial = out.with_name(f"{out.name}.partial")
+    partial.mkdir(exist_ok=True)
+    with progress_bar("embedding", len(clips)) as progress:
+        vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
+    files = readable_names(clips, bad)
+    if files:
+        write_atomically(out, npz(embedding=vectors, file=np.asarray(files, dtype=np.str_)))
+    shutil.rmtree(partial, ignore_errors=True)
+    list_bad(bad, len(clips))
+    print(f"{len(files)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
+
+
+def _embed_in_chunks(
+    model: AudioModel, clips: Sequence[Clip], batch_size: int, partial: Path, progress: Progress
+) -> tuple[FloatArray, BadClips]:
+    """Embed clips, using the finished chunks in a folder and leaving there what is finished."""
+    import hashlib
+    import json
+
+    import numpy as np
+
+    from aape import __version__
+    from aape.runs.files import file_state, npz, read_npz, write_atomically
+
+    parts: list[FloatArray] = [np.empty((0, model.embed_dim), np.float32)]
+    bad: BadClips = []
+    settings = [__version__, model.fingerprint(), model.device.type, batch_size]
+    size = CHUNK_BATCHES * batch_size
+    for first in range(0, len(clips), size):
+        chunk = clips[first : first + size]
+        key = json.dumps([*settings, [[clip.path, file_state(clip.path)] for clip in chunk]])
+        path = partial / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
+        arrays = read_npz(path)
+        if arrays is None or arrays.keys() != {"embedding", "bad"}:
+
+            def shift(done: int, _: int, first: int = first) -> None:
+                progress(first + done, len(clips))
+
+            vectors, refused = model.embed_clips(chunk, batch_size=batch_size, progress=shift)
+            arrays = {"embedding": vectors, "bad": np.asarray(refused, np.str_).reshape(-1, 2)}
+            write_atomically(path, npz(**arrays))
+        parts.append(arrays["embedding"])
+        bad += [(str(name), str(reason)) for name, reason in arrays["bad"]]
+        progress(first + len(chunk), len(clips))
+    return np.concatenate(parts), bad

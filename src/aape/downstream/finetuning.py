@@ -28,7 +28,7 @@ from aape.downstream.metrics import accuracy, balanced_accuracy, confusion_matri
 from aape.downstream.partitions import Indices
 from aape.downstream.spectrograms import Spectrograms
 from aape.errors import CheckpointError, TrainingError
-from aape.inference.segments import MAX_FRAMES, WINDOW_FRAMES
+from aape.inference.segments import MAX_FRAMES, SEGMENT_FRAMES
 from aape.layers.transformer import Block
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
@@ -258,7 +258,7 @@ class Trainer:
         """Return what of a clip is scored: the start, padded, where there is a fixed length; else all (method 1)."""
         if self.config.num_frames:
             return [F.pad(own, (0, self.config.num_frames - own.shape[-1]))]
-        return own.split(WINDOW_FRAMES if own.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
+        return own.split(SEGMENT_FRAMES if own.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device, precision = self.spectrograms.device, self.config.optim.precision

@@ -1,7 +1,7 @@
 """A saved model in use: vectors, frames and labels of arrays, files and data sets.
 
-A sound's results never depend on its neighbours: only spectrograms of equally many patches share a batch, so nothing is
-ever padded for company. Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width, C classes.
+Only spectrograms of equally many patches share a batch, so nothing is padded and no result depends on its neighbours.
+Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width, C classes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from aape.data.clips import Clip, stream_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference.labels import Classification, Threshold, check_request, summarise
-from aape.inference.recordings import Blocks, Paths, Sound, file_clips, loop, open_sounds, readable_names
-from aape.inference.segments import FloatArray, Window, batches, cut
+from aape.inference.recordings import Paths, Sound, file_clips, open_sounds, readable_names
+from aape.inference.segments import Blocks, FloatArray, Key, Segment, batches, cut, loop
 from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
@@ -90,21 +91,23 @@ class AudioModel:
         return 2 * self.encoder.embed_dim
 
     @property
+    def _modules(self) -> list[nn.Module]:
+        return [self.encoder] if self.head is None else [self.encoder, self.head]
+
+    @property
     def _dtype(self) -> type[np.floating]:
         return np.float64 if self.encoder.cls_token.dtype == torch.float64 else np.float32
 
     def to(self, device: str | torch.device) -> AudioModel:
         """Move to a device, in place."""
-        self.encoder.to(device)
-        if self.head is not None:
-            self.head.to(device)
+        for module in self._modules:
+            module.to(device)
         return self
 
     def double(self) -> AudioModel:
         """Compute everything in float64 from now on, the front end and the vectors included."""
-        self.encoder.double()
-        if self.head is not None:
-            self.head.double()
+        for module in self._modules:
+            module.double()
         return self
 
     def embed(
@@ -116,20 +119,18 @@ class AudioModel:
             wav: floating point samples (samples,) or (B, samples), mono; the path of a sound file of any length; or a
                 list of such arrays (samples,) and paths.
             sample_rate: of the samples, in Hz; a file knows its own.
-            lengths: how many samples of each row of (B, samples) are its own; what lies behind them is padding, and
-                has no influence.
+            lengths: valid samples of each row of (B, samples); the rest is padding, and has no influence.
 
         Returns:
             Class token and mean patch token, (2D,) or (B, 2D), float32. Sound longer than 10.24 s is embedded in
-            windows of 6.08 s, and its vector is their mean, weighted by their length.
+            segments of 6.08 s, and its vector is their mean, weighted by their length.
 
         Raises:
             AudioError: a sound cannot be used.
         """
         sounds, is_batch = self._open(wav, sample_rate, lengths)
-        rows = self._means(self._windows(sounds), BATCH_SIZE)
-        vectors = np.stack([rows[row] for row in range(len(rows))])
-        return vectors if is_batch else vectors[0]
+        vectors = self._vectors(sounds)
+        return np.stack(vectors) if is_batch else vectors[0]
 
     def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
         """Embed every time patch of one sound.
@@ -150,9 +151,9 @@ class AudioModel:
             what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
             raise AudioError("array", f"{what}: embed_frames takes one clip at a time")
         parts: dict[int, Tensor] = {}
-        for (_, index), window, tokens in self._encode(self._windows(sounds), BATCH_SIZE):
+        for (_, index), segment, tokens in self._encode(sounds):
             grid = tokens[1:].unflatten(0, (self.log_mel.n_mels // self.encoder.patch_size, -1))  # (Nf, Nt, D)
-            parts[index] = grid.transpose(0, 1).flatten(1)[: window.num_patches].cpu()
+            parts[index] = grid.transpose(0, 1).flatten(1)[: segment.num_patches].cpu()
         frames = torch.cat([parts[index] for index in sorted(parts)]).numpy()
         patch_ms = 1000 * self.encoder.patch_size * self.log_mel.hop_length / self.log_mel.sample_rate
         centres: NDArray[np.float64] = (np.arange(len(frames), dtype=np.float64) + 0.5) * patch_ms
@@ -172,8 +173,7 @@ class AudioModel:
             One vector per readable clip, in order, (n, 2D) float32; and name and reason of the others.
         """
         bad: dict[int, str] = {}
-        rows = self._means(self._clip_windows(clips, bad, progress), batch_size)
-        vectors = [rows[row] for row in range(len(clips)) if row not in bad]
+        vectors = self._vectors(self._read(clips, progress), batch_size, bad)
         stacked = np.stack(vectors) if vectors else np.empty((0, self.embed_dim), self._dtype)
         return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
 
@@ -210,7 +210,7 @@ class AudioModel:
             threshold: leave out labels with a lower score; one for all, or by label (others 0).
 
         Returns:
-            Labels and scores, of the whole and of its windows; a list of such for a batch. Scores are softmax
+            Labels and scores, of the whole and of its segments; a list of such for a batch. Scores are softmax
             probabilities that sum to 1 over the classes, or in a multi-label model a probability for each class.
 
         Raises:
@@ -219,8 +219,7 @@ class AudioModel:
             ConfigError: a threshold outside 0 to 1 or of an unknown label, or no labels asked for.
         """
         sounds, is_batch = self._open(wav, sample_rate, lengths)
-        rows = self._classified(self._windows(sounds), BATCH_SIZE, top, threshold)
-        results = [rows[row] for row in range(len(rows))]
+        results = self._classifications(sounds, top, threshold)
         return results if is_batch else results[0]
 
     def classify_clips(
@@ -238,8 +237,8 @@ class AudioModel:
             clips: what to read.
             top: as for `classify`.
             threshold: as for `classify`.
-            batch_size: spectrograms per forward pass, at most; a CPU takes 4.
-            progress: called with (done, total) after every clip.
+            batch_size: as for `embed_clips`.
+            progress: as for `embed_clips`.
 
         Returns:
             A result per readable clip, in order; and name and reason of the others.
@@ -249,8 +248,7 @@ class AudioModel:
             ConfigError: as for `classify`.
         """
         bad: dict[int, str] = {}
-        rows = self._classified(self._clip_windows(clips, bad, progress), batch_size, top, threshold)
-        results = [rows[row] for row in range(len(clips)) if row not in bad]
+        results = self._classifications(self._read(clips, progress), top, threshold, batch_size, bad)
         return results, [(clips[row].name, reason) for row, reason in bad.items()]
 
     def fingerprint(self) -> str:
@@ -263,17 +261,18 @@ class AudioModel:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def require_head(self) -> None:
-        """Refuse to name anything without a classifier.
+    def require_head(self) -> ClassificationHead:
+        """Return the classifier.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is none, so that nothing can be named.
         """
         if self.head is None:
             raise CheckpointError(
                 "this model has no classifier, so it names nothing: fine-tune it on labelled sound with "
                 "`aape finetune` and use the folder that leaves, or take its vectors with `aape embed`"
             )
+        return self.head
 
     def _open(
         self, wav: Sound, sample_rate: float | None, lengths: Sequence[int] | None = None
@@ -281,81 +280,77 @@ class AudioModel:
         rate = self.log_mel.sample_rate
         return open_sounds(wav, sample_rate, to_rate=rate, dtype=self._dtype, lengths=lengths)
 
-    def _cut(self, blocks: Blocks) -> Iterator[Window]:
-        dtype = self.encoder.cls_token.dtype
-        compute_in = torch.promote_types(dtype, torch.float32)
-        blocks, length = loop(blocks, round(self.loop_to * self.log_mel.sample_rate))
-        patch_size = self.encoder.patch_size
-        for window in cut(blocks, self.log_mel, patch_size, lambda x: x.to(self.device, compute_in), length):
-            yield window._replace(spectrogram=window.spectrogram.to(dtype))
-
-    def _windows(self, sounds: Iterable[Blocks]) -> Iterator[tuple[tuple[int, int], Window]]:
-        """Cut recordings; the keys are (row, index of the window)."""
-        for row, blocks in enumerate(sounds):
-            for index, window in enumerate(self._cut(blocks)):
-                yield (row, index), window
-
-    def _clip_windows(
-        self,
-        clips: Sequence[Clip],
-        bad: dict[int, str],
-        progress: Progress | None,
-    ) -> Iterator[tuple[tuple[int, int], Window]]:
-        """Cut the recordings of a data set; `bad` gets row and reason of those that turn out to be unreadable."""
-        for row, clip in enumerate(clips):
-            try:
-                for index, window in enumerate(self._cut(stream_clip(clip, sample_rate=self.log_mel.sample_rate))):
-                    yield (row, index), window
-            except AudioError as error:
-                bad[row] = error.reason
+    def _read(self, clips: Sequence[Clip], progress: Progress | None) -> Iterator[Blocks]:
+        """Open clips one by one; the next is asked for when one has been read."""
+        for done, clip in enumerate(clips, start=1):
+            yield stream_clip(clip, sample_rate=self.log_mel.sample_rate)
             if progress is not None:
-                progress(row + 1, len(clips))
+                progress(done, len(clips))
+
+    def _segments(self, sounds: Iterable[Blocks], bad: dict[int, str] | None = None) -> Iterator[tuple[Key, Segment]]:
+        """Cut recordings; `bad` gets row and reason of those that turn out to be unreadable, else they are errors."""
+        dtype = self.encoder.cls_token.dtype
+
+        def prepare(samples: Tensor) -> Tensor:
+            return samples.to(self.device, torch.promote_types(dtype, torch.float32))
+
+        for row, blocks in enumerate(sounds):
+            try:
+                blocks, length = loop(blocks, round(self.loop_to * self.log_mel.sample_rate))
+                segments = cut(blocks, self.log_mel, self.encoder.patch_size, prepare, length)
+                for index, segment in enumerate(segments):
+                    yield (row, index), segment._replace(spectrogram=segment.spectrogram.to(dtype))
+            except AudioError as error:
+                if bad is None:
+                    raise
+                bad[row] = error.reason
 
     def _encode(
-        self, windows: Iterable[tuple[tuple[int, int], Window]], batch_size: int
-    ) -> Iterator[tuple[tuple[int, int], Window, Tensor]]:
-        """Encode windows; yields key, window and tokens (1 + N, D), as batches fill up."""
+        self, sounds: Iterable[Blocks], batch_size: int = BATCH_SIZE, bad: dict[int, str] | None = None
+    ) -> Iterator[tuple[Key, Segment, Tensor]]:
+        """Encode recordings as `_segments` cuts them; yields key, segment and tokens (1 + N, D) as batches fill up."""
         most = min(batch_size, CPU_BATCH_SIZE) if self.device.type == "cpu" else batch_size
-        for batch in batches(windows, most):
+        for batch in batches(self._segments(sounds, bad), most):
             with torch.inference_mode():
-                tokens = self.encoder(torch.stack([window.spectrogram for _, window in batch])[:, None])
-            for (key, window), own in zip(batch, tokens, strict=True):
-                yield key, window, own
+                encoded = self.encoder(torch.stack([segment.spectrogram for _, segment in batch])[:, None])
+            for (key, segment), tokens in zip(batch, encoded, strict=True):
+                yield key, segment, tokens
 
-    def _means(self, windows: Iterable[tuple[tuple[int, int], Window]], batch_size: int) -> dict[int, FloatArray]:
-        """Embed recordings: by row, the mean over its windows (2D,), weighted by their patches."""
+    def _vectors(
+        self, sounds: Iterable[Blocks], batch_size: int = BATCH_SIZE, bad: dict[int, str] | None = None
+    ) -> list[FloatArray]:
+        """Embed the readable recordings: for each the mean over its segments (2D,), weighted by their patches."""
         sums: dict[int, NDArray[np.float64]] = {}
-        counts: dict[int, int] = {}
-        for (row, _), window, tokens in self._encode(windows, batch_size):
-            count = window.spectrogram.shape[-1]
+        counts: Counter[int] = Counter()
+        for (row, _), segment, tokens in self._encode(sounds, batch_size, bad):
+            count = segment.spectrogram.shape[-1]
             vector = count * pool(tokens[None])[0].double().cpu().numpy()
             sums[row] = sums[row] + vector if row in sums else vector
-            counts[row] = counts.get(row, 0) + count
-        return {row: (total / counts[row]).astype(self._dtype) for row, total in sums.items()}
+            counts[row] += count
+        rows = sorted(sums.keys() - (bad or {}).keys())
+        return [(sums[row] / counts[row]).astype(self._dtype) for row in rows]
 
-    def _classified(
+    def _classifications(
         self,
-        windows: Iterable[tuple[tuple[int, int], Window]],
-        batch_size: int,
+        sounds: Iterable[Blocks],
         top: int,
         threshold: Threshold,
-    ) -> dict[int, Classification]:
-        """Classify recordings, by row."""
-        self.require_head()
-        assert self.head is not None
-        assert self.labels is not None
-        check_request(top, threshold, self.labels)
-        found: dict[int, dict[int, tuple[int, float, float, FloatArray]]] = {}
-        for (row, index), window, tokens in self._encode(windows, batch_size):
+        batch_size: int = BATCH_SIZE,
+        bad: dict[int, str] | None = None,
+    ) -> list[Classification]:
+        """Classify the readable recordings."""
+        head, labels = self.require_head(), self.labels or []
+        check_request(top, threshold, labels)
+        scored: dict[int, dict[int, tuple[int, float, float, FloatArray]]] = {}
+        for (row, index), segment, tokens in self._encode(sounds, batch_size, bad):
             with torch.inference_mode():
-                logits = self.head(tokens[None])[0].double()
+                logits = head(tokens[None])[0].double()
                 scores = logits.sigmoid() if self.multi_label else logits.softmax(-1)
-            count = window.spectrogram.shape[-1]
-            found.setdefault(row, {})[index] = (count, window.start, window.end, scores.cpu().numpy())
-        return {
-            row: summarise([parts[index] for index in sorted(parts)], self.labels, top=top, threshold=threshold)
-            for row, parts in found.items()
-        }
+            count = segment.spectrogram.shape[-1]
+            scored.setdefault(row, {})[index] = (count, segment.start, segment.end, scores.cpu().numpy())
+        rows = sorted(scored.keys() - (bad or {}).keys())
+        segments = [[scored[row][index] for index in sorted(scored[row])] for row in rows]
+        return [summarise(parts, labels, top=top, threshold=threshold) for parts in segments]
 
 
 def load_model(
@@ -373,7 +368,7 @@ def load_model(
         CheckpointError: there is no such model, or it is damaged.
         ConfigError: there is no such device, or `loop_to` is outside 0 to 600.
     """
-    place = resolve_device(device)
+    target = resolve_device(device)
     saved = read_model(name_or_path)
     return AudioModel(
         saved.encoder,
@@ -383,7 +378,7 @@ def load_model(
         multi_label=saved.multi_label,
         training=saved.training,
         loop_to=saved.loop_to if loop_to is None else loop_to,
-    ).to(place)
+    ).to(target)
 
 
 def random_model(model: AudioModel, seed: int) -> AudioModel:

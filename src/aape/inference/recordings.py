@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,9 +14,8 @@ from aape.data.audio.arrays import NAME, read_array
 from aape.data.audio.decoding import stream_audio
 from aape.data.clips import Clip, find_audio
 from aape.errors import AudioError
-from aape.inference.segments import FloatArray
+from aape.inference.segments import Blocks
 
-Blocks: TypeAlias = Iterable[FloatArray]  # a recording, in consecutive blocks (samples,)
 Sound: TypeAlias = Any  # an array of samples, a path, or a list of those
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -37,7 +35,7 @@ def open_sounds(
         sample_rate: of the samples, in Hz.
         to_rate: of the blocks, in Hz.
         dtype: of the blocks that come from arrays; files give float32.
-        lengths: how many samples of each row of (B, samples) are its own.
+        lengths: valid samples of each row of (B, samples).
 
     Returns:
         The recordings, and whether they are a batch to the caller.
@@ -66,24 +64,6 @@ def open_sounds(
     return sounds, True
 
 
-def loop(blocks: Blocks, count: int) -> tuple[Blocks, int | None]:
-    """Loop a recording of fewer than `count` samples to that many.
-
-    Returns:
-        Its blocks; and the number of its own samples, None where it is not looped.
-    """
-    source = iter(blocks)
-    head: list[FloatArray] = []
-    total = 0
-    while total < count:
-        block = next(source, None)
-        if block is None:
-            return ([np.resize(np.concatenate(head), count)], total) if total else ([], None)
-        head.append(block)
-        total += len(block)
-    return itertools.chain(head, source), None
-
-
 def file_clips(inputs: Paths) -> list[Clip]:
     """List sound files, and those in folders, as clips."""
     paths = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
@@ -101,7 +81,7 @@ def _is_sound(item: Any) -> bool:
 
 
 def _without_padding(wav: Any, lengths: Sequence[int]) -> list[Any]:
-    """Cut each row of (B, samples) to its own length."""
+    """Cut each row of (B, samples) to its length."""
     try:
         shape = np.shape(wav)
     except ValueError as error:
@@ -109,8 +89,8 @@ def _without_padding(wav: Any, lengths: Sequence[int]) -> list[Any]:
     try:
         counts = [operator.index(count) for count in lengths]
     except TypeError as error:
-        wanted = "lengths must be whole numbers of samples, one for each row of (clips, samples)"
-        raise AudioError(NAME, f"{wanted}, got {lengths!r}") from error
+        rule = "lengths must be whole numbers of samples, one for each row of (clips, samples)"
+        raise AudioError(NAME, f"{rule}, got {lengths!r}") from error
     if len(shape) != 2 or len(counts) != shape[0]:
         raise AudioError(NAME, f"of shape {shape}: {len(counts)} lengths are for as many rows (clips, samples)")
     for index, count in enumerate(counts):
