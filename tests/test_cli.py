@@ -18,9 +18,9 @@ from aape.commands.embed import EmbedConfig
 from aape.commands.options import option_table, summary
 from aape.commands.pretrain import PretrainConfig
 from aape.commands.probe import ProbeConfig
-from aape.commands.stats_run import read_stats
 from aape.errors import ConfigError
 from aape.models.config import EncoderConfig
+from aape.models.stats import read_stats
 
 NEEDED = ["--data", "sounds", "--out", "run"]
 
@@ -108,7 +108,7 @@ def test_stats_measures_a_folder_and_lists_what_it_left_out(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "broken.wav" in result.stderr
     content = json.loads(out.read_text())
-    assert [bad["name"] for bad in content["bad"]] == ["broken.wav"]
+    assert [bad["file"] for bad in content["bad"]] == ["broken.wav"]
     assert content["num_clips"] == 3
     assert content["num_frames"] == 3 * 101
     assert content["front_end"]["n_mels"] == 128

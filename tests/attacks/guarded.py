@@ -33,11 +33,11 @@ from aape import cli
 from aape.commands.options import recipe_values
 from aape.commands.pretrain import PretrainConfig
 from aape.commands.recipe import find_recipe
-from aape.commands.stats_run import read_stats
 from aape.data.clips import load_clip, read_manifest
 from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
+from aape.models.stats import read_stats
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn",
              "socket.connect", "ctypes.dlopen", "pickle.find_class", "os.symlink", "os.link")  # fmt: skip

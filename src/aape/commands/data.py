@@ -1,14 +1,25 @@
-"""`aape data pack` and `aape data check`."""
+"""`aape data pack` and `aape data check`: a corpus as shards that train fast, and what there is in a corpus."""
 
 from __future__ import annotations
 
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape.errors import ConfigError, require_positive
+from aape.errors import AudioError, ConfigError, one_line, require_positive
+
+if TYPE_CHECKING:
+    from aape.data.clips import Clip
+    from aape.data.packing import Packed
+    from aape.data.survey import AudioInfo
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
+T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -69,14 +80,183 @@ class DataCheckConfig:
 
 
 def pack(config: DataPackConfig) -> None:
-    """Run the verb."""
-    from aape.commands.data_run import pack as run
+    """Write a corpus as tar shards with an index, `clips.csv`; a run that was stopped goes on where it was.
 
-    run(config)
+    Raises:
+        ConfigError: the folder holds something else.
+        DataError: no audio, or more than `max_bad_fraction` of it is bad.
+    """
+    from aape.data.clips import read_manifest
+    from aape.data.packing import INDEX_NAME, member_names, write_index
+    from aape.runs.files import write_json
+    from aape.runs.guards import BadFiles
+
+    out = Path(config.out)
+    clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
+    plan = {"format": config.format, "clips_per_shard": config.clips_per_shard, "sample_rate": config.sample_rate,
+            "data": str(Path(config.data).resolve()), "num_clips": len(clips),
+            "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
+    _claim(out, plan)
+    names = member_names(clips, config.format)
+    parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
+    jobs = [(clips[part], names[part], out / f"shard-{i:05d}.tar") for i, part in enumerate(parts)]
+    work = functools.partial(_pack_once, kind=config.format, sample_rate=config.sample_rate)
+    shards = list(_each("packing", work, jobs, config.workers, sizes=[len(clips[part]) for part in parts]))
+    rows = [row for shard in shards for row in shard.rows]
+    bad = BadFiles(len(clips), config.max_bad_fraction)
+    try:
+        bad.add(item for shard in shards for item in shard.bad)
+    finally:
+        bad.tell()
+        write_json(out / "report.json", {**plan, "num_packed": len(rows), "bad": bad.as_dicts()})
+    write_index(out / INDEX_NAME, rows)
+    size = sum(path.stat().st_size for path in out.glob("shard-*.tar"))
+    print(f"{len(rows)} clips in {len(jobs)} shards, {size / 1e6:.1f} MB -> {out / INDEX_NAME}")
 
 
 def check(config: DataCheckConfig) -> None:
-    """Run the verb."""
-    from aape.commands.data_run import check as run
+    """Decode every clip of a corpus, and report lengths, rates, formats, classes and what cannot be read.
 
-    run(config)
+    Raises:
+        ConfigError: the report cannot be written.
+        DataError: no audio.
+    """
+    from aape.data.clips import read_manifest
+    from aape.runs.files import make_folder_for, write_json
+    from aape.runs.guards import BadFiles
+
+    if config.out is not None:
+        if Path(config.out).is_dir():
+            raise ConfigError(f"out: {config.out} is a folder: name the JSON file to write")
+        make_folder_for(Path(config.out))
+    clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
+    pairs = list(zip(clips, _each("checking", _check_once, clips, config.workers), strict=True))
+    bad = BadFiles(len(clips), 1.0)
+    bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
+    report = _describe([(clip, info) for clip, info in pairs if not isinstance(info, str)], bad.as_dicts())
+    print(_as_text(report))
+    bad.tell()
+    if config.out is not None:
+        write_json(Path(config.out), {"data": config.data, **report})
+        print(f"-> {config.out}")
+
+
+def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rate: int) -> Packed:
+    """Pack a shard, unless an earlier run finished it: its record is written after it."""
+    from aape.data.packing import Packed, pack_shard
+    from aape.runs.files import write_json
+
+    clips, names, path = job
+    record = path.with_name(f".{path.stem}.json")
+    if path.exists() and (before := _read_json(record)):
+        return Packed([tuple(row) for row in before["rows"]], [(name, reason) for name, reason in before["bad"]])
+    packed = pack_shard(clips, names, path, kind, sample_rate)
+    write_json(record, {"rows": packed.rows, "bad": packed.bad})
+    return packed
+
+
+def _check_once(clip: Clip) -> AudioInfo | str:
+    from aape.data.survey import check_clip
+
+    try:
+        return check_clip(clip)
+    except AudioError as error:
+        return error.reason
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Make the folder; go on only with shards of the same corpus and settings."""
+    from aape.runs.files import write_json
+
+    path = out / ".plan.json"
+    if path.exists() and _read_json(path) != plan:
+        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
+    if not path.exists() and out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan)
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a file holds; None where there is none, or no JSON in it."""
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _digest(clips: list[Clip]) -> str:
+    """Return a digest of what clips are: names, places, labels, and the sizes and times of their files."""
+    import hashlib
+
+    from aape.runs.files import file_state
+
+    state = functools.cache(file_state)
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(repr((clip.name, clip.offset, clip.label, clip.split, clip.fold, state(clip.path))).encode())
+    return digest.hexdigest()
+
+
+def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[dict[str, str]]) -> dict[str, Any]:
+    import statistics
+
+    seconds = [info.seconds for _, info in infos]
+    lengths = {}
+    if seconds:
+        lengths = {"least": min(seconds), "median": statistics.median(seconds), "most": max(seconds)}
+    return {
+        "num_clips": len(infos) + len(bad),
+        "hours": sum(seconds) / 3600,
+        "seconds": lengths,
+        "sample_rates": _counts(info.sample_rate for _, info in infos),
+        "channels": _counts(info.channels for _, info in infos),
+        "formats": _counts(info.format for _, info in infos),
+        "silent": [clip.name for clip, info in infos if info.peak == 0],
+        "classes": _counts(clip.label for clip, _ in infos if clip.label is not None),
+        "splits": _counts(clip.split for clip, _ in infos if clip.split is not None),
+        "folds": _counts(clip.fold for clip, _ in infos if clip.fold is not None),
+        "bad": bad,
+    }
+
+
+def _as_text(report: dict[str, Any]) -> str:
+    lines = [f"{report['num_clips']} clips, {report['hours']:.2f} h, {len(report['bad'])} cannot be read"]
+    if report["seconds"]:
+        lines.append("length: {least:.2f} to {most:.2f} s, median {median:.2f} s".format(**report["seconds"]))
+    for key in ("sample_rates", "channels", "formats", "classes", "splits", "folds"):
+        if report[key]:
+            counts = ", ".join(f"{one_line(name)}: {count}" for name, count in report[key].items())
+            lines.append(f"{key.replace('_', ' ')}: {counts}")
+    if report["silent"]:
+        lines.append(f"silent: {len(report['silent'])}, the first is {one_line(report['silent'][0])}")
+    return "\n".join(lines)
+
+
+def _counts(values: Iterable[Any]) -> dict[str, int]:
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _each(
+    title: str, function: Callable[[T], ResultT], jobs: list[T], workers: int, sizes: list[int] | None = None
+) -> Iterator[ResultT]:
+    """Apply a function to every job in `workers` processes, in order, with a bar that a job moves by its size."""
+    import contextlib
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from aape.runs.progress import progress_bar
+
+    sizes = sizes or [1] * len(jobs)
+    done, total = 0, sum(sizes)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(progress_bar(title, total))
+        results: Iterable[ResultT] = map(function, jobs)
+        if workers:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
+            results = pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
+        for size, result in zip(sizes, results, strict=True):
+            progress(done := done + size, total)
+            yield result

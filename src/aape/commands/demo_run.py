@@ -13,8 +13,7 @@ from aape.analysis.plots import plot_kernels, plot_pretraining, require_matplotl
 from aape.commands.demo import DemoConfig
 from aape.commands.pretrain import OptimConfig, PretrainConfig
 from aape.commands.probe import ProbeConfig, probe
-from aape.commands.stats import StatsConfig
-from aape.commands.stats_run import stats
+from aape.commands.stats import StatsConfig, stats
 from aape.data.audio.decoding import read_audio
 from aape.data.clips import Clip, read_manifest
 from aape.data.demo import AUDIO

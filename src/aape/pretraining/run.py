@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from aape.commands.pretrain import PretrainConfig
-from aape.commands.stats_run import measure, read_stats
 from aape.data.clips import Clip, read_manifest
 from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError, one_line
 from aape.models.config import EncoderConfig, FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import load_weights, model_name, save_model
+from aape.models.stats import read_stats, write_stats
 from aape.pretraining.clip_statistics import ClipStatistics
 from aape.pretraining.draws import ClipDraws
 from aape.pretraining.teacher_student import TeacherStudent
 from aape.runs import checkpoints
 from aape.runs.devices import has_fast_bfloat16, resolve_device
-from aape.runs.files import Records, write_json
+from aape.runs.files import Records
 from aape.runs.folder import write_result, write_run_header
 
 if TYPE_CHECKING:  # it imports transformers
@@ -195,11 +195,7 @@ def _front_end(config: PretrainConfig, out: Path) -> FrontEndConfig:
         return read_stats(config.stats)
     path = out / "stats.json"
     if not path.exists():
-        measured = measure(config.data, FrontEndConfig(), max_bad_fraction=config.max_bad_fraction)
-        plain = {
-            key: value for key, value in dataclasses.asdict(FrontEndConfig()).items() if key not in ("mean", "std")
-        }
-        write_json(path, {**dataclasses.asdict(measured), "front_end": plain})
+        write_stats(path, config.data, FrontEndConfig(), max_bad_fraction=config.max_bad_fraction)
     return read_stats(path)
 
 

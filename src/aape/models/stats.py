@@ -1,0 +1,73 @@
+"""The mean and standard deviation that log-mels are standardised with: measured over a corpus, kept as a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aape.data.clips import read_manifest
+from aape.data.log_mel import Statistics, measure_statistics
+from aape.errors import CheckpointError, ConfigError
+from aape.models.config import FrontEndConfig
+from aape.models.sections import read_front_end
+from aape.runs.devices import resolve_device
+from aape.runs.files import write_json
+from aape.runs.guards import BadFiles
+from aape.runs.progress import progress_bar
+
+
+def write_stats(
+    out: Path, data: str, front_end: FrontEndConfig, *, max_bad_fraction: float, device: str = "cpu"
+) -> Statistics:
+    """Measure the log-mel statistics of a corpus, with progress, and write them.
+
+    The file holds `mean` and `std` (nats), `num_clips`, `num_frames`, `bad` (file and reason of each clip that could
+    not be read) and the `front_end` that the values belong to.
+
+    Args:
+        out: the JSON file.
+        data: folder, CSV or tar shards.
+        front_end: its `mean` and `std` play no part.
+        max_bad_fraction: the largest share of clips that may be bad.
+        device: where to compute the spectrograms.
+
+    Raises:
+        ConfigError: there is no such device.
+        DataError: there is no audio, or more of it is bad than that.
+    """
+    on = resolve_device(device)
+    clips = read_manifest(data)
+    settings = {name: value for name, value in dataclasses.asdict(front_end).items() if name not in ("mean", "std")}
+    with progress_bar("measuring", len(clips)) as progress:
+        measured = measure_statistics(clips, progress=progress, device=on, **settings)
+    bad = BadFiles(len(clips), max_bad_fraction)
+    try:
+        bad.add(measured.bad)
+    finally:
+        bad.tell()
+    write_json(out, {**dataclasses.asdict(measured), "bad": bad.as_dicts(), "front_end": settings})
+    return measured
+
+
+def read_stats(path: str | os.PathLike[str]) -> FrontEndConfig:
+    """Read a file of `write_stats` as the front end that it describes, `mean` and `std` included.
+
+    Raises:
+        ConfigError: the file is missing, or is not one of those.
+    """
+    try:
+        if Path(path).exists() and not Path(path).is_file():  # a named pipe would never end
+            raise ConfigError(f"cannot read the statistics {path}: not a file")
+        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = {**content["front_end"], "mean": content["mean"], "std": content["std"]}
+    except OSError as error:
+        raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is not a file of `aape stats`") from error
+    try:
+        return read_front_end(values, str(path))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
