@@ -1,8 +1,7 @@
-"""`aape export`: a model as one file that needs samples only, for ONNX Runtime or as a torch.export program.
+"""A model as one file for ONNX Runtime or torch.export: its writer, its reader and their comparison.
 
-The file holds log-mel, statistics and encoder, with the operators by their definitions (`aape.ops.use_reference`), and
-is compared with the model before it gets its name. Letters: B clips, L samples, T frames, Nf and Nt frequency and time
-patches, D width.
+The file holds log-mel, statistics and encoder, with the operators by their definitions. Letters: B clips, L samples,
+T frames, P patch size, Nf and Nt frequency and time patches, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import itertools
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,16 +21,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from aape.commands.export import ExportConfig
 from aape.data.log_mel import LogMel
-from aape.errors import AapeError, ConfigError
-from aape.inference import AudioModel, load_model
+from aape.errors import AapeError
+from aape.inference import AudioModel
 from aape.layers.aape import AaPE
 from aape.models.encoder import pool
 from aape.ops import use_reference
 
 MAX_FRAMES = 608  # the paper's length
-TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
 OUTPUTS = ("embedding", "frames")
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -65,9 +61,9 @@ class _AnyLengthLogMel(LogMel):
     def _pad(self, wave: Tensor) -> Tensor:
         reach = self.n_fft // 2
         last = torch.ones_like(wave[0], dtype=torch.int64).sum() - 1
-        places = torch.arange(-reach, wave.shape[1] + reach)
-        mirrored = (last - (last - places.abs()).abs()).clamp(min=0)
-        is_kept = (mirrored == places) | (last >= reach)  # the others are zeros
+        positions = torch.arange(-reach, wave.shape[1] + reach)
+        mirrored = (last - (last - positions.abs()).abs()).clamp(min=0)
+        is_kept = (mirrored == positions) | (last >= reach)  # the others are zeros
         return wave[:, mirrored] * is_kept.to(wave.dtype)
 
 
@@ -83,53 +79,19 @@ class _AnyLength(nn.Module):
     def forward(self, num_time: int) -> Tensor:
         """Return positions (Nf * num_time, D), each a mixture of two columns of the table."""
         columns = torch.arange(self.table.shape[1], dtype=self.table.dtype)
-        wanted = torch.arange(num_time, dtype=self.table.dtype)
-        step = (len(columns) / torch.ones_like(wanted).sum()).clamp(max=1)  # 1 where the table is only cut off
-        places = ((wanted + 0.5) * step - 0.5).clamp(0, len(columns) - 1)
+        times = torch.arange(num_time, dtype=self.table.dtype)
+        step = (len(columns) / torch.ones_like(times).sum()).clamp(max=1)  # 1 where the table is only cut off
+        places = ((times + 0.5) * step - 0.5).clamp(0, len(columns) - 1)
         weights = (1 - (places[:, None] - columns).abs()).clamp(min=0)  # (num_time, columns)
         return (weights @ self.table).flatten(0, 1)
 
 
-def export(config: ExportConfig) -> None:
-    """Write a model as a file that other programs run, once it has been found to agree with PyTorch.
-
-    Raises:
-        AapeError: a package is missing, or the file would not agree with PyTorch to 1e-4.
-        CheckpointError: there is no such model.
-        ConfigError: the format is not to be told from the name of the file.
-    """
-    out = Path(config.out)
-    kind = out.suffix.removeprefix(".") if config.format == "auto" else config.format
-    if kind not in ("onnx", "pt2"):
-        raise ConfigError(f"out: {out} ends neither in .onnx nor in .pt2: name it so, or say --format onnx or pt2")
-    if kind == "pt2" and out.suffix != ".pt2":
-        raise ConfigError(f"out: {out} must end in .pt2, which is all that torch.export.load takes")
-    if out.is_dir():
-        raise ConfigError(f"out: {out} is a folder: name the file to write, such as {out / f'model.{kind}'}")
-    if kind == "onnx":
-        require_onnx()
-    model = load_model(config.model, "cpu")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        draft = Path(folder) / f"model.{kind}"
-        write(model, draft, kind)
-        difference = compare(model, open_onnx(draft) if kind == "onnx" else open_pt2(draft))
-        if not difference <= TOLERANCE:
-            raise AapeError(f"{out}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
-        os.replace(draft, out)
-    most, rate = max_samples(model), model.front_end.sample_rate
-    print(
-        f"samples (clips, {min_samples(model)} to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
-        f"{model.embed_dim}), frames; largest difference from PyTorch {difference:.1e} -> {out}"
-    )
-
-
 def min_samples(model: AudioModel) -> int:
-    """Return the least number of samples that an exported model takes: 1, or with the standard stem 48 frames' worth.
+    """Return the least number of samples that an exported model takes: 1, or with the standard stem three patches'.
 
     Of that stem torch.export makes no program that holds for one patch and for many.
     """
-    return 1 if isinstance(model.encoder.stem, AaPE) else 48 * model.front_end.hop_length
+    return 1 if isinstance(model.encoder.stem, AaPE) else 3 * model.encoder.patch_size * model.front_end.hop_length
 
 
 def max_samples(model: AudioModel) -> int:
@@ -145,11 +107,13 @@ def write(model: AudioModel, path: Path, kind: str) -> None:
         path: of the file.
         kind: "onnx" or "pt2".
     """
-    least, most = min_samples(model), max_samples(model)
-    about = {
-        "aape": json.dumps({"sample_rate": model.front_end.sample_rate, "min_samples": least, "max_samples": most}),
-        "training": json.dumps(model.training),
+    usage = {
+        "sample_rate": model.front_end.sample_rate,
+        "min_samples": min_samples(model),
+        "max_samples": max_samples(model),
+        "loop_to": model.loop_to,
     }
+    about = {"aape": json.dumps(usage), "training": json.dumps(model.training)}
     program = _trace(model)
     if kind == "pt2":
         torch.export.save(program, path, extra_files=about)
@@ -186,26 +150,26 @@ def open_pt2(path: str | os.PathLike[str]) -> Run:
 def compare(model: AudioModel, run: Run) -> float:
     """Return the largest difference between an exported model and PyTorch's, over several lengths and batches.
 
-    Noise, a tone in faint noise and near silence; what `embed` and `embed_frames` themselves return is the other side.
+    Noise, a tone in faint noise and near silence, none of it looped; `embed` and `embed_frames` are the other side.
     """
+    model = AudioModel(model.encoder, model.front_end)
     least, most, rate = min_samples(model), max_samples(model), model.front_end.sample_rate
     reach, patch = model.front_end.n_fft // 2, model.encoder.patch_size * model.front_end.hop_length
     noise = torch.randn(most, generator=torch.Generator().manual_seed(0))
     tone = torch.sin(2 * torch.pi * 440 / rate * torch.arange(most))
     # A tone alone would show how float32 rounds beside it: there PyTorch itself is 1e-4 from its own float64.
     sounds = torch.stack([0.1 * noise, 0.5 * tone + 1e-3 * noise, 1e-5 * noise])
-    largest = 0.0
-    wanted_lengths = (least, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
-    lengths = [length for length in wanted_lengths if length >= least]
+    candidates = (least, reach, reach + 1, patch - 1, patch, 4 * patch - 1, rate, most // 2 + 1, most)
+    lengths = [length for length in candidates if least <= length <= most]
+    differences = []
     for length, num_clips in zip(lengths, itertools.cycle((1, 3, 2)), strict=False):
         samples = sounds[:num_clips, :length].contiguous()
         embedding, frames = run(samples)
-        wanted = torch.from_numpy(model.embed(samples.numpy(), rate))
-        wanted_frames = torch.from_numpy(model.embed_frames(samples[0].numpy(), rate)[0])
-        for given, right in ((embedding, wanted), (frames[0], wanted_frames)):
-            difference = float((given - right).abs().max()) if given.shape == right.shape else float("nan")
-            largest = difference if difference != difference else max(largest, difference)
-    return largest
+        expected = torch.from_numpy(model.embed(samples.numpy(), rate))
+        expected_frames = torch.from_numpy(model.embed_frames(samples[0].numpy(), rate)[0])
+        for result, right in ((embedding, expected), (frames[0], expected_frames)):
+            differences.append((result - right).abs().max() if result.shape == right.shape else torch.tensor(torch.nan))
+    return float(torch.stack(differences).max())  # NaN if one is
 
 
 def require_onnx() -> None:
@@ -221,7 +185,7 @@ def require_onnx() -> None:
 
 def _trace(model: AudioModel) -> torch.export.ExportedProgram:
     """Record the forward for any number of clips and any length from `min_samples` to `max_samples`."""
-    example = torch.zeros(2, 2 * model.front_end.sample_rate)
+    example = torch.zeros(2, max_samples(model) // 3)
     length = torch.export.Dim("length", min=min_samples(model), max=max_samples(model))
     shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: length}}
     module = SamplesToEmbeddings(model).eval()
@@ -242,7 +206,7 @@ def _trace(model: AudioModel) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to themselves what torch's exporters say about other packages and their own future."""
+    """Silence what torch's exporters say about other packages and their own future."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,9 +1,13 @@
-"""`aape export`."""
+"""`aape export`: a model as one file that other programs run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
+
+from aape.errors import AapeError, ConfigError
+
+TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,41 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> None:
-    """Run the verb."""
-    from aape.adapters.export import export as run
+    """Write a model as one file, once it has been found to agree with PyTorch.
 
-    run(config)
+    Raises:
+        AapeError: a package is missing, or the file would not agree with PyTorch to 1e-4.
+        CheckpointError: there is no such model.
+        ConfigError: the format is not to be told from the name of the file.
+    """
+    import os
+    import tempfile
+    from pathlib import Path
+
+    from aape.adapters import export as files
+    from aape.inference import load_model
+
+    out = Path(config.out)
+    kind = out.suffix.removeprefix(".") if config.format == "auto" else config.format
+    if kind not in ("onnx", "pt2"):
+        raise ConfigError(f"out: {out} ends neither in .onnx nor in .pt2: name it so, or say --format onnx or pt2")
+    if kind == "pt2" and out.suffix != ".pt2":
+        raise ConfigError(f"out: {out} must end in .pt2, which is all that torch.export.load takes")
+    if out.is_dir():
+        raise ConfigError(f"out: {out} is a folder: name the file to write, such as {out / f'model.{kind}'}")
+    if kind == "onnx":
+        files.require_onnx()
+    model = load_model(config.model, "cpu")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        draft = Path(folder) / f"model.{kind}"
+        files.write(model, draft, kind)
+        difference = files.compare(model, files.open_onnx(draft) if kind == "onnx" else files.open_pt2(draft))
+        if not difference <= TOLERANCE:
+            raise AapeError(f"{out}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
+        os.replace(draft, out)
+    least, most, rate = files.min_samples(model), files.max_samples(model), model.front_end.sample_rate
+    print(
+        f"samples (clips, {least} to {most}), up to {most / rate:.2f} s at {rate} Hz -> embedding (clips, "
+        f"{model.embed_dim}), frames; largest difference from PyTorch {difference:.1e} -> {out}"
+    )
