@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,23 @@ def test_without_a_compiler_the_reason_is_told_and_no_old_library_stays(
     monkeypatch.setenv("CC", compiler)
     assert reason in compile_library(SOURCE, library)
     assert not library.exists()
+
+
+def test_the_wheel_holds_recipes_models_and_recordings(tmp_path, monkeypatch):
+    """`--config tiny` and `load_model("tiny")` must not need a checkout."""
+    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder
+    monkeypatch.setenv("CC", "false")  # what is not compiled is not what this test is about
+    for name in ("src", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
+        path = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__", "_sblu.so")
+        shutil.copytree(path, tmp_path / name, ignore=ignore) if path.is_dir() else shutil.copy(path, tmp_path)
+    (wheel,) = builder(str(tmp_path)).build(directory=str(tmp_path / "dist"), versions=["standard"])
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = ROOT / "src/aape"
+    for path in [
+        *package.glob("recipes/**/*.yaml"),
+        *package.glob("models/pretrained/*/*"),
+        *package.glob("data/demo/*"),
+    ]:
+        if path.is_file() and path.suffix != ".pyc":
+            assert f"aape/{path.relative_to(package).as_posix()}" in names

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from aape import cli
-from aape.commands.demo import DemoConfig
-from aape.commands.demo_run import AUDIO, FILES, demo
+from aape.commands.demo import FILES, DemoConfig, demo
 from aape.data.audio.decoding import read_audio
+from aape.data.demo import AUDIO
 from aape.errors import AapeError, CheckpointError, ConfigError
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder

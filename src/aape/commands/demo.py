@@ -1,11 +1,39 @@
-"""`aape demo`."""
+"""`aape demo`: pre-train, probe, look inside and search, on the recordings that come with the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from aape.commands.options import Device
-from aape.errors import require_positive
+from aape.commands.options import Device, parse
+from aape.commands.pretrain import PretrainConfig, pretrain
+from aape.commands.probe import ProbeConfig, probe
+from aape.commands.stats import StatsConfig, stats
+from aape.errors import ConfigError, require_positive
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from aape.data.clips import Clip
+    from aape.inference import AudioModel
+
+MARKER = "aape-demo"  # in a folder that this demo made, and may make again
+NUM_QUERIES, NUM_NEIGHBOURS = 4, 3
+FILES = {
+    "stats.json": "mean and standard deviation of the recordings' log-mel values, for aape pretrain --stats",
+    "pretraining/metrics.jsonl": "losses and variances of the short run",
+    "pretraining.png": "the same, drawn",
+    "pretraining/model": "the encoder of the short run, for --model and --checkpoint",
+    "probe/result.json": "the probe of the encoder shown, with both yardsticks",
+    "probe/results.csv": "the same as a table",
+    "probe-short/result.json": "the probe of the short run, with its own yardsticks",
+    "kernels.png": "frequencies and decays that the stem chose for one note",
+    "neighbours.json": "nearest neighbours of a few notes",
+    "result.json": "every row of the table, with the files named here",
+}
+MADE = {Path(name).parts[0] for name in FILES} | {"config.yaml", "environment.json"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +61,181 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Run the verb."""
-    from aape.commands.demo_run import demo as run
+    """Go the whole way once, and leave everything in `config.out`.
 
-    run(config)
+    Raises:
+        AapeError: matplotlib is missing.
+        CheckpointError: there is no such checkpoint.
+        ConfigError: the folder holds something that is not an earlier demo, or the checkpoint's stem has no kernels.
+    """
+    from rich.console import Console
+
+    from aape.data.clips import read_manifest
+    from aape.data.demo import AUDIO
+    from aape.runs.files import write_json
+    from aape.runs.folder import write_result, write_run_header
+
+    console = Console(highlight=False)
+    model = _load(config)  # all that can be refused is refused before an earlier demo makes way
+    out = Path(config.out)
+    _clear(out)
+    write_run_header(out, config, device=model.device)
+    (out / MARKER).touch()
+    table = str(AUDIO / "metadata.csv")
+    clips = read_manifest(table, label="label", split="split")
+    console.rule(f"1  Statistics of {len(clips)} notes")
+    stats(StatsConfig(data=table, out=str(out / "stats.json")))
+
+    short_run = _short_run(config, table, out)
+    console.rule(f"2  Pre-training from scratch: {short_run.steps} steps of {short_run.clips} crops")
+    pretrain(short_run)
+    _draw_metrics(out)
+
+    console.rule("3  Linear probe: instrument families, on programs never trained on")
+    rows, verdict = _probe_both(config, table, out, console, _clips_seen(model), short_run.steps * short_run.clips)
+
+    console.rule("4  Inside the stem")
+    _draw_kernels(model, clips[0], out / "kernels.png")
+    console.print(f"frequencies and decays chosen for {clips[0].name}: {out / 'kernels.png'}")
+
+    console.rule("5  Nearest neighbours, by the cosine of standardised embeddings")
+    neighbours = _neighbours(model, clips)
+    write_json(out / "neighbours.json", neighbours)
+    console.print(_neighbour_table(neighbours))
+
+    write_result(out, {"num_clips": len(clips), "rows": rows, "verdict": verdict, "files": FILES})
+    console.rule("What is where")
+    for name, meaning in FILES.items():
+        console.print(f"{out / name}  {meaning}", soft_wrap=True)
+    console.print("Next, on your own sounds: aape embed, aape pretrain, aape probe; each with --help.")
+
+
+def _load(config: DemoConfig) -> AudioModel:
+    from aape.analysis.plots import require_matplotlib
+    from aape.inference import load_model
+    from aape.layers.aape import AaPE
+
+    require_matplotlib()
+    model = load_model(config.checkpoint, device=config.device)
+    if not isinstance(model.encoder.stem, AaPE):
+        raise ConfigError(f"checkpoint: {config.checkpoint} has the standard stem, which chooses no kernels to show")
+    return model
+
+
+def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
+    options = {"data": data, "out": out / "pretraining", "stats": out / "stats.json", "device": config.device,
+               "steps": config.steps, "save-every": config.steps, "log-every": max(1, config.steps // 40),
+               "seed": config.seed}  # fmt: skip
+    return parse(PretrainConfig, ["--config=demo", *(f"--{name}={value}" for name, value in options.items())])
+
+
+def _probe_both(
+    config: DemoConfig, data: str, out: Path, console: Console, clips_seen: int | None, clips_of_short_run: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Probe the encoder shown and that of the short run; return the rows of the table, and what they say."""
+    from aape.downstream.scores import score_table
+    from aape.downstream.yardsticks import ENCODER, STATISTICS, UNTRAINED
+
+    def scores_of(checkpoint: str, folder: str) -> dict[str, Any]:
+        return probe(ProbeConfig(data=data, checkpoint=checkpoint, out=str(out / folder), split="split",
+                                 steps=config.probe_steps, batch=32, device=config.device))  # fmt: skip
+
+    console.print(f"{config.probe_steps} steps each, where the protocol has 8000")
+    shown = scores_of(config.checkpoint, "probe")
+    short = scores_of(str(out / "pretraining"), "probe-short")
+    rows = {
+        config.checkpoint: shown["rows"][ENCODER],
+        "the same, untrained": shown["rows"][UNTRAINED],
+        "short run": short["rows"][ENCODER],
+        "short run, untrained": short["rows"][UNTRAINED],
+        STATISTICS: shown["rows"][STATISTICS],
+    }
+    console.print(score_table(rows, f"{config.probe_steps} probe steps, {shown['config']['seeds']} seeds"))
+    seen = "" if clips_seen is None else f"; it was pre-trained on {clips_seen:,} clips"
+    verdict = [
+        f"{config.checkpoint} is {_against(shown, UNTRAINED)} the same encoder untrained, and "
+        f"{_against(shown, STATISTICS)} plain log-mel statistics{seen}.",
+        f"The short run is {_against(short, UNTRAINED)} the same encoder untrained; it saw "
+        f"{clips_of_short_run:,} clips. Minutes from scratch teach little: it is there to show the way.",
+        "Last accuracy, in points; in brackets the 95 % bootstrap interval over the test notes. Where 0 lies inside "
+        "it, these few notes do not tell which is better. The README has larger sets.",
+    ]
+    for line in verdict:
+        console.print(line)
+    return rows, verdict
+
+
+def _clear(out: Path) -> None:
+    """Remove what an earlier demo left, and nothing that was put beside it."""
+    import shutil
+
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()):
+        raise ConfigError(f"{out} holds something else than a demo: choose another --out")
+    for path in (out / name for name in sorted(MADE)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _against(result: dict[str, Any], yardstick: str) -> str:
+    margin = result["margins_of_the_encoder"][yardstick]["accuracy"]
+    points, low, high = (100 * value for value in (margin["mean"], *margin["interval"]))
+    side = "level with" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    return f"{side} ({low:.1f} to {high:.1f})"
+
+
+def _clips_seen(model: AudioModel) -> int | None:
+    """Return how many crops a model was pre-trained on, where it says so."""
+    try:
+        stages = [model.training, *model.training.get("stages_before", [])]
+        return sum(int(stage["steps"]) * int(stage["clips"]) for stage in stages)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _draw_metrics(out: Path) -> None:
+    from aape.analysis.numbers import read_metrics
+    from aape.analysis.plots import plot_pretraining
+
+    plot_pretraining(read_metrics(out / "pretraining" / "metrics.jsonl")).savefig(out / "pretraining.png")
+
+
+def _draw_kernels(model: AudioModel, clip: Clip, path: Path) -> None:
+    import torch
+
+    from aape.analysis.numbers import chosen_kernels
+    from aape.analysis.plots import plot_kernels
+    from aape.data.audio.decoding import read_audio
+
+    wave = torch.from_numpy(read_audio(clip.path, sample_rate=model.front_end.sample_rate))
+    spectrogram = model.log_mel(wave[None].to(model.device))
+    kernels = chosen_kernels(model.encoder, spectrogram)
+    plot_kernels(spectrogram[0, 0].cpu().numpy(), kernels, clip.name).savefig(path)
+
+
+def _neighbours(model: AudioModel, clips: list[Clip]) -> dict[str, list[dict[str, Any]]]:
+    from aape.analysis.numbers import nearest_neighbours
+
+    vectors, _ = model.embed_clips(clips)
+    queries = list(range(0, len(clips), max(1, len(clips) // NUM_QUERIES)))[:NUM_QUERIES]
+    return {
+        clips[query].name: [{"file": clips[row].name, "cosine": cosine} for row, cosine in near]
+        for query, near in zip(queries, nearest_neighbours(vectors, queries, NUM_NEIGHBOURS), strict=True)
+    }
+
+
+def _neighbour_table(neighbours: dict[str, list[dict[str, Any]]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table("note", "nearest", "cosine", box=SIMPLE_HEAD, pad_edge=False)
+    for query, near in neighbours.items():
+        for row, item in enumerate(near):
+            name = "" if row else query.removesuffix(".opus")
+            table.add_row(
+                name, item["file"].removesuffix(".opus"), f"{item['cosine']:.2f}", end_section=item is near[-1]
+            )
+    return table
