@@ -9,10 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aape.layers.aape import AaPE
-from aape.layers.patch_embed import PatchEmbed
-from aape.ops import high_pass, sblu_magnitude
-
 
 def naive(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase: str) -> Tensor:
     """Write the equation over (B, C, T, K): the yardstick of the speed-ups."""
@@ -35,9 +31,9 @@ def unfold(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase:
 def grouped_convolution(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase: str) -> Tensor:
     """Taps once per patch, one convolution with a group per channel and patch."""
     windows = _windows(u, decay, kernel_size)  # (B, C, Nt, W)
-    lanes = decay.numel()
-    taps = torch.stack(_taps(decay, frequency, kernel_size, phase), -2).reshape(2 * lanes, 1, kernel_size)
-    s = F.conv1d(windows.reshape(1, lanes, -1), taps, groups=lanes).view(*decay.shape, 2, -1)
+    kernels = decay.numel()
+    taps = torch.stack(_taps(decay, frequency, kernel_size, phase), -2).reshape(2 * kernels, 1, kernel_size)
+    s = F.conv1d(windows.reshape(1, kernels, -1), taps, groups=kernels).view(*decay.shape, 2, -1)
     return _magnitude(s[..., 0, :], s[..., 1, :], decay, frequency)
 
 
@@ -55,7 +51,7 @@ def fft(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase: st
 
 
 def taps_per_patch(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase: str) -> Tensor:
-    """Taps once per patch, a loop over taps with neighbouring lanes contiguous."""
+    """Taps once per patch, a loop over taps with neighbouring kernels contiguous."""
     windows = _windows(u, decay, kernel_size).permute(3, 0, 1, 2).contiguous()  # (W, B, C, Nt)
     patch = windows.shape[0] - kernel_size + 1
     real = imag = torch.zeros((), dtype=u.dtype)
@@ -99,19 +95,3 @@ def _windows(u: Tensor, decay: Tensor, kernel_size: int) -> Tensor:
 def _magnitude(real: Tensor, imag: Tensor, decay: Tensor, frequency: Tensor) -> Tensor:
     gain = torch.sqrt(2 * (torch.cosh(decay) - torch.cos(frequency)) / (decay.square() + frequency.square()))
     return (gain[..., None] * torch.hypot(real, imag)).flatten(2)
-
-
-def plain_stem(stem: AaPE, spectrogram: Tensor) -> Tensor:
-    """Compute AaPE's tokens without the fold: C, GroupNorm and the depthwise convolution over (B, Nf Z, T)."""
-    embedded = PatchEmbed.forward(stem, spectrogram)
-    num_freq, num_time = stem.grid_size[0], spectrogram.shape[-1] // stem.patch_size[1]
-    rows = torch.arange(num_freq, device=embedded.device).repeat_interleave(num_time).expand(len(embedded), 1, -1)
-    decay, frequency = (
-        values.view(len(embedded), num_freq, num_time, -1).transpose(2, 3).flatten(1, 2)
-        for values in stem.kernels(embedded[:, None], rows)
-    )
-    envelopes = stem.subbands(high_pass(spectrogram[:, 0]))
-    y = stem.norm(stem.mix(sblu_magnitude(envelopes, decay, frequency, kernel_size=stem.kernel_size)))
-    z = F.conv1d(y, stem.decimate.weight, stride=stem.patch_size[1], groups=y.shape[1])
-    z = z.view(len(embedded), num_freq, stem.sblu_dim, num_time).transpose(2, 3).flatten(1, 2)
-    return stem.fuse(torch.cat([stem.norm_e(embedded), stem.norm_z(z)], -1))

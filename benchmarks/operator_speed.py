@@ -40,9 +40,9 @@ class Torch(torch.autograd.Function):
 
 def plain_torch(u: Tensor, decay: Tensor, frequency: Tensor, kernel_size: int, phase: str) -> Tensor:
     """Give it the layout of `sblu_magnitude`."""
-    lanes = [x.transpose(1, 2).flatten(0, 1) for x in (decay, frequency)]
+    kernels = [x.transpose(1, 2).flatten(0, 1) for x in (decay, frequency)]
     patch = u.shape[-1] // decay.shape[-1]
-    m = Torch.apply(u.transpose(1, 2).contiguous(), *lanes, (patch, kernel_size, 1, phase))
+    m = Torch.apply(u.transpose(1, 2).contiguous(), *kernels, (patch, kernel_size, 1, phase))
     return m.view(len(u), u.shape[-1], -1).transpose(1, 2).contiguous()
 
 
@@ -126,44 +126,44 @@ def views(turns: int) -> list[dict[str, Any]]:
         generator = torch.Generator().manual_seed(0)
         u = torch.randn(num_clips * 8, T, 16, generator=generator).to(DEVICE).requires_grad_()
         visible = torch.rand(num_clips, num_views, 304, generator=generator).argsort(-1)[..., :60]
-        requests = (visible + 304 * torch.arange(num_clips)[:, None, None]).flatten().to(DEVICE)
+        patch_index = (visible + 304 * torch.arange(num_clips)[:, None, None]).flatten().to(DEVICE)
         every = torch.arange(num_clips * 304).to(DEVICE)
-        lanes = {
+        kernels = {
             key: [
                 (0.2 + torch.rand(len(chosen), 16, generator=generator)).to(DEVICE).requires_grad_() for _ in range(2)
             ]
-            for key, chosen in (("visible", requests), ("all", every))
+            for key, chosen in (("visible", patch_index), ("all", every))
         }
         for dtype in (torch.float32,) if DEVICE == "cpu" else (torch.float32, torch.bfloat16):
             typed = u.detach().to(dtype).requires_grad_()
             timed = time_in_turns(
                 {
                     "visible, forward": lambda typed=typed: sblu_magnitude_at(
-                        typed.detach(), requests, *lanes["visible"]
+                        typed.detach(), patch_index, *kernels["visible"]
                     ),
                     "visible, forward and backward": lambda typed=typed: (
-                        sblu_magnitude_at(typed, requests, *lanes["visible"]).sum().backward()
+                        sblu_magnitude_at(typed, patch_index, *kernels["visible"]).sum().backward()
                     ),
                     "all patches once, forward and backward": lambda typed=typed: (
-                        sblu_magnitude_at(typed, every, *lanes["all"]).sum().backward()
+                        sblu_magnitude_at(typed, every, *kernels["all"]).sum().backward()
                     ),
                 },
                 turns,
             )
             row = {"clips": num_clips, "views": num_views, "dtype": str(dtype).removeprefix("torch."), "seconds": timed}
             if DEVICE == "cuda":
-                row["floor_seconds"] = floor(len(requests), u.numel(), dtype)
+                row["floor_seconds"] = floor(len(patch_index), u.numel(), dtype)
             rows.append(row)
     return rows
 
 
-def floor(num_requests: int, num_inputs: int, dtype: torch.dtype) -> float:
+def floor(num_chosen: int, num_inputs: int, dtype: torch.dtype) -> float:
     """Return the larger of moving every byte once and of the folded multiply-adds, from the device's own figures."""
-    size, lanes, device = dtype.itemsize, num_requests * 16, torch.cuda.get_device_properties(0)
+    size, kernels, device = dtype.itemsize, num_chosen * 16, torch.cuda.get_device_properties(0)
     bandwidth = 2 * device.memory_clock_rate * 1e3 * device.memory_bus_width / 8
-    moved = (num_inputs + lanes * P) * size + 2 * lanes * 4
-    lanes_per_second = device.multi_processor_count * 128 * device.clock_rate * 1e3
-    return max(moved / bandwidth, lanes * P * 31 * 3 / lanes_per_second)
+    moved = (num_inputs + kernels * P) * size + 2 * kernels * 4
+    products_per_second = device.multi_processor_count * 128 * device.clock_rate * 1e3
+    return max(moved / bandwidth, kernels * P * 31 * 3 / products_per_second)
 
 
 def main() -> None:

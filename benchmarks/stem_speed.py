@@ -13,15 +13,16 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from aape.layers.aape import AaPE
 from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.ops import mix_norm_decimate, use_reference
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.masking import inverse_block_mask
 from aape.pretraining.teacher_student import TeacherStudent
-from candidates import plain_stem
 from measuring import TURNS, time_in_turns, write
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,7 +31,7 @@ BFLOAT16_PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}  # dense bfloat16
 
 
 def sblu_operations(
-    u: Any, decay: Any, frequency: Any, requests: Any, patch: int, kernel: int, *_: Any, **__: Any
+    u: Any, decay: Any, frequency: Any, patch_index: Any, patch: int, kernel: int, *_: Any, **__: Any
 ) -> int:
     """Count SBLU's floating-point operations: two complex poles over P + R frames, and what leaves their windows."""
     return decay[0] * decay[1] * 2 * (8 * (patch + kernel // 2) + 4 * (patch - 1) + 2 * patch)
@@ -100,24 +101,28 @@ def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
 
 
 def fold(clips: int, turns: int) -> dict[str, Any]:
-    """Time the ViT-B stem with the fold and without, forward and forward with backward."""
+    """Time what stands behind SBLU in the ViT-B stem, folded and by its definition; forward, and with backward."""
     torch.manual_seed(0)
-    stem, spectrogram = AaPE().to(DEVICE), torch.randn(clips, 1, 128, 608, device=DEVICE)
+    stem, m = AaPE().to(DEVICE), torch.rand(clips, 304, 16, 16, device=DEVICE, requires_grad=True)
+    frequency_patch = torch.arange(8, device=DEVICE).repeat_interleave(38).expand(clips, -1)
+    weights = stem.mix.weight, stem.norm.weight, stem.norm.bias, stem.decimate.weight
+
+    def folded() -> Tensor:
+        return mix_norm_decimate(m, frequency_patch, *weights, num_freq=8, in_order=True)
+
+    def plain() -> Tensor:
+        with use_reference():
+            return folded()
 
     def alone(form: Any) -> Any:
-        def run() -> None:
-            with torch.no_grad():
-                form(spectrogram)
+        with torch.no_grad():
+            return form()
 
-        return run
-
-    paths = {"folded": stem, "plain": lambda x: plain_stem(stem, x)}
-    with torch.no_grad():
-        difference = (paths["folded"](spectrogram) - paths["plain"](spectrogram)).abs().max().item()
-    forward = time_in_turns({name: alone(form) for name, form in paths.items()}, turns)
-    both = {name: lambda form=form: form(spectrogram).sum().backward() for name, form in paths.items()}
-    timed = {"forward": forward, "forward_and_backward": time_in_turns(both, turns)}
-    return {"clips": clips, "largest_difference": difference, **timed}
+    forms = {"folded": folded, "plain": plain}
+    difference = (alone(folded) - alone(plain)).abs().max().item()
+    forward = time_in_turns({name: lambda form=form: alone(form) for name, form in forms.items()}, turns)
+    both = time_in_turns({name: lambda form=form: form().sum().backward() for name, form in forms.items()}, turns)
+    return {"clips": clips, "largest_difference": difference, "forward": forward, "forward_and_backward": both}
 
 
 def main() -> None:

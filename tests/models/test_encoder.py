@@ -43,8 +43,8 @@ def test_targets_are_block_outputs_or_their_feed_forward_part():
         updates.append(block.feed_forward(attended))
         state = block(state)
         blocks.append(state)
-    for wanted, target in ((blocks, "block"), (updates, "ffn")):
-        for left, right in zip(wanted, encoder.forward_targets(x, target), strict=True):
+    for expected, target in ((blocks, "block"), (updates, "ffn")):
+        for left, right in zip(expected, encoder.forward_targets(x, target), strict=True):
             torch.testing.assert_close(left, right)
 
 

@@ -45,20 +45,20 @@ def inputs(batch=1, channels=2, num_patches=3, patch=16, dtype=torch.float32, se
     return tuple(x.to(dtype) for x in (u, decay, frequency))
 
 
-def requests_of(dtype=torch.float64, channels=20, num_requests=23, seed=0):
-    """Requests in no order, some twice, some never: (u, decay, frequency, requests)."""
+def patches_of(dtype=torch.float64, channels=20, num_chosen=23, seed=0):
+    """Patches in no order, some twice, some never: (u, decay, frequency, patch_index)."""
     generator = torch.Generator().manual_seed(seed)
     rows, num_patches, patch = 3, 5, 16
-    shape = (num_requests, channels)
+    shape = (num_chosen, channels)
     u = torch.randn(rows, num_patches * patch, channels, generator=generator, dtype=torch.float64)
     decay = 0.15 + 2 * torch.rand(shape, generator=generator, dtype=torch.float64)
     frequency = 0.2 + 2.9 * torch.rand(shape, generator=generator, dtype=torch.float64)
-    requests = torch.randint(rows * num_patches, (num_requests,), generator=generator)
-    return u.to(dtype), decay.to(dtype), frequency.to(dtype), requests
+    patch_index = torch.randint(rows * num_patches, (num_chosen,), generator=generator)
+    return u.to(dtype), decay.to(dtype), frequency.to(dtype), patch_index
 
 
-def relative_rms(got, wanted):
-    return ((got.double() - wanted.double()).square().mean() / wanted.double().square().mean()).sqrt().item()
+def relative_rms(got, expected):
+    return ((got.double() - expected.double()).square().mean() / expected.double().square().mean()).sqrt().item()
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -66,12 +66,12 @@ def relative_rms(got, wanted):
 def test_equals_the_equation(phase, kernel_size, stride):
     """The numbers of the method, to 1e-6 relative in float32; the definition too."""
     u, a, w = inputs()
-    wanted = brute_force(u, a, w, kernel_size, stride, phase)
+    expected = brute_force(u, a, w, kernel_size, stride, phase)
     for form, double in ((sblu_magnitude, False), (sblu_magnitude, True), (sblu_reference, True)):
         args = [x.double() for x in (u, a, w)] if double else (u, a, w)
         got = form(*args, kernel_size=kernel_size, stride=stride, phase=phase)
         assert got.dtype == args[0].dtype
-        assert (got - wanted).abs().max() / wanted.abs().max() < (1e-12 if double else 1e-6)
+        assert (got - expected).abs().max() / expected.abs().max() < (1e-12 if double else 1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -82,19 +82,19 @@ def test_equals_the_equation(phase, kernel_size, stride):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_form_gives_the_definition_and_its_gradients(form, phase, kernel_size, stride, channels, dtype):
     """Which form ran is nobody's business: each equals the definition in float64, at odd sizes, all gradients too."""
-    u, a, w, requests = requests_of(channels=channels)
+    u, a, w, patch_index = patches_of(channels=channels)
     leaves = [x.requires_grad_() for x in (u, a, w)]
     options = (16, kernel_size, stride, phase)
-    wanted = sblu_reference_at(*leaves, requests, *options)
-    grad = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    wanted.backward(grad)
+    expected = sblu_reference_at(*leaves, patch_index, *options)
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected.backward(grad)
     args = [x.detach().to(dtype) for x in leaves]
-    got = form.forward(*args, requests, *options)
-    grads = form.backward(grad.to(dtype), *args, requests, *options)
+    got = form.forward(*args, patch_index, *options)
+    grads = form.backward(grad.to(dtype), *args, patch_index, *options)
     limit = 1e-12 if dtype == torch.float64 else 1e-5
     assert got.dtype == dtype
     assert got.is_contiguous()  # as the operator's fake form promises
-    assert relative_rms(got, wanted.detach()) < limit
+    assert relative_rms(got, expected.detach()) < limit
     for mine, leaf in zip(grads, leaves, strict=True):
         assert mine.dtype == dtype
         assert mine.is_contiguous()
@@ -113,34 +113,34 @@ def test_gradients_of_all_three_inputs(phase, stride):
 @pytest.mark.parametrize("phase", PHASES)
 def test_results_do_not_depend_on_chunks_or_threads(form, phase, monkeypatch):
     """The same run on another machine, and a clip in another batch, give the same bits."""
-    args = requests_of(torch.float32)
+    args = patches_of(torch.float32)
     options = (16, 31, 1, phase)
     grad = torch.ones(len(args[3]), 16, args[0].shape[-1])
-    wanted = [form.forward(*args, *options), *form.backward(grad, *args, *options)]
-    monkeypatch.setattr(sblu_torch, "LANES_AT_ONCE", 96)
-    monkeypatch.setattr(sblu_cpu, "LANES_PER_THREAD", 16)
+    expected = [form.forward(*args, *options), *form.backward(grad, *args, *options)]
+    monkeypatch.setattr(sblu_torch, "KERNELS_AT_ONCE", 96)
+    monkeypatch.setattr(sblu_cpu, "KERNELS_PER_THREAD", 16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     got = [form.forward(*args, *options), *form.backward(grad, *args, *options)]
-    assert all(torch.equal(left, right) for left, right in zip(got, wanted, strict=True))
+    assert all(torch.equal(left, right) for left, right in zip(got, expected, strict=True))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_request_gives_what_the_whole_clip_gives(form):
+def test_a_chosen_patch_gives_what_the_whole_clip_gives(form):
     """Masked training sees the numbers that inference sees."""
-    u, _, _, requests = requests_of(torch.float64, channels=4)
+    u, _, _, patch_index = patches_of(torch.float64, channels=4)
     a, w = (0.2 + x for x in torch.rand(2, 3, 4, 5, dtype=torch.float64))
     dense = sblu_magnitude(u.transpose(1, 2), a, w).unflatten(-1, (5, 16)).permute(0, 2, 3, 1).flatten(0, 1)
-    lanes = [x.transpose(1, 2).flatten(0, 1)[requests] for x in (a, w)]
-    torch.testing.assert_close(form.forward(u, *lanes, requests, 16, 63, 1, "bilateral"), dense[requests])
+    kernels = [x.transpose(1, 2).flatten(0, 1)[patch_index] for x in (a, w)]
+    torch.testing.assert_close(form.forward(u, *kernels, patch_index, 16, 63, 1, "bilateral"), dense[patch_index])
 
 
 def test_the_definition_can_be_forced():
     """To find out whether a strange result comes from a fast form; gradients included."""
-    u, a, w, requests = requests_of(torch.float64)
+    u, a, w, patch_index = patches_of(torch.float64)
     dense = inputs(dtype=torch.float64)
     with use_reference():
         assert torch.equal(
-            sblu_magnitude_at(u, requests, a, w), sblu_reference_at(u, a, w, requests, 16, 63, 1, "bilateral")
+            sblu_magnitude_at(u, patch_index, a, w), sblu_reference_at(u, a, w, patch_index, 16, 63, 1, "bilateral")
         )
         assert torch.equal(sblu_magnitude(*dense), sblu_reference(*dense))
         assert (
@@ -148,16 +148,16 @@ def test_the_definition_can_be_forced():
             not in type(sblu_magnitude(u.mT.requires_grad_(), *(x.new_ones(3, 20, 5) for x in (a, w))).grad_fn).__name__
         )
     torch.testing.assert_close(
-        sblu_magnitude_at(u, requests, a, w), sblu_reference_at(u, a, w, requests, 16, 63, 1, "bilateral")
+        sblu_magnitude_at(u, patch_index, a, w), sblu_reference_at(u, a, w, patch_index, 16, 63, 1, "bilateral")
     )
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_pytorch_knows_all_about_the_operator(phase):
     """torch.compile, torch.export and AOT autograd trace it: schema, fake tensors, autograd, dynamic shapes."""
-    u, a, w, requests = requests_of(torch.float32, channels=4)
+    u, a, w, patch_index = patches_of(torch.float32, channels=4)
     leaves = [x.requires_grad_() for x in (u, a, w)]
-    torch.library.opcheck(torch.ops.aape.sblu.default, (*leaves, requests, 16, 31, 2, phase))
+    torch.library.opcheck(torch.ops.aape.sblu.default, (*leaves, patch_index, 16, 31, 2, phase))
 
 
 def test_it_compiles_without_a_break_and_exports():
@@ -165,9 +165,9 @@ def test_it_compiles_without_a_break_and_exports():
     args = tuple(x.requires_grad_() for x in inputs())
     compiled_form = torch.compile(sblu_magnitude, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled_form(*args), sblu_magnitude(*args))
-    wanted = torch.autograd.grad(sblu_magnitude(*args).square().sum(), args)
+    expected = torch.autograd.grad(sblu_magnitude(*args).square().sum(), args)
     got = torch.autograd.grad(compiled_form(*args).square().sum(), args)
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, expected)
 
     class Bank(torch.nn.Module):
         def forward(self, u, decay, frequency):
@@ -184,8 +184,8 @@ def test_it_compiles_without_a_break_and_exports():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_magnitude_and_gradients_stay_finite(form, dtype, phase, scale, a):
     """One infinite gradient would end a week of training."""
-    u, decay, w, requests = requests_of(torch.float32)
-    args = ((u * scale).to(dtype), torch.full_like(decay, a), w, requests, 16, 63, 1, phase)
+    u, decay, w, patch_index = patches_of(torch.float32)
+    args = ((u * scale).to(dtype), torch.full_like(decay, a), w, patch_index, 16, 63, 1, phase)
     m = form.forward(*args)
     assert m.dtype == dtype
     assert m.isfinite().all()
@@ -195,8 +195,8 @@ def test_magnitude_and_gradients_stay_finite(form, dtype, phase, scale, a):
 @pytest.mark.parametrize("form", FORMS)
 def test_float16_up_to_its_own_range(form):
     """At a decay of 20 the gain is 1,101: float16 holds the magnitudes of inputs up to about 50."""
-    u, decay, w, requests = requests_of(torch.float32)
-    args = (u.half(), torch.full_like(decay, 20.0), w, requests, 16, 63, 1, "bilateral")
+    u, decay, w, patch_index = patches_of(torch.float32)
+    args = (u.half(), torch.full_like(decay, 20.0), w, patch_index, 16, 63, 1, "bilateral")
     m = form.forward(*args)
     assert m.dtype == torch.float16
     assert m.isfinite().all()
@@ -206,9 +206,9 @@ def test_float16_up_to_its_own_range(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_broken_sample_is_not_hidden(form):
     """NaN in gives NaN out: the guards of training look for it."""
-    u, decay, w, requests = requests_of(torch.float32)
+    u, decay, w, patch_index = patches_of(torch.float32)
     u[:] = torch.nan
-    args = (u, decay, w, requests, 16, 63, 1, "bilateral")
+    args = (u, decay, w, patch_index, 16, 63, 1, "bilateral")
     m = form.forward(*args)
     assert m.isnan().all()
     assert form.backward(torch.ones_like(m), *args)[1].isnan().all()
@@ -269,17 +269,17 @@ def test_what_cannot_be_is_refused(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"requests": torch.tensor([15] * 23)}, r"0..14, got 15..15"),
-        ({"requests": torch.tensor([-1] * 23)}, r"0..14, got -1..-1"),
-        ({"requests": torch.zeros(23)}, "integers"),
-        ({"requests": torch.tensor([0])}, "expected u"),
+        ({"patch_index": torch.tensor([15] * 23)}, r"0..14, got 15..15"),
+        ({"patch_index": torch.tensor([-1] * 23)}, r"0..14, got -1..-1"),
+        ({"patch_index": torch.zeros(23)}, "integers"),
+        ({"patch_index": torch.tensor([0])}, "expected u"),
         ({"patch_size": 17}, "80 frames do not divide into patches of 17"),
     ],
 )
-def test_requests_that_cannot_be_are_refused(change, message):
+def test_a_patch_index_that_cannot_be_is_refused(change, message):
     """One bad index read from another clip's memory would be the worst kind of bug."""
-    u, decay, frequency, requests = requests_of(torch.float32)
-    arguments = {"u": u, "decay": decay, "frequency": frequency, "requests": requests, **change}
+    u, decay, frequency, patch_index = patches_of(torch.float32)
+    arguments = {"u": u, "decay": decay, "frequency": frequency, "patch_index": patch_index, **change}
     if sblu_cpu.library() is None and "0..14" in message:
         pytest.skip("plain PyTorch raises its own IndexError")
     with pytest.raises(ValueError, match=message):

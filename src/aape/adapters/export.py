@@ -1,7 +1,7 @@
 """A model as one file for ONNX Runtime or torch.export: its writer, its reader and their comparison.
 
-The file holds log-mel, statistics and encoder, with the operators by their definitions. Letters: B clips, L samples,
-T frames, P patch size, Nf and Nt frequency and time patches, D width.
+The file holds log-mel, statistics and encoder, with the operators made of PyTorch's own (`aape.ops.exportable`).
+Letters: B clips, L samples, T frames, P patch size, Nf and Nt frequency and time patches, D width.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aape.errors import AapeError
 from aape.inference import AudioModel
 from aape.layers.aape import AaPE
 from aape.models.encoder import pool
-from aape.ops import use_reference
+from aape.ops import exportable
 
 MAX_FRAMES = 608  # the paper's length
 OUTPUTS = ("embedding", "frames")
@@ -190,7 +190,7 @@ def _trace(model: AudioModel) -> torch.export.ExportedProgram:
     shapes = {"samples": {0: torch.export.Dim("clips", min=1), 1: length}}
     module = SamplesToEmbeddings(model).eval()
     module.log_mel(example)  # makes its constants now, which tracing could not
-    with use_reference(), torch.no_grad(), _quiet():
+    with exportable(), torch.no_grad(), _quiet():
         program = torch.export.export(
             module, (example,), dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=True
         )

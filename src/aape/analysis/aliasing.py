@@ -24,6 +24,7 @@ from aape.data.log_mel import LogMel
 from aape.downstream.metrics import confusion_matrix
 from aape.layers import AaPE, PatchEmbed
 from aape.layers.lambda_encoder import LambdaEncoder
+from aape.layers.patch_embed import Stem
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder, build_stem
 
@@ -130,7 +131,9 @@ def lengthen_windows(stem: AaPE, *, is_averaging: bool) -> AaPE:
     stem = copy.deepcopy(stem)
     with torch.no_grad():
         assert isinstance(stem.lambda_encoder, LambdaEncoder)
-        stem.lambda_encoder.head.bias[: stem.hidden_dim] = -10.0  # softplus(-10) adds nothing to the least decay
+        stem.lambda_encoder.head.bias[
+            : stem.lambda_encoder.hidden_dim
+        ] = -10.0  # softplus(-10) adds nothing to the least decay
         if is_averaging:
             stem.decimate.weight.fill_(1 / stem.decimate.kernel_size[0])
     return stem
@@ -148,7 +151,7 @@ def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
         std: its standard deviation.
         seed: of the weights.
     """
-    stems: dict[str, PatchEmbed] = {}
+    stems: dict[str, Stem] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, options in STEMS.items():

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from aape.errors import DataError
 from aape.layers.aape import AaPE
-from aape.layers.patch_embed import PatchEmbed
 from aape.runs.files import Records
 
 if TYPE_CHECKING:
@@ -44,12 +43,8 @@ def chosen_kernels(encoder: AudioEncoder, spectrogram: torch.Tensor) -> ChosenKe
     stem = encoder.stem
     if not isinstance(stem, AaPE):
         raise ValueError("the standard stem has no kernels to show")
-    tokens = PatchEmbed.forward(stem, spectrogram)  # (1, N, D)
-    num_freq = stem.grid_size[0]
-    num_time = tokens.shape[1] // num_freq
-    rows = torch.arange(num_freq).repeat_interleave(num_time).view(1, 1, -1).to(tokens.device)
-    decay, frequency = stem.kernels(tokens[:, None], rows)  # (1, 1, N, H)
-    shape = (num_freq, num_time, -1)
+    decay, frequency = stem.kernels(spectrogram)  # (1, N, H)
+    shape = (stem.grid_size[0], -1, decay.shape[-1])
     hertz = frequency.view(shape).float().cpu().numpy() * (FRAMES_PER_SECOND / (2 * math.pi))
     return ChosenKernels(hertz, decay.view(shape).float().cpu().numpy() * FRAMES_PER_SECOND)
 

@@ -1,4 +1,4 @@
-"""Where the kernels of SBLU come from: predicted per token (adaptive), or learned per frequency patch (method 4)."""
+"""Where SBLU's kernels come from: predicted for each token (adaptive), or learned per frequency patch (method 4)."""
 
 from __future__ import annotations
 
@@ -10,43 +10,17 @@ from torch.nn import functional as F
 
 from aape.layers.transformer import Block, init_transformer_weights
 
-
-def constrain(
-    raw_decay: Tensor, raw_frequency: Tensor, *, patch_size: int, kernel_size: int, window_edge: float = 0.01
-) -> tuple[Tensor, Tensor]:
-    """Map raw values to the decays and frequencies that SBLU accepts (method 3).
-
-    Args:
-        raw_decay: any shape.
-        raw_frequency: the same shape.
-        patch_size: P; frequencies lie above pi / P, which the patches themselves can represent.
-        kernel_size: K; decays are such that the window has fallen to `window_edge` at its edge.
-        window_edge: eps.
-
-    Returns:
-        decay = softplus(raw) - 2 ln(eps) / (K - 1), in nepers per frame, and frequency in (pi / P, pi), in radians
-        per frame; both at least float32.
-    """
-    raw_decay, raw_frequency = (
-        raw.to(torch.promote_types(raw.dtype, torch.float32)) for raw in (raw_decay, raw_frequency)
-    )
-    floor = -2 * math.log(window_edge) / max(kernel_size - 1, 1)
-    lowest = math.pi / patch_size
-    return F.softplus(raw_decay) + floor, lowest + (math.pi - lowest) * torch.sigmoid(raw_frequency)
-
-
-def _start_of_band(hidden_dim: int, decay_start: float) -> Tensor:
-    """Return raw values (2H,): decays this far above their lower bound, frequencies spread evenly over the band."""
-    positions = (torch.arange(hidden_dim, dtype=torch.float64) + 0.5) / hidden_dim
-    return torch.cat([torch.full((hidden_dim,), math.log(math.expm1(decay_start))), torch.logit(positions).float()])
+WINDOW_EDGE = 0.01  # eps: what the slowest decay leaves of a window at its edge
 
 
 class LambdaEncoder(nn.Module):
-    """A small Transformer over the (visible) tokens that says which kernel each of them needs: (R, V, D) -> (R, V, 2H).
+    """A small Transformer over the (visible) tokens that says which kernels each of them needs.
 
     Args:
         embed_dim: D.
         hidden_dim: H, kernels per token.
+        patch_size: P, see `constrain`, as for the next.
+        kernel_size: K.
         width: of its blocks.
         depth: number of blocks.
         num_heads: heads per block.
@@ -57,12 +31,15 @@ class LambdaEncoder(nn.Module):
         self,
         embed_dim: int,
         hidden_dim: int,
+        patch_size: int,
+        kernel_size: int,
         width: int = 128,
         depth: int = 3,
         num_heads: int = 2,
         decay_start: float = math.log(2),
     ) -> None:
         super().__init__()
+        self.patch_size, self.kernel_size = patch_size, kernel_size
         self.hidden_dim, self.decay_start = hidden_dim, decay_start
         self.embed = nn.Linear(embed_dim, width)
         self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
@@ -76,20 +53,56 @@ class LambdaEncoder(nn.Module):
             self.head.weight.mul_(0.01)
             self.head.bias.copy_(_start_of_band(self.hidden_dim, self.decay_start))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens (R, V, D) to raw decays and frequencies (R, V, 2H)."""
-        return self.head(self.blocks(self.embed(tokens)))
+    def forward(self, tokens: Tensor, frequency_patch: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose kernels from the tokens of each view (..., V, D): decay and frequency (..., V, H), see `constrain`."""
+        raw = self.head(self.blocks(self.embed(tokens.flatten(0, -3))))  # (views, V, 2H)
+        return constrain(raw.unflatten(0, tokens.shape[:-2]), self.patch_size, self.kernel_size)
 
 
 class FixedLambda(nn.Module):
-    """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch and channel."""
+    """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch and channel.
 
-    def __init__(self, num_freq: int, hidden_dim: int, decay_start: float = math.log(2)) -> None:
+    Args:
+        num_freq: Nf.
+        hidden_dim: see `LambdaEncoder`, as for the others.
+        patch_size: P.
+        kernel_size: K.
+        decay_start: in nepers per frame.
+    """
+
+    def __init__(
+        self, num_freq: int, hidden_dim: int, patch_size: int, kernel_size: int, decay_start: float = math.log(2)
+    ) -> None:
         super().__init__()
+        self.patch_size, self.kernel_size = patch_size, kernel_size
         start = _start_of_band(hidden_dim, decay_start).expand(num_freq, -1).clone()
         spread = 0.01 * torch.randn_like(start)  # as small as what the adaptive form's scaled head adds at the start
         self.raw = nn.Parameter(start + spread)  # (Nf, 2H)
 
-    def forward(self, frequency_patch: Tensor) -> Tensor:
-        """Return raw values (..., 2H) for frequency patch indices (...)."""
-        return self.raw[frequency_patch]
+    def forward(self, tokens: Tensor, frequency_patch: Tensor) -> tuple[Tensor, Tensor]:
+        """Look up the kernels of each token's frequency patch (..., V): decay and frequency (..., V, H)."""
+        return constrain(self.raw[frequency_patch], self.patch_size, self.kernel_size)
+
+
+def constrain(raw: Tensor, patch_size: int, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """Map raw values to the decays and frequencies that SBLU accepts (method 3).
+
+    Args:
+        raw: raw decays, then raw frequencies (..., 2H).
+        patch_size: P; frequencies lie above pi / P, which the patches themselves can represent.
+        kernel_size: K; decays are such that the window has fallen to eps at its edge.
+
+    Returns:
+        decay = softplus(raw) - 2 ln(eps) / (K - 1), in nepers per frame, and frequency in (pi / P, pi), in radians
+        per frame; both (..., H) and at least float32.
+    """
+    raw_decay, raw_frequency = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in raw.chunk(2, -1))
+    floor = -2 * math.log(WINDOW_EDGE) / max(kernel_size - 1, 1)
+    lowest = math.pi / patch_size
+    return F.softplus(raw_decay) + floor, lowest + (math.pi - lowest) * torch.sigmoid(raw_frequency)
+
+
+def _start_of_band(hidden_dim: int, decay_start: float) -> Tensor:
+    """Return raw values (2H,): decays this far above their lower bound, frequencies spread evenly over the band."""
+    positions = (torch.arange(hidden_dim, dtype=torch.float64) + 0.5) / hidden_dim
+    return torch.cat([torch.full((hidden_dim,), math.log(math.expm1(decay_start))), torch.logit(positions).float()])

@@ -6,32 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from aape.layers.aape import AaPE
-from aape.layers.patch_embed import PatchEmbed
+from aape.layers.patch_embed import PatchEmbed, Stem
 from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
 from aape.models.config import EncoderConfig
 
+AAPE_OPTIONS = ("adaptive", "phase", "kernel_size", "stride", "hidden_dim", "sblu_dim", "mask_context", "decay_start")
 
-def build_stem(config: EncoderConfig) -> PatchEmbed:
+
+def build_stem(config: EncoderConfig) -> Stem:
     """Build the stem that `config.stem` names."""
-    img_size = (config.n_mels, config.num_frames)
+    sizes = (config.n_mels, config.num_frames), config.patch_size, 1, config.embed_dim
     if config.stem == "patch":
-        return PatchEmbed(img_size, config.patch_size, 1, config.embed_dim, pos_trainable=config.pos_trainable)
-    return AaPE(
-        img_size,
-        config.patch_size,
-        1,
-        config.embed_dim,
-        adaptive=config.adaptive,
-        phase=config.phase,
-        kernel_size=config.kernel_size,
-        stride=config.stride,
-        hidden_dim=config.hidden_dim,
-        sblu_dim=config.sblu_dim,
-        mask_context=config.mask_context,
-        lambda_shape=(config.lambda_dim, config.lambda_depth, config.lambda_heads),
-        decay_start=config.decay_start,
-        pos_trainable=config.pos_trainable,
-    )
+        return PatchEmbed(*sizes, pos_trainable=config.pos_trainable)
+    shape = config.lambda_dim, config.lambda_depth, config.lambda_heads
+    options = {name: getattr(config, name) for name in AAPE_OPTIONS}
+    return AaPE(*sizes, lambda_shape=shape, pos_trainable=config.pos_trainable, **options)
 
 
 class AudioEncoder(nn.Module):

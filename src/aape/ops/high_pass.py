@@ -1,4 +1,4 @@
-"""The zero-phase high-pass in front of SBLU (method 5): what a 16-frame patch cannot represent, and nothing else."""
+"""The zero-phase high-pass in front of SBLU (Figure 3; method 5): what a patch cannot represent, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aape.ops.sblu import is_reference_used
+from aape.ops.switches import exportable, use_reference
 
 BLOCK = 64  # frames per matrix product
 
@@ -27,42 +27,50 @@ def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
     Returns:
         The filtered tensor (..., T) in the dtype of `x`; float16 and bfloat16 are computed in float32.
     """
-    dtype, num_frames = x.dtype, x.shape[-1]
     with torch.autocast(x.device.type, enabled=False):
-        work = x.to(torch.promote_types(dtype, torch.float32))
-        kernel = torch.tensor(_impulse_response(patch_size, taps), dtype=work.dtype, device=x.device)
-        rows = work.reshape(-1, num_frames)
-        if is_reference_used():
-            return _forward_and_backward(rows, kernel).reshape(x.shape).to(dtype)
-        pad = min(taps - 1, num_frames - 1)
-        left = 2 * rows[..., :1] - rows[..., 1 : pad + 1].flip(-1)  # odd extension, as filtfilt does
-        right = 2 * rows[..., -1:] - rows[..., num_frames - 1 - pad : -1].flip(-1)
-        extended = torch.cat([left, rows, right], -1)
-        if pad == taps - 1:  # long enough that neither pass sees a frame beyond the extension: both are one filter
-            twice = F.conv1d(kernel[None, None], kernel.flip(0)[None, None], padding=taps - 1).flatten()
-            both = _correlate(extended, twice)
-        else:
-            forward = _correlate(F.pad(extended, (taps - 1, 0), mode="replicate"), kernel.flip(0))
-            both = _correlate(F.pad(forward, (0, taps - 1), mode="replicate"), kernel)[..., pad : pad + num_frames]
-    return both.reshape(x.shape).to(dtype)
+        rows = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(-1, x.shape[-1])
+        kernel = torch.tensor(_impulse_response(patch_size, taps), dtype=rows.dtype, device=x.device)
+        if use_reference.is_on:
+            filtered = high_pass_reference(rows, kernel)
+        elif exportable.is_on or x.shape[-1] < taps:
+            filtered = _any_length(rows, kernel)
+        else:  # long enough that neither pass sees a frame beyond the extension: both are one filter
+            twice = F.conv1d(kernel[None, None], kernel[None, None], padding=taps - 1).flatten()
+            filtered = _correlate(_extend(rows, taps - 1), twice)
+    return filtered.reshape(x.shape).to(x.dtype)
 
 
-def _forward_and_backward(rows: Tensor, kernel: Tensor) -> Tensor:
-    """Filter rows (R, T) in two passes, without a question about T: one graph holds for every length.
+def high_pass_reference(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Filter rows (N, T) by a symmetric kernel (K,) as filtfilt does: extended, forward in time, backward, and cut."""
+    pad = min(len(kernel), rows.shape[1]) - 1
+    y = _extend(rows, pad)[:, None]
+    for _ in range(2):  # a pass starts as if its first frame had always been there
+        y = F.conv1d(F.pad(y, (len(kernel) - 1, 0), mode="replicate"), kernel[None, None]).flip(-1)
+    return y[:, 0, pad : pad + rows.shape[1]]
 
-    Beyond its odd extension of `pad` frames a row stays at its last value, and so does what the first pass gives: so
-    filtfilt starts its passes.
+
+def _extend(rows: Tensor, pad: int) -> Tensor:
+    """Put the first and last `pad` frames in front and behind, turned about the ends (N, T) -> (N, T + 2 pad)."""
+    left = 2 * rows[:, :1] - rows[:, 1 : pad + 1].flip(-1)
+    right = 2 * rows[:, -1:] - rows[:, rows.shape[1] - 1 - pad : -1].flip(-1)
+    return torch.cat([left, rows, right], -1)
+
+
+def _any_length(rows: Tensor, kernel: Tensor) -> Tensor:
+    """Filter rows (N, T) in two passes, without a question about T: one graph holds for every length.
+
+    Beyond its extension of `pad` frames a row stays at its last value, and so does what the first pass gives.
     """
     reach = kernel.shape[0] - 1
     last = torch.ones_like(rows[0], dtype=torch.int64).sum() - 1  # T - 1, as a tensor
     pad = last.clamp(max=reach)
-    places = torch.arange(-2 * reach, rows.shape[-1] + reach)
+    places = torch.arange(-2 * reach, rows.shape[-1] + reach, device=rows.device)
     places = places.maximum(-pad).minimum(last + pad)
     mirrored = last - (last - places.abs()).abs()
     before, after = (places < 0).to(rows.dtype), (places > last).to(rows.dtype)
     extended = rows[:, mirrored] * (1 - 2 * (before + after)) + 2 * (rows[:, :1] * before + rows[:, -1:] * after)
-    forward = _correlate(extended, kernel.flip(0))  # from -reach on
-    places = torch.arange(rows.shape[-1] + reach).minimum(last + pad)
+    forward = _correlate(extended, kernel)  # from -reach on
+    places = torch.arange(rows.shape[-1] + reach, device=rows.device).minimum(last + pad)
     return _correlate(forward[:, places + reach], kernel)
 
 

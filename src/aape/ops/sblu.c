@@ -39,12 +39,12 @@ typedef REAL NAME(loose) __attribute__((vector_size(VEC_BYTES), aligned(sizeof(R
 #define vec NAME(vec)
 #define loose NAME(loose)
 
-/* Shapes: u, grad_u (B', T, H), B' = B Nf rows; lanes (R, H); m, grad_m (R, Q, H), Q = P / S. `requests` (R,) holds
- * row * Nt + t of each request. */
+/* Shapes: u, grad_u (B', T, H), B' = B Nf rows; lanes (V, H); m, grad_m (V, Q, H), Q = P / S. `patch_index` (V,) holds
+ * row * Nt + t of each chosen patch. */
 typedef struct {
     const REAL *u, *a, *w, *exp_a, *expm1_a, *half_sin, *half_cos; /* of -a, -a, w / 2, w / 2 */
-    const int64_t *requests;
-    int64_t num_requests, num_frames, num_channels, patch, radius, stride, analytic;
+    const int64_t *patch_index;
+    int64_t num_chosen, num_frames, num_channels, patch, radius, stride, analytic;
     REAL *m;
     const REAL *grad_m;
     REAL *grad_u, *grad_a, *grad_w; /* null in the forward pass */
@@ -111,7 +111,7 @@ INLINE lanes NAME(lanes_of)(const job *j, int64_t at, int64_t count) {
         y_re = next_;                                   \
     } while (0)
 
-/* Cut the window of a request: frames -R .. P-1+R of its patch, zero outside the clip. */
+/* Cut the window of a chosen patch: its frames -R .. P-1+R, zero outside the clip. */
 INLINE void NAME(cut)(const job *j, int64_t row, int64_t start, int64_t h, int64_t count, vec *x) {
     const REAL *u = j->u + row * j->num_frames * j->num_channels + h;
     for (int64_t i = 0; i < j->patch + 2 * j->radius; i++) {
@@ -126,14 +126,14 @@ CLONES static int NAME(forward_some)(const job *j) {
     vec *x = aligned_alloc(VEC_BYTES, (size_t)(W + 4 * P) * sizeof(vec));
     if (!x) return 1;
     vec *ar = x + W, *ai = ar + P, *cr = ai + P, *ci = cr + P;
-    const int64_t to = j->num_requests * (j->thread + 1) / j->num_threads;
-    for (int64_t r = j->num_requests * j->thread / j->num_threads; r < to; r++) {
-        const int64_t request = j->requests[r];
+    const int64_t to = j->num_chosen * (j->thread + 1) / j->num_threads;
+    for (int64_t v = j->num_chosen * j->thread / j->num_threads; v < to; v++) {
+        const int64_t index = j->patch_index[v];
         for (int64_t h = 0; h < H; h += VEC) {
             const int64_t count = H - h < VEC ? H - h : VEC;
-            const lanes k = lanes_of(j, r * H + h, count);
+            const lanes k = lanes_of(j, v * H + h, count);
             const vec lr = k.lr, li = k.li, qr = k.qr, qi = k.qi, none = {0};
-            NAME(cut)(j, request / Nt, request % Nt * P, h, count, x);
+            NAME(cut)(j, index / Nt, index % Nt * P, h, count, x);
             vec a_re = none, a_im = none, c_re = none, c_im = none;
             for (int64_t i = 0; i < R; i++) {
                 STEP(a_re, a_im, x[i], none);
@@ -145,7 +145,7 @@ CLONES static int NAME(forward_some)(const job *j) {
                 STEP(c_re, c_im, x[W - 1 - R - n] - qr * gone_c, -qi * gone_c);
                 ar[n] = a_re, ai[n] = a_im, cr[P - 1 - n] = c_re, ci[P - 1 - n] = c_im;
             }
-            REAL *m = j->m + r * Q * H + h;
+            REAL *m = j->m + v * Q * H + h;
             for (int64_t n = 0; n < P; n += j->stride) {
                 const vec sr = ar[n] + cr[n] - x[R + n], si = j->analytic ? ci[n] - ai[n] : ci[n] + ai[n];
                 store(m, k.gain * root(sr * sr + si * si), count);
@@ -157,7 +157,7 @@ CLONES static int NAME(forward_some)(const job *j) {
     return 0;
 }
 
-/* Each thread owns its share of the (row, channel block) pairs of u, so that sums run in the order of the requests
+/* Each thread owns its share of the (row, channel block) pairs of u, so that sums run in the order of `patch_index`
  * whatever the number of threads. */
 CLONES static int NAME(backward_some)(const job *j) {
     const int64_t P = j->patch, R = j->radius, H = j->num_channels, Nt = j->num_frames / P, W = P + 2 * R;
@@ -167,12 +167,12 @@ CLONES static int NAME(backward_some)(const job *j) {
     vec *ar = x + W, *ai = ar + P, *cr = ai + P, *ci = cr + P;          /* A, C */
     vec *dar = ci + P, *dai = dar + P, *dcr = dai + P, *dci = dcr + P; /* A', C' = sum k l^k x[n-+k] */
     vec *gr = dci + P, *gi = gr + P;                                   /* dL/ds */
-    for (int64_t r = 0; r < j->num_requests; r++) {
-        const int64_t request = j->requests[r], row = request / Nt, start = request % Nt * P;
+    for (int64_t v = 0; v < j->num_chosen; v++) {
+        const int64_t index = j->patch_index[v], row = index / Nt, start = index % Nt * P;
         for (int64_t block = 0; block < blocks; block++) {
             if ((row * blocks + block) % j->num_threads != j->thread) continue;
             const int64_t h = block * VEC, count = H - h < VEC ? H - h : VEC;
-            const lanes k = lanes_of(j, r * H + h, count);
+            const lanes k = lanes_of(j, v * H + h, count);
             const vec lr = k.lr, li = k.li, qr = k.qr, qi = k.qi, none = {0};
             const vec dqr = (REAL)(R + 1) * qr, dqi = (REAL)(R + 1) * qi;
             NAME(cut)(j, row, start, h, count, x);
@@ -200,7 +200,7 @@ CLONES static int NAME(backward_some)(const job *j) {
             }
 
             const REAL sign = j->analytic ? -1 : 1; /* A enters s conjugated in the analytic phase */
-            const REAL *grad_m = j->grad_m + r * Q * H + h;
+            const REAL *grad_m = j->grad_m + v * Q * H + h;
             vec grad_a = none, grad_w = none;
             for (int64_t n = 0; n < P; n++) gr[n] = gi[n] = none;
             for (int64_t n = 0; n < P; n += j->stride) {
@@ -215,8 +215,8 @@ CLONES static int NAME(backward_some)(const job *j) {
                 grad_a += gm * modulus * k.gain_a - gr[n] * (dar[n] + dcr[n]) - gi[n] * (sign * dai[n] + dci[n]);
                 grad_w += gm * modulus * k.gain_w + gr[n] * (dai[n] + dci[n]) - gi[n] * (sign * dar[n] + dcr[n]);
             }
-            store(j->grad_a + r * H + h, grad_a, count);
-            store(j->grad_w + r * H + h, grad_w, count);
+            store(j->grad_a + v * H + h, grad_a, count);
+            store(j->grad_w + v * H + h, grad_w, count);
 
             /* The adjoint, du[n] = Re sum_k conj(G[n-k]) E_k: the same two recursions, now over G. */
             a_re = a_im = c_re = c_im = none;

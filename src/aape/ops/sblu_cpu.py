@@ -7,14 +7,17 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-LANES_PER_THREAD = 16384  # fewer are done before another thread has woken up
+from aape.ops.sblu_reference import SbluOptions
 
-POINTERS = ("u", "a", "w", "exp_a", "expm1_a", "half_sin", "half_cos", "requests")
-SIZES = ("num_requests", "num_frames", "num_channels", "patch", "radius", "stride", "analytic")
+KERNELS_PER_THREAD = 16384  # fewer are done before another thread has woken up
+
+INPUTS = ("u", "a", "w", "exp_a", "expm1_a", "half_sin", "half_cos", "patch_index")
+SIZES = ("num_chosen", "num_frames", "num_channels", "patch", "radius", "stride", "analytic")
 RESULTS = ("m", "grad_m", "grad_u", "grad_a", "grad_w")
 
 
@@ -22,7 +25,7 @@ class _Job(ctypes.Structure):
     """The struct of sblu.c."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in POINTERS]
+        [(name, ctypes.c_void_p) for name in INPUTS]
         + [(name, ctypes.c_int64) for name in SIZES]
         + [(name, ctypes.c_void_p) for name in RESULTS]
         + [(name, ctypes.c_int64) for name in ("thread", "num_threads")]
@@ -33,84 +36,53 @@ class _Job(ctypes.Structure):
 def library() -> ctypes.CDLL | None:
     """Load the compiled library; None where the installation has none, or none of this version."""
     try:
-        found = ctypes.CDLL(str(Path(__file__).with_name("_sblu.so")))
-        size = ctypes.c_int64.in_dll(found, "sblu_job_bytes_f32").value
+        loaded = ctypes.CDLL(str(Path(__file__).with_name("_sblu.so")))
+        size = ctypes.c_int64.in_dll(loaded, "sblu_job_bytes_f32").value
     except (OSError, ValueError):
         return None
-    return found if size == ctypes.sizeof(_Job) else None
+    return loaded if size == ctypes.sizeof(_Job) else None
 
 
-def forward(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
-    arguments, job = _prepare(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
-    m = arguments["u"].new_empty(len(requests), patch_size // stride, u.shape[-1])
-    _run(job, {**arguments, "m": m})
+def forward(u: Tensor, *inputs: Any) -> Tensor:
+    """Compute magnitudes (V, P / S, H); arguments as in `sblu_reference_at`."""
+    tensors, job = _prepare(u, *inputs)
+    m = tensors["u"].new_empty(job.num_chosen, job.patch // job.stride, job.num_channels)
+    _run(job, {**tensors, "m": m})
     return m.to(u.dtype)
 
 
-def backward(
-    grad: Tensor,
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of u, decay and frequency; `grad` is (R, P / S, H)."""
-    arguments, job = _prepare(u, decay, frequency, requests, patch_size, kernel_size, stride, phase)
-    grad_m = grad.to(arguments["u"].dtype).contiguous()
-    grads = torch.zeros_like(arguments["u"]), torch.empty_like(arguments["a"]), torch.empty_like(arguments["w"])
-    _run(job, {**arguments, "grad_m": grad_m, **dict(zip(("grad_u", "grad_a", "grad_w"), grads, strict=True))})
-    return grads[0].to(u.dtype), grads[1].to(decay.dtype), grads[2].to(frequency.dtype)
+def backward(grad: Tensor, u: Tensor, decay: Tensor, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the gradients of u, decay and frequency; `grad` is (V, P / S, H)."""
+    tensors, job = _prepare(u, decay, *inputs)
+    grad_m = grad.to(tensors["u"].dtype).contiguous()
+    grad_u = torch.zeros_like(tensors["u"])  # which windows are added up in
+    grad_a, grad_w = torch.empty_like(tensors["a"]), torch.empty_like(tensors["w"])
+    _run(job, {**tensors, "grad_m": grad_m, "grad_u": grad_u, "grad_a": grad_a, "grad_w": grad_w})
+    return grad_u.to(u.dtype), grad_a.to(decay.dtype), grad_w.to(decay.dtype)
 
 
 def _prepare(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
+    u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any
 ) -> tuple[dict[str, Tensor], _Job]:
+    """Return what the C code reads: tensors, contiguous and in float32 or float64, and a job without pointers."""
+    patch_size, kernel_size, stride, phase = SbluOptions(*options)
     num_patches = u.shape[0] * (u.shape[1] // patch_size)
-    if len(requests) and not 0 <= int(requests.min()) <= int(requests.max()) < num_patches:
-        raise ValueError(f"requests must lie in 0..{num_patches - 1}, got {requests.min()}..{requests.max()}")
+    if len(patch_index) and not 0 <= int(patch_index.min()) <= int(patch_index.max()) < num_patches:
+        raise ValueError(f"patch_index must lie in 0..{num_patches - 1}, got {patch_index.min()}..{patch_index.max()}")
     work = torch.promote_types(u.dtype, torch.float32)
     a, w = decay.to(work).contiguous(), frequency.to(work).contiguous()
-    arguments = {
-        "u": u.to(work).contiguous(),
-        "a": a,
-        "w": w,
-        "exp_a": torch.exp(-a),
-        "expm1_a": torch.expm1(-a),
-        "half_sin": torch.sin(w / 2),
-        "half_cos": torch.cos(w / 2),
-        "requests": requests.long().contiguous(),
-    }
-    sizes = (len(requests), u.shape[1], u.shape[2], patch_size, kernel_size // 2, stride, phase == "analytic")
-    return arguments, _Job(**dict(zip(SIZES, sizes, strict=True)))
+    functions = torch.exp(-a), torch.expm1(-a), torch.sin(w / 2), torch.cos(w / 2)
+    tensors = (u.to(work).contiguous(), a, w, *functions, patch_index.long().contiguous())
+    sizes = (len(patch_index), u.shape[1], u.shape[2], patch_size, kernel_size // 2, stride, phase == "analytic")
+    return dict(zip(INPUTS, tensors, strict=True)), _Job(**dict(zip(SIZES, sizes, strict=True)))
 
 
-def _run(job: _Job, arguments: dict[str, Tensor]) -> None:
+def _run(job: _Job, tensors: dict[str, Tensor]) -> None:
     """Run a job in as many shares as torch has threads, if it is large enough for that."""
-    for name, tensor in arguments.items():
+    for name, tensor in tensors.items():
         setattr(job, name, tensor.data_ptr())
-    function = getattr(library(), "sblu_f32" if arguments["u"].dtype == torch.float32 else "sblu_f64")
-    job.num_threads = max(1, min(torch.get_num_threads(), arguments["a"].numel() // LANES_PER_THREAD))
+    function = getattr(library(), "sblu_f32" if tensors["u"].dtype == torch.float32 else "sblu_f64")
+    job.num_threads = max(1, min(torch.get_num_threads(), tensors["a"].numel() // KERNELS_PER_THREAD))
     shares = [_Job.from_buffer_copy(job) for _ in range(job.num_threads)]
     for thread, share in enumerate(shares):
         share.thread = thread

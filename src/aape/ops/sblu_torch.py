@@ -1,76 +1,63 @@
-"""SBLU in plain PyTorch, for every device: the two one-pole recursions of README.md, on complex lanes.
+"""SBLU in plain PyTorch, for every device: the two one-pole recursions of README.md, on complex numbers.
 
-Letters: L lanes, W = P + 2 R window frames, Q = P / S outputs. Lanes are the last axis.
+Letters: L kernels, one for each chosen patch and channel, along the last axis; W = P + 2 R window frames, Q = P / S.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LANES_AT_ONCE = 8192  # keeps the working set of a chunk near the size of a cache
+from aape.ops.sblu_reference import SbluOptions
+
+KERNELS_AT_ONCE = 8192  # keeps the working set of a chunk near the size of a cache
 
 
-def gain(decay: Tensor, frequency: Tensor) -> Tensor:
-    """Compute g = |2 sinh(lambda / 2) / lambda|, lambda = a + jw (Eq. 4), free of cancellation."""
-    numerator = torch.sinh(decay / 2).square() + torch.sin(frequency / 2).square()
-    return 2 * torch.sqrt(numerator / (decay.square() + frequency.square()))
-
-
-def forward(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
-    x, a, w = _lanes(u, decay, frequency, requests, patch_size, kernel_size)
+def forward(u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any) -> Tensor:
+    """Compute magnitudes (V, P / S, H); arguments as in `sblu_reference_at`."""
+    patch_size, kernel_size, stride, phase = SbluOptions(*options)
+    x, a, w = _flatten(u, decay, frequency, patch_index, patch_size, kernel_size // 2)
     m = x.new_empty(patch_size // stride, x.shape[1])
-    for lanes in _chunks(x.shape[1]):
-        (s,) = _sums(x[:, lanes], a[lanes], w[lanes], patch_size, phase, order=0)
-        m[:, lanes] = gain(a[lanes], w[lanes]) * s[::stride].abs()
+    for some in _chunks(x.shape[1]):
+        (s,) = _sums(x[:, some], a[some], w[some], patch_size, phase, order=0)
+        m[:, some] = _gain(a[some], w[some]) * s[::stride].abs()
     return m.unflatten(1, decay.shape).movedim(0, 1).to(u.dtype).contiguous()
 
 
 def backward(
-    grad: Tensor,
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
+    grad: Tensor, u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of u, decay and frequency; `grad` is (R, P / S, H)."""
-    x, a, w = _lanes(u, decay, frequency, requests, patch_size, kernel_size)
+    """Compute the gradients of u, decay and frequency; `grad` is (V, P / S, H)."""
+    patch_size, kernel_size, stride, phase = SbluOptions(*options)
+    radius = kernel_size // 2
+    x, a, w = _flatten(u, decay, frequency, patch_index, patch_size, radius)
     grad_m = grad.to(x.dtype).movedim(1, 0).flatten(1)  # (Q, L)
     grad_x, grad_a, grad_w = torch.empty_like(x), torch.empty_like(a), torch.empty_like(w)
-    for lanes in _chunks(x.shape[1]):
+    for some in _chunks(x.shape[1]):
         with torch.enable_grad():
-            g_lanes = a[lanes].detach().requires_grad_(), w[lanes].detach().requires_grad_()
-            g = gain(*g_lanes)
-        s, minus_ds_da, ds_dw = (
-            sums[::stride] for sums in _sums(x[:, lanes], a[lanes], w[lanes], patch_size, phase, order=1)
-        )
+            leaves = a[some].detach().requires_grad_(), w[some].detach().requires_grad_()
+            g = _gain(*leaves)
+        sums = _sums(x[:, some], a[some], w[some], patch_size, phase, order=1)
+        s, minus_ds_da, ds_dw = (values[::stride] for values in sums)
         modulus = s.abs()
-        grad_s = torch.where(modulus == 0, 0, grad_m[:, lanes] * g.detach() * s / modulus)  # the subgradient 0 at 0
-        through_gain = torch.autograd.grad(g, g_lanes, (grad_m[:, lanes] * modulus).sum(0))
-        grad_a[lanes] = through_gain[0] - (grad_s.conj() * minus_ds_da).real.sum(0)
-        grad_w[lanes] = through_gain[1] + (grad_s.conj() * ds_dw).real.sum(0)
+        grad_s = torch.where(modulus == 0, 0, grad_m[:, some] * g.detach() * s / modulus)  # the subgradient 0 at 0
+        through_gain = torch.autograd.grad(g, leaves, (grad_m[:, some] * modulus).sum(0))
+        grad_a[some] = through_gain[0] - (grad_s.conj() * minus_ds_da).real.sum(0)
+        grad_w[some] = through_gain[1] + (grad_s.conj() * ds_dw).real.sum(0)
         spread = grad_s.new_zeros(patch_size, grad_s.shape[1])
         spread[::stride] = grad_s
-        grad_x[:, lanes] = _adjoint(spread, a[lanes], w[lanes], kernel_size // 2, phase)
-    grad_u = _paste(grad_x.unflatten(1, decay.shape), u.shape, requests, patch_size, kernel_size // 2)
-    return grad_u.to(u.dtype), grad_a.view_as(decay).to(decay.dtype), grad_w.view_as(frequency).to(frequency.dtype)
+        grad_x[:, some] = _adjoint(spread, a[some], w[some], radius, phase)
+    grad_u = _add_up(grad_x.unflatten(1, decay.shape), u.shape, patch_index, patch_size, radius)
+    return grad_u.to(u.dtype), grad_a.view_as(decay).to(decay.dtype), grad_w.view_as(decay).to(decay.dtype)
+
+
+def _gain(decay: Tensor, frequency: Tensor) -> Tensor:
+    """Compute g = |2 sinh(lambda / 2) / lambda|, lambda = a + jw (Eq. 4), free of cancellation."""
+    numerator = torch.sinh(decay / 2).square() + torch.sin(frequency / 2).square()
+    return 2 * torch.sqrt(numerator / (decay.square() + frequency.square()))
 
 
 def _sums(x: Tensor, a: Tensor, w: Tensor, patch: int, phase: str, order: int) -> tuple[Tensor, ...]:
@@ -137,31 +124,28 @@ def _pole(a: Tensor, w: Tensor, radius: int) -> tuple[Tensor, Tensor]:
     return pole, last
 
 
-def _lanes(
-    u: Tensor, decay: Tensor, frequency: Tensor, requests: Tensor, patch: int, kernel_size: int
+def _flatten(
+    u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, patch: int, radius: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return windows (W, L), a and w (L,), in float32 or wider."""
     work = torch.promote_types(u.dtype, torch.float32)
-    radius = kernel_size // 2
     windows = F.pad(u.to(work), (0, 0, radius, radius)).unfold(1, patch + 2 * radius, patch)  # (B', Nt, H, W)
-    x = windows.flatten(0, 1)[requests].permute(2, 0, 1).flatten(1)
+    x = windows.flatten(0, 1)[patch_index].permute(2, 0, 1).flatten(1)
     return x, decay.to(work).flatten(), frequency.to(work).flatten()
 
 
-def _paste(windows: Tensor, shape: torch.Size, requests: Tensor, patch: int, radius: int) -> Tensor:
-    """Add windows (W, R, H) up into a tensor of u's shape (B', T, H)."""
-    num_rows, num_frames, num_channels = shape
-    num_patches = num_frames // patch
+def _add_up(windows: Tensor, shape: torch.Size, patch_index: Tensor, patch: int, radius: int) -> Tensor:
+    """Add windows (W, V, H) up into a tensor of u's shape (B', T, H)."""
+    num_patches = shape[1] // patch
     reach = -(-radius // patch)  # a window, widened to whole patches, spans 2 reach + 1 of them
     wide = F.pad(windows, (0, 0, 0, 0, reach * patch - radius, reach * patch - radius))
-    wide = wide.unflatten(0, (2 * reach + 1, patch)).permute(0, 2, 1, 3)  # (2 reach + 1, R, P, H)
-    grad = windows.new_zeros(num_rows, num_patches + 2 * reach, patch, num_channels)
-    at = requests // num_patches * (num_patches + 2 * reach) + requests % num_patches
+    wide = wide.unflatten(0, (2 * reach + 1, patch)).permute(0, 2, 1, 3)  # (2 reach + 1, V, P, H)
+    grad = windows.new_zeros(shape[0], num_patches + 2 * reach, patch, shape[2])
+    first = patch_index // num_patches * (num_patches + 2 * reach) + patch_index % num_patches
     for shift in range(2 * reach + 1):
-        grad.view(-1, patch, num_channels).index_add_(0, at + shift, wide[shift])
+        grad.view(-1, patch, shape[2]).index_add_(0, first + shift, wide[shift])
     return grad[:, reach : reach + num_patches].reshape(shape).contiguous()
 
 
-def _chunks(num_lanes: int) -> Iterator[slice]:
-    for start in range(0, num_lanes, LANES_AT_ONCE):
-        yield slice(start, min(start + LANES_AT_ONCE, num_lanes))
+def _chunks(num_kernels: int) -> list[slice]:
+    return [slice(start, start + KERNELS_AT_ONCE) for start in range(0, num_kernels, KERNELS_AT_ONCE)]

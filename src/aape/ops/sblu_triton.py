@@ -1,17 +1,21 @@
 """SBLU on a CUDA device: the recursions of README.md, one lane per thread, sums in float32.
 
-Lanes that are neighbours in a block are neighbouring channels of a request, so every load of a frame is contiguous. The
-number of frames per patch is known when a kernel is compiled: what the anti-causal recursion finds waits in registers
-for the causal one. The gradient of u is written per request and then added up in the order of the requests, without
-atomics, so that it is the same in every run.
+A lane is one channel of one chosen patch. Neighbouring lanes are neighbouring channels, so every load of a frame is
+contiguous. The number of frames per patch is known when a kernel is compiled: what the anti-causal recursion finds
+waits in registers for the causal one. The gradient of u is written per chosen patch and then added up in the order of
+`patch_index`, without atomics, so that it is the same in every run.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from aape.ops.sblu_reference import SbluOptions
 
 LANES = 128  # per program, one to a thread
 CHANNELS = 16  # per program where windows are added up
@@ -55,15 +59,15 @@ def _frame(u_ptr, n, num_frames, num_channels, ok):
 
 @triton.jit
 def _forward_kernel(
-    u_ptr, a_ptr, w_ptr, requests_ptr, m_ptr, num_lanes, num_frames, num_channels,
+    u_ptr, a_ptr, w_ptr, index_ptr, m_ptr, num_lanes, num_frames, num_channels,
     P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     ok = lane < num_lanes
-    request = tl.load(requests_ptr + lane // num_channels, mask=ok, other=0)
+    index = tl.load(index_ptr + lane // num_channels, mask=ok, other=0)
     channel = lane % num_channels
-    start = request % (num_frames // P) * P
-    u_ptr += request // (num_frames // P) * num_frames * num_channels + channel
+    start = index % (num_frames // P) * P
+    u_ptr += index // (num_frames // P) * num_frames * num_channels + channel
     lr, li, qr, qi, gain, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
 
     re = tl.zeros([LANES], tl.float32)
@@ -101,17 +105,17 @@ def _forward_kernel(
 
 @triton.jit
 def _gradient_kernel(
-    grad_ptr, u_ptr, a_ptr, w_ptr, requests_ptr, g_re_ptr, g_im_ptr, grad_a_ptr, grad_w_ptr,
+    grad_ptr, u_ptr, a_ptr, w_ptr, index_ptr, g_re_ptr, g_im_ptr, grad_a_ptr, grad_w_ptr,
     num_lanes, num_frames, num_channels,
     P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Write G = dL/ds at the outputs, and the gradients of decay and frequency."""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     ok = lane < num_lanes
-    request = tl.load(requests_ptr + lane // num_channels, mask=ok, other=0)
+    index = tl.load(index_ptr + lane // num_channels, mask=ok, other=0)
     channel = lane % num_channels
-    start = request % (num_frames // P) * P
-    u_ptr += request // (num_frames // P) * num_frames * num_channels + channel
+    start = index % (num_frames // P) * P
+    u_ptr += index // (num_frames // P) * num_frames * num_channels + channel
     lr, li, qr, qi, gain, gain_a, gain_w = _pole(a_ptr, w_ptr, lane, ok, R + 1)
     sign: tl.constexpr = -1 if ANALYTIC else 1  # A enters s conjugated in the analytic phase
 
@@ -215,7 +219,7 @@ def _add_up_kernel(
     grad_x_ptr, order_ptr, sorted_ptr, first_ptr, grad_u_ptr, num_patches, num_channels,
     P: tl.constexpr, P_POWER: tl.constexpr, R: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Sum, for one patch of u, the windows of all requests that reach it, in the order of the requests."""
+    """Sum, for one patch of u, the windows of all chosen patches that reach it, in the order of `patch_index`."""
     patch = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
     frame = tl.arange(0, P_POWER)[:, None]
@@ -225,64 +229,49 @@ def _add_up_kernel(
     last = tl.load(first_ptr + patch + 1 + tl.minimum(reach, num_patches - 1 - t))
     total = tl.zeros([P_POWER, CHANNELS], tl.float32)
     for j in range(first, last):
-        request = tl.load(order_ptr + j)
-        i = frame + R + (patch - tl.load(sorted_ptr + j)) * P  # of this patch's frames in that request's window
+        chosen = tl.load(order_ptr + j)
+        i = frame + R + (patch - tl.load(sorted_ptr + j)) * P  # of this patch's frames in that window
         ok = (frame < P) & (i >= 0) & (i < P + 2 * R) & (channel < num_channels)
-        total += tl.load(grad_x_ptr + (request * (P + 2 * R) + i) * num_channels + channel, mask=ok, other=0.0)
+        total += tl.load(grad_x_ptr + (chosen * (P + 2 * R) + i) * num_channels + channel, mask=ok, other=0.0)
     at = grad_u_ptr + (patch * P + frame) * num_channels + channel
     tl.store(at, total.to(grad_u_ptr.dtype.element_ty), mask=(frame < P) & (channel < num_channels))
 
 
-def forward(
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
-) -> Tensor:
-    """Compute magnitudes (R, P / S, H); arguments as in `aape.ops.sblu_magnitude_at`."""
-    u, decay, frequency, requests = (x.contiguous() for x in (u, decay, frequency, requests))
-    m = u.new_empty(len(requests), patch_size // stride, u.shape[2])
+def forward(u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any) -> Tensor:
+    """Compute magnitudes (V, P / S, H); arguments as in `sblu_reference_at`."""
+    patch_size, kernel_size, stride, phase = SbluOptions(*options)
+    u, decay, frequency, patch_index = (x.contiguous() for x in (u, decay, frequency, patch_index))
+    m = u.new_empty(len(patch_index), patch_size // stride, u.shape[2])
     if m.numel():
         _forward_kernel[(triton.cdiv(decay.numel(), LANES),)](
-            u, decay, frequency, requests, m, decay.numel(), u.shape[1], u.shape[2],
+            u, decay, frequency, patch_index, m, decay.numel(), u.shape[1], u.shape[2],
             P=patch_size, R=kernel_size // 2, S=stride, ANALYTIC=phase == "analytic", LANES=LANES,
         )  # fmt: skip
     return m
 
 
 def backward(
-    grad: Tensor,
-    u: Tensor,
-    decay: Tensor,
-    frequency: Tensor,
-    requests: Tensor,
-    patch_size: int,
-    kernel_size: int,
-    stride: int,
-    phase: str,
+    grad: Tensor, u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of u, decay and frequency; `grad` is (R, P / S, H)."""
-    grad, u, decay, frequency, requests = (x.contiguous() for x in (grad, u, decay, frequency, requests))
+    """Compute the gradients of u, decay and frequency; `grad` is (V, P / S, H)."""
+    patch_size, kernel_size, stride, phase = SbluOptions(*options)
+    grad, u, decay, frequency, patch_index = (x.contiguous() for x in (grad, u, decay, frequency, patch_index))
     num_rows, num_frames, num_channels = u.shape
     num_patches, radius = num_frames // patch_size, kernel_size // 2
     if not decay.numel():
         return torch.zeros_like(u), torch.zeros_like(decay), torch.zeros_like(frequency)
     grad_u, grad_a, grad_w = torch.empty_like(u), torch.empty_like(decay), torch.empty_like(frequency)
     g_re, g_im = (torch.empty(grad.shape, dtype=torch.float32, device=u.device) for _ in range(2))
-    shape = (len(requests), patch_size + 2 * radius, num_channels)
+    shape = (len(patch_index), patch_size + 2 * radius, num_channels)
     grad_x = torch.empty(shape, dtype=torch.float32, device=u.device)
     grid = (triton.cdiv(decay.numel(), LANES),)
-    options = {"P": patch_size, "R": radius, "S": stride, "ANALYTIC": phase == "analytic", "LANES": LANES}
+    constants = {"P": patch_size, "R": radius, "S": stride, "ANALYTIC": phase == "analytic", "LANES": LANES}
     _gradient_kernel[grid](
-        grad, u, decay, frequency, requests, g_re, g_im, grad_a, grad_w,
-        decay.numel(), num_frames, num_channels, **options,
+        grad, u, decay, frequency, patch_index, g_re, g_im, grad_a, grad_w,
+        decay.numel(), num_frames, num_channels, **constants,
     )  # fmt: skip
-    _adjoint_kernel[grid](g_re, g_im, decay, frequency, grad_x, decay.numel(), num_channels, **options)
-    in_order, order = requests.sort(stable=True)
+    _adjoint_kernel[grid](g_re, g_im, decay, frequency, grad_x, decay.numel(), num_channels, **constants)
+    in_order, order = patch_index.sort(stable=True)
     first = torch.searchsorted(in_order, torch.arange(num_rows * num_patches + 1, device=u.device))
     _add_up_kernel[(num_rows * num_patches, triton.cdiv(num_channels, CHANNELS))](
         grad_x, order, in_order, first, grad_u, num_patches, num_channels,

@@ -1,0 +1,170 @@
+"""C, GroupNorm and the depthwise time convolution behind SBLU, as one map (Figure 3; method 5).
+
+All of it is linear but for the statistics of the norm. So C, the affine norm and the convolution act as one map
+(Q H -> Z) per frequency patch, and the statistics of y = C m come from the moments of m: y itself, (B, Nf Z, T), is
+never formed. Q = P / S is the number of outputs of SBLU in a patch.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aape.ops.switches import use_reference
+
+BLOCK = 64  # patches per matrix product
+
+
+def mix_norm_decimate(
+    m: Tensor,
+    frequency_patch: Tensor,
+    mix: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    taps: Tensor,
+    *,
+    num_freq: int,
+    in_order: bool = False,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Compute z = depthwise(GroupNorm(C m)), with the statistics of each view and frequency patch over its patches.
+
+    Args:
+        m: SBLU's magnitudes in V patches of each view (..., V, Q, H).
+        frequency_patch: f of each patch (..., V), in any order.
+        mix: C, the weight of a 1 x 1 convolution with a group per frequency patch (Nf Z, H, 1).
+        norm_weight: of GroupNorm with as many groups (Nf Z,).
+        norm_bias: likewise.
+        taps: weight of the depthwise convolution with kernel and stride Q (Nf Z, 1, Q).
+        num_freq: Nf.
+        in_order: says that the patches of a view are all Nf Nt in order, f first, which is quicker.
+        eps: of GroupNorm.
+
+    Returns:
+        z (..., V, Z), float32 or wider; the weights are taken to its dtype.
+
+    Raises:
+        ValueError: if the shapes do not fit each other.
+    """
+    num_patches, num_out, hidden = m.shape[-3:]
+    weights, width = (mix, norm_weight, norm_bias, taps), len(mix)
+    shapes = [tuple(weight.shape) for weight in weights]
+    if shapes != [(width, hidden, 1), (width,), (width,), (width, 1, num_out)] or width % num_freq:
+        raise ValueError(f"expected weights of {num_freq} groups for Q = {num_out} and H = {hidden}, got {shapes}")
+    if frequency_patch.shape != m.shape[:-2] or (in_order and num_patches % num_freq):
+        raise ValueError(f"frequency_patch {tuple(frequency_patch.shape)} does not fit magnitudes {tuple(m.shape)}")
+    with torch.autocast(m.device.type, enabled=False):
+        views = m.to(torch.promote_types(m.dtype, torch.float32)).reshape(-1, *m.shape[-3:])
+        f = frequency_patch.reshape(-1, num_patches)
+        per_patch = [weight.to(views.dtype).view(num_freq, -1, *weight.shape[1:]) for weight in weights]
+        if use_reference.is_on:
+            z = mix_norm_decimate_reference(views, f, *per_patch, eps=eps)
+        else:
+            z = _fold(views, f, *per_patch, eps=eps, in_order=in_order)
+        return z.view(*m.shape[:-2], -1)
+
+
+def mix_norm_decimate_reference(
+    m: Tensor, frequency_patch: Tensor, mix: Tensor, norm_weight: Tensor, norm_bias: Tensor, taps: Tensor, *, eps: float
+) -> Tensor:
+    """Compute the same for one view and frequency patch after the other, by the plain operations.
+
+    Arguments are those of `mix_norm_decimate`, all views in one dimension (views, V, Q, H) and the weights with
+    frequency patches in front (Nf, Z, ...).
+    """
+    z = m.new_zeros(*m.shape[:2], mix.shape[1])
+    for view, f in itertools.product(range(len(m)), range(len(mix))):
+        chosen = frequency_patch[view] == f
+        if chosen.any():
+            y = F.conv1d(m[view, chosen].flatten(0, 1).T[None], mix[f])  # one patch after the other: (1, Z, frames)
+            y = F.group_norm(y, 1, norm_weight[f], norm_bias[f], eps)
+            z[view, chosen] = F.conv1d(y, taps[f], stride=m.shape[2], groups=mix.shape[1])[0].T
+    return z
+
+
+def _fold(
+    m: Tensor, f: Tensor, mix: Tensor, scale: Tensor, shift: Tensor, taps: Tensor, *, eps: float, in_order: bool
+) -> Tensor:
+    """Map magnitudes (views, V, Q, H) to z (views V, Z), the weights having frequency patches in front."""
+    num_views, num_patches, num_out, hidden = m.shape
+    num_freq, width, mix, taps = len(mix), mix.shape[1], mix[..., 0], taps[:, :, 0]
+    m, group = m.flatten(0, 1), (torch.arange(num_views, device=m.device)[:, None] * num_freq + f).flatten()
+    f = f.flatten()
+    blocks = _Grid(num_freq, num_patches // num_freq) if in_order else _Blocks(f, num_freq)
+
+    def per_group(values: Tensor) -> Tensor:  # sums (views V, X) -> (groups, X), a group for each view's f
+        sums = values.new_zeros(num_views * num_freq, values.shape[1])
+        return sums.scatter_add(0, group[:, None].expand_as(values), values)
+
+    largest = m.detach().amax((1, 2))
+    largest = largest.new_zeros(num_views * num_freq).scatter_reduce(0, group, largest, "amax")
+    # A power of two, so that no square overflows. Not frexp and ldexp, which ONNX lacks; of 0 it is infinite, so 1.
+    shrink = torch.exp2(-1 - torch.floor(torch.log2(largest))).clamp(max=1)[:, None]  # (groups, 1)
+    m = m * shrink[group, None]
+    size = per_group(torch.ones_like(m[:, 0, :1])).clamp(min=1)  # (groups, 1) patches
+    mean_m = per_group(m.mean(1)) / size  # (groups, H)
+    mean_y = torch.einsum("gfh,fzh->gfz", mean_m.view(-1, num_freq, hidden), mix)
+    offset = (mean_y - mean_y.mean(-1, keepdim=True)).flatten(0, 1)  # of each channel from its group (groups, Z)
+
+    centred = blocks.gather((m - mean_m[group, None]).flatten(1))  # (blocks, patches, Q H)
+    # A product with broadcasting: einsum makes one matrix product per (f, z) of it
+    folded = (taps.transpose(1, 2)[:, :, None] * (scale[..., None] * mix).transpose(1, 2)[:, None]).flatten(1, 2)
+    mapped = blocks.scatter(centred @ folded[blocks.f])  # by (Nf, Q H, Z): (views V, Z)
+    frames = centred.unflatten(-1, (num_out, -1)).flatten(1, 2)  # (blocks, patches Q, H)
+    gram = (mix.transpose(1, 2) @ mix)[blocks.f]  # (blocks, H, H)
+    square = ((frames @ gram) * frames).view_as(centred).sum(-1, keepdim=True)  # |C m|^2 of each patch
+    variance = per_group(blocks.scatter(square)) / (size * num_out * width)
+    variance = variance + offset.square().mean(-1, keepdim=True)  # (groups, 1)
+    rstd = torch.rsqrt(variance + eps * shrink.square())
+    tap_sum = taps.sum(-1)  # (Nf, Z)
+    constant = (offset.view(-1, num_freq, width) * (scale * tap_sum)).flatten(0, 1)
+    return (mapped + constant[group]) * rstd[group] + (shift * tap_sum)[f]
+
+
+class _Grid:
+    """Every patch of every view, in order: those of a frequency patch are brought together by a transposition."""
+
+    def __init__(self, num_freq: int, num_time: int) -> None:
+        self.shape, self.f = (num_freq, num_time), slice(None)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return (patches, X) as (Nf, patches / Nf, X)."""
+        return values.unflatten(0, (-1, *self.shape)).transpose(0, 1).flatten(1, 2)
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return (Nf, patches / Nf, X) as (patches, X)."""
+        return values.unflatten(1, (-1, self.shape[1])).transpose(0, 1).flatten(0, 2)
+
+
+class _Blocks:
+    """Patches in any order: those of a frequency patch are brought together in blocks, each one matrix product.
+
+    Args:
+        f: the frequency patch of each. How many blocks there are follows from their number alone, so that nothing has
+            to be read back from the device.
+        num_freq: Nf.
+    """
+
+    def __init__(self, f: Tensor, num_freq: int) -> None:
+        counts = torch.zeros(num_freq, dtype=f.dtype, device=f.device).scatter_add(0, f, torch.ones_like(f))
+        blocks = (counts + BLOCK - 1) // BLOCK
+        first = (blocks.cumsum(0) - blocks) * BLOCK - (counts.cumsum(0) - counts)  # slot of its first, less its rank
+        order = f.argsort(stable=True)
+        slot = torch.arange(f.shape[0], device=f.device) + first[f[order]]
+        num_blocks = -(-f.shape[0] // BLOCK) + num_freq
+        self.source = slot.new_zeros(num_blocks * BLOCK).scatter(0, slot, order)  # patch in each slot; 0 if empty
+        self.slot = torch.zeros_like(order).scatter(0, order, slot)  # slot of each patch
+        every = torch.arange(num_blocks, device=f.device)
+        self.f = torch.searchsorted(blocks.cumsum(0), every, right=True).clamp(max=num_freq - 1)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return (patches, X) as (blocks, 64, X)."""
+        # An embedding look-up, because its backward on a CPU is several times that of index_select.
+        return F.embedding(self.source, values).unflatten(0, (-1, BLOCK))
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Return (blocks, 64, X) as (patches, X)."""
+        return F.embedding(self.slot, values.flatten(0, 1))
