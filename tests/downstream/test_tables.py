@@ -315,7 +315,7 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
         ("bake --config a.yaml", "line 2: 'bake' is no run: choose one of pretrain, finetune, probe"),
         ("finetune --config nowhere.yaml", "line 2: cannot read the recipe nowhere.yaml"),
         ("finetune --config paper/aape", "line 2: paper/aape is a recipe for `aape pretrain`, not for `aape finetune`"),
-        ("finetune --task esc50 --data d --checkpoint tiny", "line 2: where does the run go"),
+        ("finetune --task esc50 --data d --checkpoint tiny", "line 2: missing required --out"),
         ("finetune --config 'a.yaml", "line 2: No closing quotation"),
     ],
 )

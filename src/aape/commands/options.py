@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from aape.commands.recipe import Recipe, find_recipe, plain_yaml
+from aape.commands.recipe import Recipe, find_recipe, read_yaml
 from aape.errors import ConfigError
 
 ConfigT = TypeVar("ConfigT")
@@ -110,7 +110,7 @@ def parse(config_class: type[ConfigT], argv: Sequence[str], *, verb: str = "") -
         values = recipe_values(find_recipe(typed.pop("config"), verb), config_class)
     for key, text in typed.items():
         option = table[key]
-        values[key] = _check(option, _from_text(text, option.type, option.flag), option.flag, text)
+        values[key] = _check(option, text, option.flag)
     return build_config(config_class, values)
 
 
@@ -229,53 +229,48 @@ def _named(argument: str, pending: list[str], table: Mapping[str, Option]) -> tu
     return key, pending.pop(0)
 
 
-def _from_text(text: Any, annotation: Any, where: str) -> Any:
-    """Return what was typed as YAML has it, and words as they are."""
-    kinds = typing.get_args(annotation) if _is_union(annotation) else (annotation,)
-    if type(None) in kinds and text == "null":
-        return None
-    if isinstance(text, list) or any(kind is str or typing.get_origin(kind) is Literal for kind in kinds):
-        return text
-    is_bare_list = any(typing.get_origin(kind) is tuple for kind in kinds) and not text.startswith("[")
-    try:
-        return plain_yaml(f"[{text}]" if is_bare_list else text, where)
-    except ConfigError:
-        return text  # and of no type that is asked for
-
-
-def _check(option: Option, value: Any, where: str, text: Any = None) -> Any:
+def _check(option: Option, value: Any, where: str) -> Any:
     """Return a value as the option's type, or say where it is wrong."""
     try:
         return _convert(value, option.type)
     except ValueError:
-        got = value if text is None else text
-        raise ConfigError(f"{where}: expected {_type_in_words(option.type)}, got {got!r}") from None
+        raise ConfigError(f"{where}: expected {_type_in_words(option.type)}, got {value!r}") from None
 
 
-def _convert(value: Any, annotation: Any) -> Any:
-    """Return a value of a type, lists as tuples and whole numbers as floats where those are asked for.
+def _convert(value: Any, kind: Any) -> Any:
+    """Return text, or lists of text, as a type.
 
     Raises:
         ValueError: it is of another type, or a number below zero or not finite: no quantity in the package is.
     """
-    inner = typing.get_args(annotation)
-    if _is_union(annotation):
-        for kind in inner:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if _is_union(kind):
+        for choice in sorted(inner, key=lambda choice: choice is str):  # null before any other text
             with contextlib.suppress(ValueError):
-                return _convert(value, kind)
-    elif typing.get_origin(annotation) is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in inner):
-            return value
-    elif typing.get_origin(annotation) in (tuple, list):
-        kinds = inner if inner[-1] is not Ellipsis and len(inner) > 1 else (inner[0],) * len(value or ())
-        if isinstance(value, list) and len(value) == len(kinds):
-            return typing.get_origin(annotation)(map(_convert, value, kinds))
-    elif annotation is float:
-        if type(value) in (int, float) and 0 <= value <= sys.float_info.max:
-            return float(value)
-    elif type(value) is annotation and (annotation is not int or value >= 0):
+                return _convert(value, choice)
+    elif origin in (tuple, list):
+        items = value if isinstance(value, list) else _as_list(value)
+        kinds = inner if inner[-1] is not Ellipsis and len(inner) > 1 else (inner[0],) * len(items)
+        if len(items) == len(kinds):
+            return origin(map(_convert, items, kinds))
+    elif not isinstance(value, str):
+        pass
+    elif kind is str or (origin is Literal and value in inner):
         return value
+    elif kind is bool and value in ("true", "false"):
+        return value == "true"
+    elif kind is type(None) and value in ("null", "~", ""):
+        return None
+    elif kind in (int, float) and 0 <= (number := kind(value)) <= sys.float_info.max:
+        return number
     raise ValueError(value)
+
+
+def _as_list(text: str) -> list[Any]:
+    try:
+        return list(read_yaml(text if text.startswith("[") else f"[{text}]", ""))
+    except (ConfigError, TypeError) as error:
+        raise ValueError(text) from error
 
 
 def _is_union(annotation: Any) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-import re
-import typing
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 GRID_NAME = "grid.yaml"
 
 _MOST_BYTES = 1 << 20
-_MOST_NODES = 10_000  # values of a recipe, each alias counted as all that it stands for
+_MOST_NODES = 10_000
 _NUM_SHOWN = 5  # names in an error message
 _GRID_KEYS = ("out", "pretrain", "finetune", "probe", "encoders", "tasks", "columns", "tables", "pretraining_clips")
 
@@ -51,7 +50,7 @@ class Recipe:
         return str(next((part["out"] for _, part in reversed(self.parts) if "out" in part), ""))
 
     def settings(self, options: Collection[str]) -> dict[str, Any]:
-        """Return value by dotted key, as YAML gives it: not yet checked against the option's type.
+        """Return text, or lists of text, by dotted key: not yet checked against the option's type.
 
         Args:
             options: the dotted keys that there are.
@@ -127,7 +126,7 @@ def read_grid(folder: Path) -> Grid:
         ConfigError: it is not plain YAML, or not a grid.
     """
     path = folder / GRID_NAME
-    content, _ = _read_yaml(path)
+    content, _ = _read_mapping(path)
     for key in content:
         if key not in _GRID_KEYS:
             raise ConfigError.unknown_key(key, _GRID_KEYS, str(path))
@@ -144,6 +143,8 @@ def read_grid(folder: Path) -> Grid:
 
     try:
         encoders, tasks = content.get("encoders", {}), content.get("tasks", {})
+        if unknown := {name for its in tasks.values() for name in its.get("encoders", ())} - encoders.keys():
+            raise ConfigError.unknown_key(min(unknown), encoders, f"{path}, tasks")
         for encoder, settings in encoders.items():
             checkpoint = add(encoder, "pretrain", settings["about"], settings, {})
             for task, its in tasks.items():
@@ -157,20 +158,20 @@ def read_grid(folder: Path) -> Grid:
     return Grid(path, recipes, content)
 
 
-def plain_yaml(text: str, where: str) -> Any:
-    """Read YAML of mappings, sequences, strings, numbers, true, false and null.
+def read_yaml(text: str, where: str) -> Any:
+    """Read plain YAML as mappings and lists of text.
 
     Raises:
-        ConfigError: it is anything else; the line is named.
+        ConfigError: it has tags, aliases or a key twice, or is not YAML; the line is named.
     """
     try:
         _check_events(text, where)
-        return yaml.load(text, Loader=_PlainLoader)
+        return yaml.load(text, Loader=_TextLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         raise ConfigError(f"{where}: {line}{getattr(error, 'problem', None) or error}") from error
-    except (RecursionError, ValueError) as error:  # such as an integer of 5,000 digits
+    except RecursionError as error:
         raise ConfigError(f"{where}: not plain YAML ({error})") from error
 
 
@@ -202,7 +203,7 @@ def _nearest(name: str, verb: str) -> str:
 def _read_file(path: Path, children: tuple[Path, ...]) -> Recipe:
     if path.resolve() in children:
         raise ConfigError(f"{path}: is based on itself")
-    document, about = _read_yaml(path, children[-1] if children else None)
+    document, about = _read_mapping(path, children[-1] if children else None)
     base, verb = document.pop("base", None), document.pop("verb", None)
     for key, value in (("base", base), ("verb", verb)):
         if not isinstance(value, str | None):
@@ -219,7 +220,7 @@ def _flatten(document: Mapping[Any, Any], options: Collection[str], where: str, 
         is_section = any(known.startswith(f"{key}.") for known in options)
         if key in options:
             entries = {key: value}
-        elif is_section and (value is None or isinstance(value, Mapping)):
+        elif is_section and (not value or isinstance(value, Mapping)):
             entries = _flatten(value or {}, options, where, f"{key}.")
         elif is_section:
             raise ConfigError(f"{key} in {where} is a section of options, not a value: got {value!r}")
@@ -232,67 +233,32 @@ def _flatten(document: Mapping[Any, Any], options: Collection[str], where: str, 
     return flat
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Mappings, sequences, strings, numbers, true, false and null: no tags, dates, octals, `yes` or `no`."""
-
-    yaml_implicit_resolvers: typing.ClassVar[dict[str, Any]] = {}
+class _TextLoader(yaml.BaseLoader):
+    """Mappings, sequences and text: an option's type says what a text means, so `no` and 2020-01-01 stay words."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; a key given twice is an error, where YAML would silently take the last."""
-        keys = set()
-        for node_of_key, _ in node.value:
-            key = node_of_key.value
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no plain text", node.start_mark)
-            if key in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-            keys.add(key)
+        keys = Counter(str(key.value) for key, _ in node.value)
+        if twice := [key for key, count in keys.items() if count > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1 reads 1e-3 as a string and `no` as false; these are the forms of YAML 1.2.
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*)", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("merge", r"<<", "<"),
-):
-    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-
-
 def _check_events(text: str, where: str) -> None:
-    """Refuse tags, and aliases that unfold to more than a recipe can be, before anything is built."""
-    sizes: dict[str, int] = {}  # nodes that the alias of an anchor stands for
-    opened: list[tuple[str | None, int]] = []  # anchor of each open collection, and the count where it began
+    """Refuse tags, aliases, and more values than a recipe can have, before anything is built."""
     count = 0
     for event in yaml.parse(text):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None) is not None:
             raise ConfigError(f"{where}: line {line}: tags such as {event.tag} are not allowed")
-        anchor: str | None = getattr(event, "anchor", None)
-        if isinstance(event, yaml.CollectionEndEvent):
-            begun, before = opened.pop()
-            if begun is not None:
-                sizes[begun] = count - before
-            continue
-        if not isinstance(event, yaml.NodeEvent):
-            continue
-        if isinstance(event, yaml.AliasEvent):
-            if any(begun == anchor for begun, _ in opened):
-                raise ConfigError(f"{where}: line {line}: *{anchor} holds itself")
-            count += sizes.get(anchor or "", 1)
-        else:
-            count += 1
-            if isinstance(event, yaml.CollectionStartEvent):
-                opened.append((anchor, count - 1))
-            elif anchor is not None:
-                sizes[anchor] = 1
+        if getattr(event, "anchor", None) is not None:
+            raise ConfigError(f"{where}: line {line}: anchors and aliases such as {event.anchor} are not allowed")
+        count += isinstance(event, yaml.NodeEvent)
         if count > _MOST_NODES:
             raise ConfigError(f"{where}: line {line}: over {_MOST_NODES} values are too many for a recipe")
 
 
-def _read_yaml(path: Path, child: Path | None = None) -> tuple[dict[str, Any], str]:
+def _read_mapping(path: Path, child: Path | None = None) -> tuple[dict[str, Any], str]:
     """Return the mapping in a file, and the comment in its first line."""
     try:
         if path.exists() and not path.is_file():  # a named pipe would never end
@@ -307,7 +273,7 @@ def _read_yaml(path: Path, child: Path | None = None) -> tuple[dict[str, Any], s
         raise ConfigError(f"cannot read the recipe {path}{origin}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file") from error
-    document = plain_yaml(text, str(path))
+    document = read_yaml(text, str(path))
     if not isinstance(document, dict | None):
         raise ConfigError(f"{path}: a recipe is a mapping of options, this is a {type(document).__name__}")
     first_line = text.partition("\n")[0]

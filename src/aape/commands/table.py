@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import option_table, parse
-from aape.commands.recipe import GRID_NAME, Grid, Recipe, find_grid, find_recipe
+from aape.commands.recipe import GRID_NAME, Grid, Recipe, find_grid
 from aape.commands.recipes import RUNS, resolved, settings_of, with_protocol
 from aape.errors import AapeError, ConfigError
 
@@ -30,7 +30,6 @@ HOW = {
 # What may differ from the recipe without making it another experiment.
 PLACES = HOW | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
 PATHS = {"data", "checkpoint", "init", "stats"}
-RESUMABLE = ("pretrain", "finetune")
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 CAPTION = (
     "Per cent where not said otherwise, ± standard deviation over seeds. Beside a paper's value, which stands behind "
@@ -125,20 +124,20 @@ def collect(grid: Grid, runs: str | None = None) -> list[Table]:
             ])
             for one in grid.content["tables"]
         ]  # fmt: skip
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{grid.path}: no tables, or damaged ones ({error!r})") from error
 
 
 def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, runs: Path) -> Cell:
     from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, with_scores
 
-    column, num_clips = grid.content["columns"][key], grid.content.get("pretraining_clips")
+    column, num_clips, paper = grid.content["columns"][key], grid.content.get("pretraining_clips"), row.get("paper", {})
     template = "{row}" if "measure" in column else column.get("recipe", f"{{row}}-{key}")
     recipe, encoder = grid.recipes[template.replace("{row}", row["name"])], grid.recipes.get(row["name"])
     name = Path(recipe.out).relative_to(root)
     run, result = runs / name, read_result(runs / name)
     cell = Cell(row["title"], column["title"], str(recipe.verb), recipe.name, name.as_posix(),
-                row.get("paper", {}).get(key), shown=shown)  # fmt: skip
+                float(paper[key]) if key in paper else None, shown=shown)  # fmt: skip
     notes: list[str] = []
     if "measure" in column:
         value = MEASURES[column["measure"]](resolved(recipe), run)
@@ -155,7 +154,7 @@ def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, 
     return dataclasses.replace(cell, notes=tuple(notes) if cell.scores is not None else ())
 
 
-def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, num_clips: int | None) -> list[str]:
+def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, num_clips: str | None) -> list[str]:
     """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
     from aape.downstream.tables import flatten
     from aape.models.saved import model_name
@@ -171,8 +170,8 @@ def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, nu
     )
     clips = measured.pop("num_clips", None)
     notes = differences(asked, measured, "pretrain")
-    if num_clips is not None and clips != num_clips:
-        notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {num_clips:,} clips")
+    if num_clips is not None and clips != int(num_clips):
+        notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {int(num_clips):,} clips")
     return notes
 
 
@@ -206,10 +205,27 @@ def _complete(settings: Mapping[str, Any], verb: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A run of the list: `aape` with these arguments leaves it in `out`."""
+    """A run of the list: `aape` with these arguments, which are those of this configuration."""
 
     arguments: list[str]
-    out: Path
+    config: Any
+
+    @classmethod
+    def of(cls, arguments: list[str]) -> Entry:
+        """Read arguments, as typed behind `aape`.
+
+        Raises:
+            ConfigError: they are no run, or their options are wrong.
+        """
+        verb, *options = (argument for argument in arguments if argument != "--debug")
+        if verb not in RUNS:
+            raise ConfigError(f"{verb!r} is no run: choose one of {', '.join(RUNS)}")
+        return cls(arguments, parse(RUNS[verb], options, verb=verb))
+
+    @property
+    def out(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.out)
 
     @property
     def is_done(self) -> bool:
@@ -229,10 +245,9 @@ class Entry:
         from aape.models.saved import shipped_models
         from aape.runs.folder import is_same_place
 
-        verb, *options = (argument for argument in self.arguments if argument != "--debug")
-        now = settings_of(parse(RUNS[verb], options, verb=verb), verb)
+        verb, names = self.arguments[0], shipped_models()
+        now = settings_of(self.config, verb)
         before = {key: value for key, value in read_settings(self.out).items() if key in option_table(RUNS[verb])}
-        names = shipped_models()
         before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
         if changed := "; ".join(differences(before, now, verb, apart=HOW)):
             line = shlex.join(self.arguments)
@@ -242,8 +257,8 @@ class Entry:
 
     def command(self) -> list[str]:
         """Return what is to be executed: a run that was begun is continued."""
-        is_begun = self.arguments[0] in RESUMABLE and (self.out / "config.yaml").exists()
-        more = ["--resume"] if is_begun and "--resume" not in self.arguments else []
+        is_begun = hasattr(self.config, "resume") and (self.out / "config.yaml").exists()
+        more = ["--resume"] if is_begun and not self.config.resume else []
         return [sys.executable, "-m", "aape", *self.arguments, *more]
 
 
@@ -327,7 +342,7 @@ def read_list(name: str) -> list[Entry]:
     path = Path(name)
     if path.name == GRID_NAME or not (path.suffix or path.is_file()):
         recipes = find_grid(name).recipes.values()
-        return [Entry([str(recipe.verb), "--config", recipe.name], Path(recipe.out)) for recipe in recipes]
+        return [Entry.of([str(recipe.verb), "--config", recipe.name]) for recipe in recipes]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -335,31 +350,8 @@ def read_list(name: str) -> list[Entry]:
     entries = []
     for number, line in enumerate(lines, start=1):
         try:
-            arguments = shlex.split(line, comments=True)
-            if arguments:
-                entries.append(_entry(arguments))
+            if arguments := shlex.split(line, comments=True):
+                entries.append(Entry.of(arguments))
         except (ValueError, ConfigError) as error:
             raise ConfigError(f"{path}, line {number}: {error}") from error
     return entries
-
-
-def _entry(arguments: list[str]) -> Entry:
-    verb, recipe, out = arguments[0], _option(arguments, "--config"), _option(arguments, "--out")
-    if verb not in RUNS:
-        raise ConfigError(f"{verb!r} is no run: choose one of {', '.join(RUNS)}")
-    values = find_recipe(recipe, verb).settings(option_table(RUNS[verb])) if recipe is not None else {}
-    out = out if out is not None else values.get("out")
-    if not isinstance(out, str):
-        raise ConfigError("where does the run go? give --out, or `out` in the recipe")
-    return Entry(arguments, Path(out))
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    """Return the last value given to an option."""
-    value = None
-    for place, argument in enumerate(arguments):
-        if argument == name and place + 1 < len(arguments):
-            value = arguments[place + 1]
-        elif argument.startswith(f"{name}="):
-            value = argument.partition("=")[2]
-    return value
