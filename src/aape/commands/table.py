@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from aape.downstream.tables import Cell, Table
 
 # How a run is carried out: by this alone its numbers do not change, rounding apart.
-HOW = {
+EXECUTION = {
     "out", "resume", "workers", "device", "save_every", "keep_checkpoints", "keep_every", "log_every", "tensorboard",
     "watch", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
 }  # fmt: skip
 # What may differ from the recipe without making it another experiment.
-PLACES = HOW | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
+MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
 PATHS = {"data", "checkpoint", "init", "stats"}
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 CAPTION = (
@@ -171,7 +171,7 @@ def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, gr
 
 
 def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = PLACES
+    before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = MAY_DIFFER
 ) -> list[str]:
     """Say how settings changed: "steps 300000 -> 300"; an option that one leaves out has its default.
 
@@ -232,7 +232,7 @@ class Entry:
 
         Raises:
             ConfigError: names them, with both values.
-            DataError: the run's own cannot be read.
+            DataError: those of the run cannot be read.
         """
         if not self.is_done:
             return
@@ -244,7 +244,7 @@ class Entry:
         now = settings_of(self.config, verb)
         before = {key: value for key, value in read_settings(self.out).items() if key in option_table(RUNS[verb])}
         before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
-        if changed := "; ".join(differences(before, now, verb, apart=HOW)):
+        if changed := "; ".join(differences(before, now, verb, apart=EXECUTION)):
             line = shlex.join(self.arguments)
             raise ConfigError(
                 f"{self.out} holds a run of other options than aape {line} ({changed}): choose another --out"

@@ -212,7 +212,7 @@ def markdown(tables: list[Table]) -> str:
 
 
 def as_csv(tables: list[Table]) -> str:
-    """Return one line per cell, in per cent or the column's own unit."""
+    """Return one line per cell, in per cent or the column's unit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ("best", "best_on_validation", "last", "value")
