@@ -38,14 +38,19 @@ from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
 from aape.models.stats import read_stats
+from aape.runs.checkpoints import publish
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn",
              "socket.connect", "ctypes.dlopen", "pickle.find_class", "os.symlink", "os.link")  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
-CHECKPOINT_FILES = (
-    "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "trainer_state.json", "config.yaml",
-)  # fmt: skip
+CHECKPOINT_FILES = {  # and what is said about each
+    "state.safetensors": "damaged, or of another model",
+    "rank-0.safetensors": "damaged, or of another model",
+    "state.json": "damaged, or of another model",
+    "optimizer.pt": "written by another version of aape",
+    "config.yaml": "holds a run of another kind, or of another version of aape",
+}
 
 Attack = Callable[[], object]
 
@@ -293,10 +298,10 @@ def resume_attacks(folder: Path) -> dict[str, Attack]:
         if name == "config.yaml":
             with (out / name).open("a") as file:
                 file.write(f"evil: !!python/object/apply:os.system ['touch {canary}']\n")
-        elif name.endswith(("pt", "pth")):
-            torch.save({"state": Bomb(canary)}, out / "checkpoint-1" / name)
         else:
             (out / "checkpoint-1" / name).write_bytes(pickle.dumps(Bomb(canary)))
+            shutil.copytree(out / "checkpoint-1", out / "hostile")
+            publish(out / "hostile", out / "checkpoint-1")  # a manifest that agrees
         command = [*options(out), "--resume", "--debug"]  # with it errors come out as they are
         attacks[f"resume: {name}"] = lambda command=command: cli.main(command)
     return attacks

@@ -101,5 +101,5 @@ def test_nothing_from_a_stranger_runs(tmp_path):
 def test_nothing_in_a_checkpoint_runs(tmp_path):
     """A run folder that others may write to is resumed, and its pickles are refused, not executed."""
     attacks = load_all(tmp_path, "--resume")
-    for name in guarded.CHECKPOINT_FILES:
-        assert_is_refusal(attacks[f"resume: {name}"], "damaged, or not written by `aape pretrain`")
+    for name, pattern in guarded.CHECKPOINT_FILES.items():
+        assert_is_refusal(attacks[f"resume: {name}"], pattern)

@@ -1,5 +1,6 @@
 """The ablations' recipes build what they say, and their table is computed as it says."""
 
+import dataclasses
 import json
 import math
 import shlex
@@ -9,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from aape import cli
-from aape.commands.pretrain import PretrainConfig
+from aape.commands.pretrain import PretrainConfig, _build_method, _front_end_and_encoder
 from aape.commands.probe import ProbeConfig
-from aape.pretraining.run import _build_method
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "experiments/small_data/ablations"))
@@ -30,7 +30,8 @@ def test_every_line_of_the_queue_is_a_run(monkeypatch):
         if verb == "pretrain":
             plain = (config.encoder, config.masking, config.predictor, config.loss, config.optim)
             built.setdefault(repr(plain), set()).add(Path(config.out).name.rpartition("-")[0])
-            _build_method(config, 304)
+            shape = _front_end_and_encoder(dataclasses.replace(config, stats=None))[1]
+            _build_method(config, shape)
     assert len(outs) == len(lines)
     assert all(len(names) == 1 for names in built.values()), built
 

@@ -6,11 +6,10 @@ import json
 import pytest
 import torch
 
-from aape.commands.pretrain import PretrainConfig
+from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.data.demo import AUDIO
 from aape.errors import DataError, TrainingError
 from aape.pretraining.config import MaskingConfig
-from aape.pretraining.run import build_trainer
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +30,21 @@ def make(corpus, out, *, steps=8, seed=0, **options):
         data=str(corpus), out=str(out), model="nano", steps=steps, seed=seed, workers=0, crop_seconds=1.0,
         device="cpu", stats=str(corpus.parent / "stats.json"), **options,
     )  # fmt: skip
-    return build_trainer(config)[0]
+    return Pretraining(config)
 
 
-def weights(trainer):
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+def weights(run):
+    return {name: value.clone() for name, value in run.method.state_dict().items()}
 
 
-def poison(trainer, where, steps):
+def poison(run, where, steps):
     """Put NaN into the input, the loss or the gradient of some steps; returns the weights before and after each."""
-    method, seen = trainer.model.method, []
+    method, seen = run.method, []
     forward = method.forward
 
     def poisoned(spectrogram, *arguments):
-        is_hit = trainer.state.global_step in steps
-        seen.append(weights(trainer))
+        is_hit = run.loop.step in steps
+        seen.append(weights(run))
         if is_hit and where == "input":
             spectrogram = spectrogram * float("nan")
         outputs = forward(spectrogram, *arguments)
@@ -62,12 +61,12 @@ def poison(trainer, where, steps):
 @pytest.mark.parametrize("where", ["input", "loss", "gradient"])
 def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(corpus, tmp_path, where):
     """One bad clip must not cost the weights of a week: neither student nor teacher sees the step."""
-    trainer = make(corpus, tmp_path / "run")
-    seen = poison(trainer, where, {3, 4})
-    trainer.train()
+    run = make(corpus, tmp_path / "run")
+    seen = poison(run, where, {3, 4})
+    run.train()
     changed = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(seen)]
     assert changed == [step not in (0, 3, 4) for step in range(7)]  # the learning rate of step 0 is 0
-    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    assert all(torch.isfinite(value).all() for value in weights(run).values())
     skipped = [json.loads(line) for line in (tmp_path / "run/skipped_steps.jsonl").read_text().splitlines()]
     assert [record["step"] for record in skipped] == [4, 5]
     assert all(len(record["clips"]) == 4 and record["clips"][0].endswith(".opus") for record in skipped)
@@ -78,11 +77,11 @@ def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(corpus, tmp_path,
 
 def test_five_in_a_row_stop_the_run_with_the_weights_of_before(corpus, tmp_path):
     """What does not mend itself ends, and says what to try."""
-    trainer = make(corpus, tmp_path / "run", steps=20)
-    seen = poison(trainer, "input", set(range(6, 20)))
+    run = make(corpus, tmp_path / "run", steps=20)
+    seen = poison(run, "input", set(range(6, 20)))
     with pytest.raises(TrainingError, match="learning-rate"):
-        trainer.train()
-    assert all(torch.equal(seen[6][name], value) for name, value in weights(trainer).items())
+        run.train()
+    assert all(torch.equal(seen[6][name], value) for name, value in weights(run).items())
 
 
 def test_broken_files_are_each_listed_once(corpus, tmp_path):
@@ -95,8 +94,8 @@ def test_broken_files_are_each_listed_once(corpus, tmp_path):
     for name in broken:
         (folder / name).write_bytes(b"RIFF\x00\x00")
     (tmp_path / "stats.json").write_bytes((corpus.parent / "stats.json").read_bytes())
-    trainer = make(folder, tmp_path / "run", steps=24, max_bad_fraction=0.06, log_every=5)  # over two epochs
-    trainer.train()
+    run = make(folder, tmp_path / "run", steps=24, max_bad_fraction=0.06, log_every=5)  # over two epochs
+    run.train()
     listed = [json.loads(line) for line in (tmp_path / "run/bad_files.jsonl").read_text().splitlines()]
     assert sorted(record["file"] for record in listed) == broken
     assert all(record["reason"] for record in listed)

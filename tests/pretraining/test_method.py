@@ -16,9 +16,8 @@ from aape.pretraining import (
     teacher_targets,
     utterance_loss,
 )
-from aape.pretraining.config import LossConfig
-from aape.pretraining.trainer import momentum_at
-from aape.runs.optim import adamw, warmup_cosine
+from aape.pretraining.config import LossConfig, OptimConfig
+from aape.runs.optim import adamw, cosine_between, warmup_cosine
 
 
 def neighbours_share(visible, grid):
@@ -80,9 +79,9 @@ def test_regression_losses_equal_the_equations_however_a_batch_is_divided():
     """Means over elements, and over clips: two halves average to the whole."""
     a, b = torch.randn(4, 2, 6, 5, dtype=torch.float64), torch.randn(4, 2, 6, 5, dtype=torch.float64)
     assert masked_loss(a, b).item() == pytest.approx(((a - b) ** 2).mean().item())
-    counted = torch.rand(4, 2, 6) > 0.4
-    whole = masked_loss(a, b, counted)
-    halves = [masked_loss(a[i : i + 2], b[i : i + 2], counted[i : i + 2]) for i in (0, 2)]
+    valid = torch.rand(4, 2, 6) > 0.4
+    whole = masked_loss(a, b, valid)
+    halves = [masked_loss(a[i : i + 2], b[i : i + 2], valid[i : i + 2]) for i in (0, 2)]
     assert whole.item() == pytest.approx(sum(halves).item() / 2)
     c, u = a[:, :, 0], b[:, 0, 0]
     assert utterance_loss(c, u).item() == pytest.approx(((c - u[:, None]) ** 2).mean().item())
@@ -92,10 +91,10 @@ def test_regression_losses_equal_the_equations_however_a_batch_is_divided():
 def test_targets_equal_the_definition_and_leave_out_padding(target_norm):
     """The teacher's targets, token by token or channel by channel."""
     outputs = [torch.randn(2, 6, 8, dtype=torch.float64) * 3 + 1 for _ in range(3)]
-    is_audio = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).bool()
-    pooled, utterance = teacher_targets(outputs, target_norm, is_audio)
+    valid = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).bool()
+    pooled, utterance = teacher_targets(outputs, target_norm, valid)
     for b in range(2):
-        count = int(is_audio[b].sum())
+        count = int(valid[b].sum())
         mean = torch.zeros(6, 8, dtype=torch.float64)
         for x in outputs:
             y = x[b]
@@ -135,10 +134,9 @@ def test_student_learns_teacher_follows_and_is_never_trained():
 def test_schedules_and_decay_groups():
     """Warm-up, cosine to 0, momentum to 1; no decay where method 7 says none."""
     assert [warmup_cosine(s, warmup=10, total=110) for s in (0, 5, 10, 60, 110)] == pytest.approx([0, 0.5, 1, 0.5, 0])
-    from aape.commands.pretrain import OptimConfig
-
-    assert momentum_at(0, 100, OptimConfig()) == pytest.approx(0.994)
-    assert momentum_at(100, 100, OptimConfig()) == 1.0
+    momentum = {"start": OptimConfig().momentum_start, "end": OptimConfig().momentum_end, "total": 100}
+    assert cosine_between(0, **momentum) == pytest.approx(0.994)
+    assert cosine_between(100, **momentum) == 1.0
     encoder = AudioEncoder(encoder_config("nano"))
     groups = adamw(encoder, learning_rate=1.0, weight_decay=0.05, betas=(0.9, 0.95)).param_groups
     exempt = {id(p) for p in groups[1]["params"]}

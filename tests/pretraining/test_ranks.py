@@ -13,21 +13,19 @@ from aape.data.demo import AUDIO
 PROGRAM = """
 import json, os, sys
 import torch
-from aape.commands.pretrain import OptimConfig, PretrainConfig
-from aape.pretraining.config import LossConfig, MaskingConfig
-from aape.pretraining.run import build_trainer, close_ranks
+from aape.commands.pretrain import PretrainConfig, Pretraining
+from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
+from aape.runs.devices import close_ranks
 data, stats, out, accumulate = *sys.argv[1:4], int(sys.argv[4])
-trainer, _ = build_trainer(PretrainConfig(
+run = Pretraining(PretrainConfig(
     data=data, stats=stats, out=out, model="nano", steps=20, clips=8, workers=0, crop_seconds=1.0, device="cpu",
     log_every=1, save_every=1000, masking=MaskingConfig(num_views=2), loss=LossConfig(contrastive_weight=1.0),
     optim=OptimConfig(accumulate=accumulate, precision="float32")))
-trainer.model.method.double()
-log_mel = trainer.model.log_mel
-trainer.model.log_mel.forward = lambda wave, forward=log_mel.forward: forward(wave.double())
-spectrograms = trainer.model.spectrograms
-trainer.model.spectrograms = lambda wave, lengths: spectrograms(wave.double(), lengths)
-trainer.train()
-close_ranks(trainer)
+run.method.double()
+spectrograms = run.spectrograms
+run.spectrograms = lambda wave, lengths: spectrograms(wave.double(), lengths)
+run.train()
+close_ranks(run.accelerator)
 """
 
 

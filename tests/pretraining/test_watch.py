@@ -35,9 +35,10 @@ def run(corpus, out, *more):
 
 def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
     """Looking at a run must not make it another run."""
-    watch = ("--watch.every", "2", "--watch.data", str(corpus / "notes.csv"), "--watch.split", "split")
+    recipe = tmp_path / "notes.yaml"
+    recipe.write_text(f"data: {corpus / 'notes.csv'}\nsplit: split\nsteps: 20\n")
     assert run(corpus, tmp_path / "plain") == 0
-    assert run(corpus, tmp_path / "watched", *watch, "--watch.steps", "20") == 0
+    assert run(corpus, tmp_path / "watched", "--watch", str(recipe), "--watch-every", "2") == 0
     lines = [json.loads(line) for line in (tmp_path / "watched/probes.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert 0 <= lines[-1]["scores"]["last"]["accuracy"]["mean"] <= 1
@@ -47,10 +48,11 @@ def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
 
 def test_a_probe_that_cannot_be_is_refused_before_the_run(corpus, tmp_path, capsys):
     """Not after the first thousand steps."""
-    assert run(corpus, tmp_path / "run", "--watch.every", "2") == 2
-    assert "watch.data" in capsys.readouterr().err
-    watch = ("--watch.every", "2", "--watch.data", str(corpus / "nothing.csv"), "--watch.split", "split")
-    assert run(corpus, tmp_path / "run", *watch) == 2
+    assert run(corpus, tmp_path / "run", "--watch-every", "2") == 2
+    assert "watch_every" in capsys.readouterr().err
+    recipe = tmp_path / "notes.yaml"
+    recipe.write_text(f"data: {corpus / 'nothing.csv'}\nsplit: split\n")
+    assert run(corpus, tmp_path / "run", "--watch", str(recipe), "--watch-every", "2") == 2
     assert "nothing.csv" in capsys.readouterr().err
 
 

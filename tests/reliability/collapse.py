@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aape.commands.pretrain import OptimConfig, PretrainConfig
-from aape.pretraining.config import MaskingConfig
-from aape.pretraining.run import build_trainer
+from aape.commands.pretrain import PretrainConfig, Pretraining
+from aape.pretraining.config import MaskingConfig, OptimConfig
 
 FORCED: dict[str, Any] = {"optim": OptimConfig(momentum_start=0.0, momentum_end=0.0)}
 HEALTHY: dict[str, Any] = {"optim": OptimConfig(momentum_start=0.9998)}
@@ -33,9 +32,9 @@ class NoPredictor(nn.Module):
         return tokens.mean(1, keepdim=True).expand(-1, queries.shape[1], -1)
 
 
-def force(trainer: Any, *, predictor: bool = True, constant: bool = True) -> None:
+def force(run: Pretraining, *, predictor: bool = True, constant: bool = True) -> None:
     """Remove the predictor, and show the method nothing but ones."""
-    method = trainer.model.method
+    method = run.method
     if predictor:
         method.predictor = NoPredictor()
     if constant:
@@ -49,17 +48,17 @@ def train(data: str, out: Path, steps: int, seed: int, spoil: Any = None, **opti
         data=data, out=str(out), model="nano", steps=steps, seed=seed, workers=0, crop_seconds=2.0, device="cpu",
         clips=8, log_every=20, save_every=100_000, masking=MaskingConfig(num_views=4), **options,
     )  # fmt: skip
-    trainer = build_trainer(config)[0]
+    run = Pretraining(config)
     if spoil is not None:
-        spoil(trainer)
-    trainer.train()
+        spoil(run)
+    run.train()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     names = [name for name in lines[0] if "variance" in name]
     ends = {
         name: [round(line[name], 5) for line in (lines[0], min(lines, key=lambda x: x[name]), lines[-1])]
         for name in names
     }
-    return {"alarms": trainer.alarm.raised, "first, least, last": ends}
+    return {"alarms": run.alarm.raised, "first, least, last": ends}
 
 
 def main() -> None:
@@ -77,7 +76,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, (what, more)) in enumerate(forced.items()):
-            spoil = None if name == "momentum 0" else lambda trainer, what=what: force(trainer, **what)
+            spoil = None if name == "momentum 0" else lambda run, what=what: force(run, **what)
             print(name, train(options.data, Path(folder) / f"forced-{i}", 200, 0, spoil, **more), flush=True)
         false_alarms = 0
         for seed in range(options.seeds):

@@ -25,24 +25,23 @@ SAVES = """
 import ctypes, json, os, random, sys
 from pathlib import Path
 from aape.errors import CheckpointError
-from aape.pretraining.run import build_trainer
 from aape.runs.checkpoints import newest_intact
-from aape.commands.pretrain import PretrainConfig
+from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.pretraining.config import MaskingConfig
 data, out, offsets, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-trainer, _ = build_trainer(PretrainConfig(
+run = Pretraining(PretrainConfig(
     data=data, out=str(out), model="nano", steps=2, clips=4, save_every=2, workers=0, crop_seconds=2.0,
     masking=MaskingConfig(num_views=2), device="cpu", stats=f"{data}/stats.json"))
-trainer.train()
+run.train()
 disk = ctypes.CDLL(None)
 size = sum(path.stat().st_size for path in (out / "checkpoint-2").iterdir())
 rng = random.Random(seed)
 good = 0
 for offset in sorted(rng.randrange(size) for _ in range(offsets)):
-    trainer.state.global_step = 3 + offset
+    run.loop.step = 3 + offset
     disk.full_disk(ctypes.c_longlong(offset))
     try:
-        trainer._save_checkpoint(trainer.model, None)
+        run.loop.save()
         message = ""
     except CheckpointError as error:
         message = str(error)

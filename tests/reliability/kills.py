@@ -75,7 +75,7 @@ def run_and_kill(data: Path, out: Path, workers: int, inside_save: bool, rng: ra
 
 def difference(left: Path, right: Path) -> list[str]:
     """Name what differs between two finished runs: weights, optimiser, schedule, log."""
-    names = ["model.safetensors", "optimizer.pt", "scheduler.pt"]
+    names = ["state.safetensors", "state.json", "rank-0.safetensors"]
     last = f"checkpoint-{STEPS}"
     found = [name for name in names if (left / last / name).read_bytes() != (right / last / name).read_bytes()]
     logs = [

@@ -13,27 +13,9 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
 
-from aape.commands.pretrain import PretrainConfig
+from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.pretraining.config import MaskingConfig
-from aape.pretraining.run import build_trainer
-
-
-class Watch(TrainerCallback):
-    """Notes (step, resident bytes, open files) every 50 steps."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, int, int]] = []
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Read them from the system."""
-        if state.global_step % 50 == 0:
-            with open("/proc/self/statm", encoding="ascii") as file:
-                resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            self.rows.append((state.global_step, resident, len(os.listdir("/proc/self/fd"))))
-            if state.global_step % 500 == 0:
-                print(f"step {state.global_step}: {resident / 1e6:.1f} MB, {self.rows[-1][2]} files", flush=True)
 
 
 def soak(data: str, steps: int, out: str, **options: Any) -> dict[str, float]:
@@ -42,11 +24,20 @@ def soak(data: str, steps: int, out: str, **options: Any) -> dict[str, float]:
         data=data, out=out, model="nano", steps=steps, clips=4, workers=0, crop_seconds=1.0, device="cpu",
         log_every=10, save_every=max(1, steps // 10), masking=MaskingConfig(num_views=2), **options,
     )  # fmt: skip
-    trainer, _ = build_trainer(config)
-    watch = Watch()
-    trainer.add_callback(watch)
-    trainer.train()
-    late = np.array([row for row in watch.rows if row[0] > steps // 5], dtype=float)
+    run = Pretraining(config)
+    rows: list[tuple[int, int, int]] = []
+
+    def measure(step: int) -> None:
+        """Note (step, resident bytes, open files) as the system has them."""
+        with open("/proc/self/statm", encoding="ascii") as file:
+            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        rows.append((step, resident, len(os.listdir("/proc/self/fd"))))
+        if step % 500 == 0:
+            print(f"step {step}: {resident / 1e6:.1f} MB, {rows[-1][2]} files", flush=True)
+
+    run.loop.every = [(50, measure)]
+    run.train()
+    late = np.array([row for row in rows if row[0] > steps // 5], dtype=float)
     slope = np.polyfit(late[:, 0], late[:, 1], 1)[0]
     return {
         "steps": steps,

@@ -24,14 +24,23 @@ Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "crema
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a configuration."""
+    """One option of a configuration.
 
-    key: str  # dotted name, as in `optim.learning_rate`
-    type: Any  # the resolved type annotation
-    default: Any  # `dataclasses.MISSING` where the option is required
-    help: str  # one sentence for people
-    group: str  # title of the section, empty at the top
-    positional: bool  # whether the command line takes it without a name
+    Args:
+        key: dotted name, as in `optim.learning_rate`.
+        type: the resolved type annotation.
+        default: the default, `dataclasses.MISSING` where the option is required.
+        help: one sentence for people.
+        group: title of the section, empty at the top.
+        positional: whether the command line takes it without a name.
+    """
+
+    key: str
+    type: Any
+    default: Any
+    help: str
+    group: str
+    positional: bool
 
     @property
     def is_required(self) -> bool:
@@ -58,12 +67,14 @@ class Option:
         return {int: "N", float: "X"}.get(self.type, self.key.rpartition(".")[2].upper())
 
 
-def option_table(config_class: type, *, prefix: str = "", group: str = "") -> dict[str, Option]:
+def option_table(
+    config_class: type, *, prefix: str = "", group: str = "", with_fixed: bool = False
+) -> dict[str, Option]:
     """Return every option of a configuration class by dotted key, nested sections included.
 
     A field that is itself a dataclass is a section. So is a field with `metadata={"fields_of": cls}`, a dict of
-    overrides of the fields of `cls`, or of those that `"only"` lists. `prefix` and `group` are the section's own key
-    and title.
+    overrides of the fields of `cls`. Where `"only"` lists fields of a section, the others are fixed and left out,
+    unless `with_fixed`. `prefix` and `group` are the section's own key and title.
     """
     hints = typing.get_type_hints(config_class)
     helps = _field_helps(config_class)
@@ -73,7 +84,7 @@ def option_table(config_class: type, *, prefix: str = "", group: str = "") -> di
         if dataclasses.is_dataclass(section):
             title = f"{prefix}{field.name}: {helps.get(field.name, '')}".rstrip(": ")
             inner = option_table(typing.cast(type, section), prefix=f"{prefix}{field.name}.", group=title)
-            only = field.metadata.get("only")
+            only = None if with_fixed else field.metadata.get("only")
             table |= {key: option for key, option in inner.items() if only is None or key.rpartition(".")[2] in only}
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
@@ -291,21 +302,30 @@ def _field_helps(config_class: type) -> dict[str, str]:
 
 def _help(option: Option) -> str:
     default = option.default
-    if option.type is bool:
-        default = "on" if default else "off"
-    elif isinstance(default, tuple):
-        default = json.dumps(default)
+    if option.is_required:
+        note = " (required)"
+    elif default is None:
+        note = ""
+    elif option.type is bool:
+        note = f" (default: {'on' if default else 'off'})"
     elif isinstance(default, float):
-        default = f"{default:g}"
-    note = " (required)" if option.is_required else "" if default is None else f" (default: {default})"
+        note = f" (default: {default:g})"
+    else:
+        note = f" (default: {json.dumps(default) if isinstance(default, tuple) else default})"
     return (option.help + note).replace("%", "%%")  # argparse formats help texts with the % operator
 
 
 def _type_in_words(annotation: Any) -> str:
     """Say a type for people: "a whole number", "one of auto, cpu"."""
-    plain = {int: "a whole number from 0", float: "a number from 0", str: "text", bool: "true or false"}
-    if annotation in plain or annotation is type(None):
-        return plain.get(annotation, "null")
+    plain = {
+        int: "a whole number from 0",
+        float: "a number from 0",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }
+    if annotation in plain:
+        return plain[annotation]
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))

@@ -1,73 +1,38 @@
-"""`aape pretrain`."""
+"""`aape pretrain`: from a folder of sound to an encoder, in one run folder."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from aape.commands.options import Device
+from aape.commands.options import Device, parse
 from aape.errors import ConfigError, require_positive
-from aape.models.config import EncoderConfig, PredictorConfig
-from aape.pretraining.config import LossConfig, MaskingConfig
+from aape.models.config import EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
+from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with a cosine to 0 after a linear warm-up, and the teacher's momentum (method 7).
+    from aape.commands.probe import ProbeConfig
+    from aape.pretraining.clip_statistics import ClipStatistics
+    from aape.pretraining.teacher_student import TeacherStudent
+    from aape.runs.loop import Loop, Pass
 
-    Args:
-        learning_rate: peak of the schedule [ours].
-        weight_decay: decay of matrices; vectors, positions and tokens have none.
-        betas: of AdamW [ours].
-        warmup_ratio: share of the steps that is warm-up.
-        clip_grad: largest norm of the gradient [ours].
-        momentum_start: the teacher's momentum at the first step.
-        momentum_end: the teacher's momentum at the last step.
-        accumulate: forward passes that one optimiser step is made of.
-        precision: arithmetic; auto is bfloat16 where the device has it.
-        compile: compile teacher, student and losses with torch.compile.
-    """
-
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup_ratio: float = 80 / 600
-    clip_grad: float = 4.0
-    momentum_start: float = 0.994
-    momentum_end: float = 1.0
-    accumulate: int = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        require_positive(self, "learning_rate", "clip_grad", "accumulate")
-
-
-@dataclass(frozen=True)
-class WatchConfig:
-    """A linear probe of the encoder while it trains, on a small labelled set.
-
-    Args:
-        every: steps between probes; 0 for none.
-        data: CSV of the labelled set.
-        label: column of the labels.
-        split: column that says train, valid or test.
-        fold: column of the fold.
-        where: COLUMN=VALUE, to use those rows only.
-        steps: optimiser steps of the probe.
-    """
-
-    every: int = 0
-    data: str | None = None
-    label: str = "label"
-    split: str | None = None
-    fold: str | None = None
-    where: str | None = None
-    steps: int = 1000
-
-    def __post_init__(self) -> None:
-        if self.every and (self.data is None or (self.split is None) == (self.fold is None)):
-            raise ConfigError("watch.every needs watch.data, and either watch.split or watch.fold")
+BAD_NAME, PROBES_NAME = "bad_files.jsonl", "probes.jsonl"
+CLIPS_FOR_STATISTICS = 2000
+MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every", "keep_checkpoints", "keep_every",
+              "watch", "watch_every", "tensorboard", "track", "max_bad_fraction")  # fmt: skip
+# The fields of each section that are options; the others keep their defaults
+ENCODER_OPTIONS = ("embed_dim", "depth", "num_heads", "n_mels", "patch_size", "stem", "adaptive", "phase",
+                   "kernel_size", "stride", "mask_context", "decay_start")  # fmt: skip
+LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "min_prefix", "reduction", "target", "target_norm")
+OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile")
 
 
 @dataclass(frozen=True)
@@ -87,12 +52,15 @@ class PretrainConfig:
         keep_every: checkpoints of every so many steps stay too; 0 for none.
         log_every: steps between lines of metrics.jsonl.
         tensorboard: log for TensorBoard as well, which has to be installed.
+        track: log to this service as well, which has to be installed.
+        watch: recipe of `aape probe`: a labelled set to probe the encoder on while it trains.
+        watch_every: steps between those probes.
         stats: JSON file of `aape stats`; measured at the start where none is given.
         init: model to start from, a name or a saved folder.
         resume: go on from the last checkpoint in the run folder.
         device: where to run.
         crop_seconds: length of the random crop of each clip, in seconds.
-        short_clips: fill shorter clips with zeros, or by repeating them [ours].
+        loop_short_clips: loop clips shorter than the crop to its length, instead of padding with zeros [ours].
         max_bad_fraction: stop when more than this share of the files cannot be read.
         export: whose weights are saved for use.
         encoder: fields of the encoder that differ from its size.
@@ -100,7 +68,6 @@ class PretrainConfig:
         predictor: what the student predicts with.
         loss: what is minimised.
         optim: optimiser and schedules.
-        watch: a probe on the way.
     """
 
     data: str
@@ -115,27 +82,318 @@ class PretrainConfig:
     keep_every: int = 0
     log_every: int = 50
     tensorboard: bool = False
+    track: Literal["wandb", "trackio"] | None = None
+    watch: str | None = None
+    watch_every: int = 0
     stats: str | None = None
     init: str | None = None
     resume: bool = False
     device: Device = "auto"
     crop_seconds: float = 6.0
-    short_clips: Literal["pad", "repeat"] = "pad"
+    loop_short_clips: bool = False
     max_bad_fraction: float = 0.01
     export: Literal["student", "teacher"] = "student"
-    encoder: dict[str, Any] = field(default_factory=dict, metadata={"fields_of": EncoderConfig})
-    masking: MaskingConfig = MaskingConfig()
-    predictor: PredictorConfig = PredictorConfig()
-    loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig()
-    watch: WatchConfig = WatchConfig()
+    encoder: dict[str, Any] = field(
+        default_factory=dict, metadata={"fields_of": EncoderConfig, "only": ENCODER_OPTIONS}
+    )
+    masking: MaskingConfig = field(default=MaskingConfig(), metadata={"only": ("num_views", "mask_ratio")})
+    predictor: PredictorConfig = field(default=PredictorConfig(), metadata={"only": ("kind",)})
+    loss: LossConfig = field(default=LossConfig(), metadata={"only": LOSS_OPTIONS})
+    optim: OptimConfig = field(default=OptimConfig(), metadata={"only": OPTIM_OPTIONS})
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
+        if (self.watch is None) != (self.watch_every == 0):
+            raise ConfigError(
+                "watch and watch_every belong together: a recipe of `aape probe`, and steps between probes"
+            )
+        if not 0 < self.masking.mask_ratio < 1:
+            raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Run the verb."""
-    from aape.pretraining.run import pretrain as run
+    """Pre-train an encoder and leave everything in the run folder: configuration, metrics, checkpoints, `model/`.
 
-    run(config)
+    Args:
+        config: see `PretrainConfig`; one process per device, started by torchrun where there are several.
+
+    Raises:
+        ConfigError: options that do not fit each other, or the run that is resumed.
+        DataError: no audio, or too much of it is bad.
+        CheckpointError: `init` does not fit the model, or a checkpoint cannot be written, or be read to resume.
+        TrainingError: loss or gradient stay NaN.
+        SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
+    """
+    from aape.runs.devices import close_ranks
+
+    run = Pretraining(config)
+    if not run.train():
+        run.loop.stop.leave(run.out, run.loop.step, is_main=run.is_main)
+    if run.is_main:
+        run.save_model(run.out / "model")
+        run.write_result()
+    close_ranks(run.accelerator)
+
+
+class Pretraining:
+    """A run, ready to train: the folder claimed, front end, method, draws and loop made.
+
+    Args:
+        config: the options.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as `pretrain`.
+    """
+
+    def __init__(self, config: PretrainConfig) -> None:
+        import torch
+
+        from aape.commands.probe import read_set
+        from aape.data.clips import read_manifest
+        from aape.data.log_mel import LogMel
+        from aape.models.stats import read_stats, write_stats
+        from aape.pretraining.draws import ClipDraws
+        from aape.runs.checkpoints import find_checkpoint
+        from aape.runs.files import Records
+        from aape.runs.folder import write_run_header
+
+        self.config, self.out = config, Path(config.out)
+        if config.watch is not None:  # says now what is wrong with the set
+            read_set(self._probe_config(self.out))
+        self.accelerator = _claim(config)
+        self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        checkpoint = find_checkpoint(self.out, is_main=self.is_main) if config.resume else None
+        clips = read_manifest(config.data)
+        self.front_end, self.shape = _front_end_and_encoder(config)
+        torch.manual_seed(config.seed)
+        self.method, self.statistics = _build_method(config, self.shape)
+        self.grid = self.method.student.stem.grid_size  # (Nf, Nt)
+        if self.is_main:
+            write_run_header(self.out, config, device=self.device)
+        if config.stats is None:  # a resumed run finds them in its folder
+            stats = self.out / "stats.json"
+            if not stats.exists():
+                write_stats(stats, config.data, self.front_end, max_bad_fraction=config.max_bad_fraction)
+            self.front_end = read_stats(stats)
+        self.log_mel = LogMel(**dataclasses.asdict(self.front_end))
+        self.draws = ClipDraws(
+            clips,
+            num_draws=config.steps * config.clips,
+            seed=config.seed,
+            crop_samples=round(config.crop_seconds * self.front_end.sample_rate),
+            sample_rate=self.front_end.sample_rate,
+            grid=self.grid,
+            masking=config.masking,
+            loop_short=config.loop_short_clips,
+        )
+        if self.statistics is not None and checkpoint is None:  # else the checkpoint has them
+            self._fit_statistics(self.statistics)
+        self.loop = self._make_loop(len(clips))
+        torch.manual_seed(config.seed)
+        self.loop.resume(checkpoint)
+        self.probes = Records(self.out / PROBES_NAME)
+        if config.watch is not None and self.is_main:
+            self.probes.cut_after(self.loop.step)
+
+    def train(self) -> bool:
+        """Run the loop. Returns whether it reached the last step."""
+        with self.bar:
+            return self.loop.train(self.batches())
+
+    def batches(self) -> Iterator[Iterator[dict[str, Any]]]:
+        """Read this rank's batches, pass by pass, of every step from the loop's on."""
+        from aape.pretraining.draws import StepBatches, load_steps
+
+        ranks, passes = self.accelerator, self.config.optim.accumulate
+        share = {"rank": ranks.process_index, "world_size": ranks.num_processes, "first_step": self.loop.step}
+        order = StepBatches(num_draws=len(self.draws), clips=self.config.clips, passes=passes, **share)
+        return load_steps(self.draws, order, workers=self.config.workers, pin_memory=self.device.type == "cuda")
+
+    def forward(self, step: int, batch: dict[str, Any]) -> Pass:
+        """Turn a batch of waveforms and masks into the loss: log-mel, method, and statistics of the clip."""
+        from aape.pretraining.draws import draw_prefix
+        from aape.runs.loop import Pass
+
+        self.bad.note(batch["bad"])
+        loss, num_time = self.config.loss, self.grid[1]
+        spectrogram, valid = self.spectrograms(batch["waveform"], batch["num_samples"])
+        known = valid if loss.ignore_padding else None
+        visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
+        outputs = self.method(spectrogram, visible, queries, known)
+        if self.statistics is not None:
+            prefix = draw_prefix(self.config.seed, step, loss.min_prefix, num_time) if loss.min_prefix else None
+            error = self.statistics(self.method.student, spectrogram, known, prefix)
+            outputs["loss"] = outputs["loss"] + loss.statistics_weight * error
+            outputs["loss_statistics"] = error
+        weight = 1 / (self.config.optim.accumulate * self.accelerator.num_processes)
+        names = [self.draws.clips[index].name for index in batch["clip"]]
+        return Pass(outputs["loss"], weight, names, {name: value.detach() for name, value in outputs.items()})
+
+    def spectrograms(self, waveform: Tensor, num_samples: list[int]) -> tuple[Tensor, Tensor]:
+        """Return log-mels (B, 1, F, T) and valid patches (B, N) on the device, as `crop_spectrograms`."""
+        from aape.pretraining.draws import crop_spectrograms
+
+        sizes = {"num_frames": self.shape.num_frames, "patch_size": self.shape.patch_size}
+        return crop_spectrograms(waveform.to(self.device, non_blocking=True), num_samples, self.log_mel, **sizes)
+
+    def save_model(self, folder: Path) -> None:
+        """Write the encoder for use."""
+        from aape.models.saved import model_name, save_model
+
+        config = self.config
+        encoder = self.method.student if config.export == "student" else self.method.teacher
+        places = ("data", "out", "stats", "watch")  # on this machine
+        training = {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
+        training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
+        loop_to = config.crop_seconds if config.loop_short_clips else 0.0
+        save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)
+
+    def write_result(self) -> None:
+        """Write `result.json`."""
+        from aape.runs.folder import write_result
+
+        result = {
+            "num_clips": len(self.draws.clips),
+            "clips_seen": self.config.steps * self.config.clips,
+            "last": self.loop.records.read()[-1],
+            "bad": [{"name": name, "reason": reason} for name, reason in self.bad.reasons.items()],
+            "skipped_steps": sorted({record["step"] for record in self.loop.skipped.read()}),
+            "collapse_alarms": self.alarm.raised,
+        }
+        write_result(self.out, result)
+        print(f"{self.config.steps} steps done -> {self.out / 'model'}")
+
+    def _fit_statistics(self, statistics: ClipStatistics) -> None:
+        """Measure the components of the clips' statistics on crops of the first epoch."""
+        import torch
+
+        crops = (self.draws[draw] for draw in range(min(CLIPS_FOR_STATISTICS, len(self.draws.clips))))
+        inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
+        statistics.fit(torch.cat([statistics.measure(*each).cpu() for each in inputs]))
+
+    def _make_loop(self, num_clips: int) -> Loop:
+        from aape.runs.devices import autocast
+        from aape.runs.files import Records
+        from aape.runs.guards import BadFiles, CollapseAlarm
+        from aape.runs.loop import Loop
+        from aape.runs.optim import adamw, cosine_between, warmup_cosine
+        from aape.runs.progress import TrainingBar
+
+        config, optim = self.config, self.config.optim
+        modules: dict[str, Any] = {"method": self.method.to(self.device)}
+        if self.statistics is not None:
+            modules["statistics"] = self.statistics.to(self.device)
+        if optim.compile:
+            self.method.compile(dynamic=False)
+        bad, self.alarm = Records(self.out / BAD_NAME), CollapseAlarm()
+        self.bad = BadFiles(num_clips, config.max_bad_fraction, bad)
+        self.bar = TrainingBar("pre-training", config.steps, is_shown=self.is_main)
+        warmup = round(optim.warmup_ratio * config.steps)
+
+        def momentum(step: int) -> float:
+            return cosine_between(step, start=optim.momentum_start, end=optim.momentum_end, total=config.steps)
+
+        def on_log(step: int, values: dict[str, float]) -> None:
+            values |= {"momentum": momentum(step - 1), "epoch": step / (num_clips / config.clips)}
+            self.alarm.check(step, values, is_main=self.is_main)
+            variance = f"target variance {values['target_variance_tokens']:.3f}"
+            self.bar.note(step, f"loss {values['loss']:.3f}  {variance}  {values['clips_per_second']:.1f} clips/s")
+
+        return Loop(
+            self.accelerator,
+            self.out,
+            self.forward,
+            adamw(modules, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, betas=optim.betas),
+            modules,
+            config.steps,
+            rate=lambda step: warmup_cosine(step, warmup=warmup, total=config.steps),
+            autocast=lambda: autocast(self.device, optim.precision),
+            clip_grad=optim.clip_grad,
+            after_step=lambda step, is_skipped: self.method.update_teacher(momentum(step), is_skipped),
+            log_every=config.log_every,
+            on_log=on_log,
+            every=[(config.watch_every, self.probe)] if config.watch is not None else [],
+            save_every=config.save_every,
+            keep_last=config.keep_checkpoints,
+            keep_every=config.keep_every,
+            bad=self.bad,
+            progress=self.bar.advance,
+        )
+
+    def probe(self, step: int) -> None:
+        """Save the encoder aside and probe it; the run's random numbers stay as they are."""
+        import torch
+
+        from aape.commands.probe import run_probe
+        from aape.downstream.yardsticks import ENCODER
+
+        if not self.is_main:
+            return
+        folder = self.out / "probes" / f"step-{step}"
+        self.save_model(folder / "model")
+        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+            scores = run_probe(self._probe_config(folder))["rows"][ENCODER]["scores"]
+        self.method.train()
+        self.probes.append(step, scores=scores)
+
+    def _probe_config(self, folder: Path) -> ProbeConfig:
+        from aape.commands.probe import ProbeConfig
+
+        fixed = ["--checkpoint", str(folder / "model"), "--out", str(folder), "--device", self.config.device]
+        recipe = ["--config", str(self.config.watch), "--seeds", "1", "--no-yardsticks"]
+        return parse(ProbeConfig, [*recipe, *fixed], verb="probe")
+
+
+def _claim(config: PretrainConfig) -> Accelerator:
+    """Start this rank, and refuse to mix two runs in one folder."""
+    from aape.runs.devices import start_ranks
+    from aape.runs.folder import claim
+
+    trackers = [*(["tensorboard"] if config.tensorboard else []), *([config.track] if config.track else [])]
+    shown = {key: str(value) for key, value in dataclasses.asdict(config).items()}
+    accelerator = start_ranks(config.device, out=config.out, trackers=trackers, config=shown)
+    parts = accelerator.num_processes * config.optim.accumulate
+    if config.clips % parts:
+        raise ConfigError(f"clips ({config.clips}) must be a multiple of ranks times accumulation steps ({parts})")
+    if accelerator.is_main_process:
+        claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
+    accelerator.wait_for_everyone()
+    return accelerator
+
+
+def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, EncoderConfig]:
+    """Return front end and encoder that fit each other; the encoder's position table covers the crop."""
+    from aape.models.stats import read_stats
+
+    shape = encoder_config(config.model, **config.encoder)
+    front_end = FrontEndConfig(n_mels=shape.n_mels) if config.stats is None else read_stats(config.stats)
+    if front_end.n_mels != shape.n_mels:
+        bands = f"{front_end.n_mels} mel bands, the encoder has {shape.n_mels}"
+        raise ConfigError(f"{config.stats} is of {bands}: without --stats they are measured for it")
+    samples = round(config.crop_seconds * front_end.sample_rate)
+    if samples < front_end.hop_length:
+        raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
+    require_positive(shape, "patch_size")
+    num_time = -(-(1 + samples // front_end.hop_length) // shape.patch_size)  # 601 frames in 6 s, 38 patches of 16
+    return front_end, dataclasses.replace(shape, num_frames=num_time * shape.patch_size)
+
+
+def _build_method(config: PretrainConfig, shape: EncoderConfig) -> tuple[TeacherStudent, ClipStatistics | None]:
+    """Build student, teacher, predictor, and the statistics' head if they are part of the loss."""
+    from aape.models.encoder import AudioEncoder
+    from aape.models.saved import load_weights
+    from aape.pretraining.clip_statistics import ClipStatistics
+    from aape.pretraining.teacher_student import TeacherStudent
+
+    loss, num_time = config.loss, shape.num_frames // shape.patch_size
+    if not 0 <= loss.min_prefix <= num_time:
+        raise ConfigError(f"loss.min_prefix must be 0 to {num_time}, the time patches of a crop")
+    try:
+        encoder = AudioEncoder(shape)
+        if config.init is not None:
+            load_weights(encoder, config.init)
+        method = TeacherStudent(encoder, encoder.stem.grid_size, config.predictor, loss)
+        sizes = (shape.embed_dim, shape.n_mels, shape.patch_size, loss.statistics_components)
+        return method, ClipStatistics(*sizes) if loss.statistics_weight else None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"encoder, predictor or loss: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -87,18 +86,18 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
         patch, num_frames = self.encoder.patch_size, self.grid_size[1] * self.encoder.patch_size
         if x.shape[-1] > num_frames:
             raise ValueError(f"clips of {x.shape[-1]} frames, the most is {num_frames}: crop them")
-        own = x.new_ones(len(x), x.shape[-1]) if attention_mask is None else attention_mask.to(x.dtype)
+        frames = x.new_ones(len(x), x.shape[-1]) if attention_mask is None else attention_mask.to(x.dtype)
         padding = (0, num_frames - x.shape[-1])
-        own = nn.functional.pad(own, padding)  # (B, T)
-        x = nn.functional.pad(x, padding) * own[:, None, None]
-        is_audio = own.unflatten(1, (-1, patch)).amax(-1) > 0  # (B, Nt)
-        is_audio = is_audio[:, None].expand(-1, self.grid_size[0], -1).flatten(1)  # (B, N)
+        frames = nn.functional.pad(frames, padding)  # (B, T)
+        x = nn.functional.pad(x, padding) * frames[:, None, None]
+        valid = frames.unflatten(1, (-1, patch)).amax(-1) > 0  # (B, Nt)
+        valid = valid[:, None].expand(-1, self.grid_size[0], -1).flatten(1)  # (B, N)
         if visible is None and queries is None:
             visible, queries = self.draw_views(len(x))
         if visible is None or queries is None:
             raise ValueError("visible and queries belong together: give both or none")
-        is_counted = self._method.loss.ignore_padding and not bool(is_audio.all())
-        outputs = self._method(x, visible.to(x.device), queries.to(x.device), is_audio if is_counted else None)
+        has_padding = self._method.loss.ignore_padding and not bool(valid.all())
+        outputs = self._method(x, visible.to(x.device), queries.to(x.device), valid if has_padding else None)
         return self._as_asked(AaPEForPreTrainingOutput(**outputs), return_dict)
 
     def draw_views(self, num_clips: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -117,7 +116,6 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
 
     def _build_method(self) -> TeacherStudent:
         predictor, loss = _section(self.config, "predictor", PredictorConfig), _section(self.config, "loss", LossConfig)
-        loss = dataclasses.replace(loss, statistics_weight=0.0)  # its components belong to a corpus: `aape pretrain`
         return TeacherStudent(self.encoder, self.grid_size, predictor, loss)
 
     def _fresh_part(self, name: str) -> nn.Module | None:
@@ -128,7 +126,10 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
 
 def _section(config: AaPEConfig, key: str, section: type[SectionT]) -> SectionT:
     """Read one of our dataclasses out of `config.training`."""
+    values = dict(config.training.get(key) or {})
+    if "statistics_min_patches" in values:  # as models saved before call it
+        values["min_prefix"] = values.pop("statistics_min_patches")
     try:
-        return section(**(config.training.get(key) or {}))
+        return section(**values)
     except TypeError as error:
         raise CheckpointError(f"config.json: training.{key}: {error}") from error

@@ -1,7 +1,7 @@
 """A target that no teacher makes [ours]: statistics of the clip's log-mel, read off the class token of the whole clip.
 
 It cannot collapse and teaches from the first step, where little data or little time leave the teacher's targets poor.
-B clips, N tokens, D width of the encoder, F mel bins, T frames, P patch, K components.
+B clips, N = Nf Nt tokens, D width of the encoder, F mel bins, T frames, P patch, K components.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aape.data.log_mel import time_statistics
 from aape.errors import DataError
+from aape.models.encoder import AudioEncoder
 
 # Of mean, standard deviation, maximum and delta standard deviation: over clips each then varies by about as much.
 SCALE = (1.0, 2.0, 1.0, 4.0)
@@ -57,28 +58,44 @@ class ClipStatistics(nn.Module):
         """
         num_components = self.basis.shape[1]
         if len(statistics) <= num_components:
-            raise DataError(f"{len(statistics)} clips cannot have loss.statistics_components = {num_components}")
+            raise DataError(
+                f"{len(statistics)} clips are too few for loss.statistics_weight: it needs more than {num_components}"
+            )
         wide = statistics.double()
         variances, directions = torch.linalg.eigh(torch.cov((wide - wide.mean(0)).T))  # ascending
         largest = slice(-num_components, None)
         self.mean.copy_(wide.mean(0))
         self.basis.copy_((directions[:, largest] / variances[largest].clamp(min=1e-12).sqrt()).flip(1))
 
-    def measure(self, spectrogram: Tensor, is_audio: Tensor | None = None) -> Tensor:
+    def measure(self, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return mean, spread, maximum and spread of the difference over time of every bin, scaled: (B, 4F).
 
         Args:
             spectrogram: (B, 1, F, T), standardised.
-            is_audio: patches that do not lie wholly in padding (B, N); None where there is no padding.
+            valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
         """
         frames = None
-        if is_audio is not None:
+        if valid is not None:
             num_time = spectrogram.shape[-1] // self.patch_size
-            frames = is_audio[:, :num_time].repeat_interleave(self.patch_size, 1)  # (B, T)
+            frames = valid[:, :num_time].repeat_interleave(self.patch_size, 1)  # (B, T)
         values = time_statistics(spectrogram[:, 0], frames).unflatten(-1, (4, -1))
         return (values * values.new_tensor(SCALE)[:, None]).flatten(1)
 
-    def forward(self, class_tokens: Tensor, spectrogram: Tensor, is_audio: Tensor | None = None) -> Tensor:
-        """Return the squared error, a mean over clips and components, between class tokens (B, D) and statistics."""
-        target = (self.measure(spectrogram, is_audio) - self.mean) @ self.basis  # (B, K)
+    def forward(
+        self, encoder: AudioEncoder, spectrogram: Tensor, valid: Tensor | None = None, prefix: int | None = None
+    ) -> Tensor:
+        """Return L_stat, the squared error between class tokens and statistics, a mean over clips and components.
+
+        Args:
+            encoder: the student; it sees every patch, as when it is used.
+            spectrogram: (B, 1, F, T), standardised, T = Nt P.
+            valid: as in `measure`.
+            prefix: use the first so many time patches only; None for all.
+        """
+        if prefix is not None:
+            if valid is not None:
+                valid = valid.unflatten(1, (-1, spectrogram.shape[-1] // self.patch_size))[..., :prefix].flatten(1)
+            spectrogram = spectrogram[..., : prefix * self.patch_size]
+        class_tokens = encoder.forward_features(spectrogram)[:, 0]  # (B, D)
+        target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
         return (self.head(class_tokens).to(target.dtype) - target).square().mean()

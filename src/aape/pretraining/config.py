@@ -1,4 +1,4 @@
-"""What the method leaves open: masks and losses (method 7)."""
+"""What the method leaves open: masks, losses and optimiser (method 7)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class LossConfig:
 
     Args:
         contrastive_weight: weight of the contrastive loss.
-        statistics_weight: weight of telling the clip's log-mel statistics from the class token; the paper has none.
-        statistics_components: principal components of the statistics that are told.
-        statistics_min_patches: tell them from the first part of the crop, at least so many time patches and another
+        statistics_weight: weight of reading the clip's log-mel statistics off the class token; the paper has none.
+        statistics_components: principal components of the statistics.
+        min_prefix: read the statistics from the start of the crop only, at least so many time patches and another
             number at each step, so that the class token knows short clips too; 0 for the whole crop.
         temperature: temperature of the contrastive loss [ours].
         reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
@@ -48,7 +48,7 @@ class LossConfig:
     contrastive_weight: float = 0.1
     statistics_weight: float = 0.0
     statistics_components: int = 64
-    statistics_min_patches: int = 0
+    min_prefix: int = 0
     temperature: float = 0.1
     reduction: Literal["mean", "eat"] = "mean"
     target: Literal["block", "ffn"] = "block"
@@ -57,3 +57,35 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "temperature")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a cosine to 0 after a linear warm-up, and the teacher's momentum (method 7).
+
+    Args:
+        learning_rate: peak of the schedule [ours].
+        weight_decay: decay of matrices; vectors, positions and tokens have none.
+        betas: of AdamW [ours].
+        warmup_ratio: share of the steps that is warm-up.
+        clip_grad: largest norm of the gradient [ours].
+        momentum_start: the teacher's momentum at the first step.
+        momentum_end: the teacher's momentum at the last step.
+        accumulate: forward passes that one optimiser step is made of.
+        precision: arithmetic; auto is bfloat16 where the device has it.
+        compile: compile teacher, student and losses with torch.compile.
+    """
+
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_ratio: float = 80 / 600
+    clip_grad: float = 4.0
+    momentum_start: float = 0.994
+    momentum_end: float = 1.0
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive(self, "learning_rate", "clip_grad", "accumulate")

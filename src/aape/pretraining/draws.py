@@ -7,18 +7,21 @@ draw, and after which interruption, gets the same.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from aape.data.clips import Clip, clip_seconds, load_clip
+from aape.data.log_mel import LogMel
 from aape.errors import AudioError, DataError
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.masking import count_tokens, draw_views
+from aape.runs.guards import ignore_sigterm
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
 
@@ -34,7 +37,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
         sample_rate: in Hz.
         grid: (Nf, Nt) of a crop.
         masking: views, mask ratio, blocks.
-        repeat_short: repeat a clip shorter than the crop until it is full; else it stays short and is padded later.
+        loop_short: loop a clip shorter than the crop until it is full; else it stays short and is padded later.
     """
 
     def __init__(
@@ -47,10 +50,10 @@ class ClipDraws(Dataset[dict[str, Any]]):
         sample_rate: int,
         grid: tuple[int, int],
         masking: MaskingConfig,
-        repeat_short: bool = False,
+        loop_short: bool = False,
     ) -> None:
         self.clips, self.num_draws, self.seed = clips, num_draws, seed
-        self.crop_samples, self.sample_rate, self.repeat_short = crop_samples, sample_rate, repeat_short
+        self.crop_samples, self.sample_rate, self.loop_short = crop_samples, sample_rate, loop_short
         self.grid, self.masking = grid, masking
         num_tokens = grid[0] * grid[1]
         self.num_visible, self.num_queries = count_tokens(num_tokens, masking.mask_ratio, masking.query_ratio)
@@ -114,7 +117,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
         # Drawn for every clip, so that the masks do not depend on how a length was found out
         start = torch.rand((), generator=generator, dtype=torch.float64).item() * max(0.0, seconds - crop_seconds)
         wave = load_clip(clip, sample_rate=self.sample_rate, start=start, duration=crop_seconds)
-        if self.repeat_short and len(wave) < self.crop_samples:
+        if self.loop_short and len(wave) < self.crop_samples:
             wave = np.resize(wave, self.crop_samples)
         return wave
 
@@ -160,11 +163,68 @@ def collate(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def draw_stretch(seed: int, step: int, fewest: int, most: int) -> int:
+def load_steps(
+    draws: ClipDraws, order: StepBatches, *, workers: int = 0, pin_memory: bool = False
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """Read the batches of each step, as `collate` makes them; finish a step before the next: there is one loader.
+
+    Args:
+        draws: all of the run.
+        order: this rank's share of them.
+        workers: processes that read.
+        pin_memory: for a GPU.
+    """
+    loader = DataLoader(
+        draws,
+        batch_sampler=order,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=ignore_sigterm,
+        generator=torch.Generator(),  # a resumed run leaves the global one as an unbroken run does
+    )
+    passes = iter(loader)
+    while True:
+        yield itertools.islice(passes, order.passes)
+
+
+def draw_prefix(seed: int, step: int, min_prefix: int, num_time: int) -> int:
     """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and passes."""
     generator = torch.Generator().manual_seed(_seed(seed, -1 - step))
     place = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return min(most, int(fewest * ((most + 1) / fewest) ** place))
+    return min(num_time, int(min_prefix * ((num_time + 1) / min_prefix) ** place))
+
+
+def crop_spectrograms(
+    waveform: Tensor, num_samples: Sequence[int], log_mel: LogMel, *, num_frames: int, patch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Compute the log-mels of crops, cut or zero-padded, after standardisation, to T frames.
+
+    Args:
+        waveform: (B, samples), zero behind each clip's `num_samples`.
+        num_samples: B lengths.
+        log_mel: the front end.
+        num_frames: T, a multiple of the patch.
+        patch_size: P.
+
+    Returns:
+        Spectrograms (B, 1, F, T), and which patches do not lie wholly in padding (B, N).
+    """
+    lengths = sorted(set(num_samples))
+    if len(lengths) == 1:
+        frames = log_mel(waveform[:, : lengths[0]])[..., :num_frames]
+        spectrogram = torch.nn.functional.pad(frames, (0, num_frames - frames.shape[-1])).to(waveform.dtype)
+    else:
+        spectrogram = waveform.new_zeros(len(waveform), 1, log_mel.n_mels, num_frames)
+        for length in lengths:  # one length at a time: what is reflected at the end is the clip itself
+            rows = [i for i, n in enumerate(num_samples) if n == length]
+            frames = log_mel(waveform[rows, :length])[..., :num_frames]
+            spectrogram[rows, ..., : frames.shape[-1]] = frames.to(spectrogram.dtype)
+    valid_frames = 1 + torch.tensor(num_samples) // log_mel.hop_length  # (B,)
+    valid = torch.arange(0, num_frames, patch_size) < valid_frames[:, None]  # (B, Nt)
+    num_freq = log_mel.n_mels // patch_size
+    return spectrogram, valid[:, None].expand(-1, num_freq, -1).flatten(1).to(waveform.device)
 
 
 def _seed(*parts: int) -> int:

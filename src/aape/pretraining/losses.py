@@ -16,14 +16,14 @@ NORM_EPS = 1e-5
 
 
 def teacher_targets(
-    block_outputs: Sequence[Tensor], target_norm: str = "token", is_audio: Tensor | None = None
+    block_outputs: Sequence[Tensor], target_norm: str = "token", valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Average the normalised outputs of all blocks, and normalise the average.
 
     Args:
         block_outputs: each block's (B, N, D).
         target_norm: "token", each token over D (the paper's); "channel", each channel over the tokens (EAT's).
-        is_audio: which tokens are not padding (B, N); the channel statistics and the utterance mean leave out the rest.
+        valid: tokens that are not padding (B, N); the channel statistics and the utterance mean leave out the rest.
 
     Returns:
         The pooled tokens (B, N, D) and the utterance target (B, D), their mean over tokens; both float32 or wider.
@@ -34,7 +34,7 @@ def teacher_targets(
     if target_norm not in ("token", "channel"):
         raise ValueError(f"target_norm must be 'token' or 'channel', got {target_norm!r}")
     outputs = [x if x.dtype == torch.float64 else x.float() for x in block_outputs]
-    weight = torch.ones_like(outputs[0][..., :1]) if is_audio is None else is_audio[..., None].to(outputs[0].dtype)
+    weight = torch.ones_like(outputs[0][..., :1]) if valid is None else valid[..., None].to(outputs[0].dtype)
     weight = weight / weight.sum(1, keepdim=True)  # (B, N, 1)
     pooled = torch.zeros_like(outputs[0])
     for x in outputs:
@@ -48,16 +48,16 @@ def teacher_targets(
     return pooled, (weight * pooled).sum(1)
 
 
-def masked_loss(predictions: Tensor, targets: Tensor, is_audio: Tensor | None = None) -> Tensor:
+def masked_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_mask: squared distance between predictions and pooled tokens (B, M, Q, D), a mean over elements of each view.
 
     Args:
         predictions: (B, M, Q, D).
         targets: (B, M, Q, D).
-        is_audio: queries that count (B, M, Q); a view without any counts as zero.
+        valid: queries that are not padding (B, M, Q); a view without any counts as zero.
     """
     errors = (predictions.to(targets.dtype) - targets).square().mean(-1)  # (B, M, Q)
-    weight = torch.ones_like(errors) if is_audio is None else is_audio.to(errors.dtype)
+    weight = torch.ones_like(errors) if valid is None else valid.to(errors.dtype)
     return ((errors * weight).sum(-1) / weight.sum(-1).clamp(min=1)).mean()
 
 
@@ -85,13 +85,13 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).transpose(0, 1)  # (B, M, D)
     others, first = _all_ranks(anchors)  # (B of all ranks, M, D)
     similarity = torch.einsum("imd,jnd->imjn", anchors, others) / temperature
-    own = torch.arange(num_clips, device=z.device) + first
-    positives = similarity[torch.arange(num_clips, device=z.device), :, own]  # (B, M, M)
-    is_own = torch.arange(others.shape[0], device=z.device) == own[:, None]  # (B, B of all ranks)
-    negatives = similarity.masked_fill(is_own[:, None, :, None], float("-inf")).flatten(2).logsumexp(-1)  # (B, M)
+    itself = torch.arange(num_clips, device=z.device) + first
+    positives = similarity[torch.arange(num_clips, device=z.device), :, itself]  # (B, M, M)
+    is_same_clip = torch.arange(others.shape[0], device=z.device) == itself[:, None]  # (B, B of all ranks)
+    negatives = similarity.masked_fill(is_same_clip[:, None, :, None], float("-inf")).flatten(2).logsumexp(-1)  # (B, M)
     losses = torch.logaddexp(positives, negatives[..., None]) - positives  # (B, M, M)
-    is_itself = torch.eye(num_views, dtype=torch.bool, device=z.device)
-    return losses.masked_fill(is_itself, 0).sum() / (num_clips * num_views * (num_views - 1))
+    is_same_view = torch.eye(num_views, dtype=torch.bool, device=z.device)
+    return losses.masked_fill(is_same_view, 0).sum() / (num_clips * num_views * (num_views - 1))
 
 
 class _Gather(torch.autograd.Function):

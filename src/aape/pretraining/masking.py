@@ -21,7 +21,8 @@ def inverse_block_mask(
     """Draw the tokens of one view that stay visible.
 
     A block size is drawn uniformly; floor(0.27 N / area) blocks of it (at least one) are placed with uniform centres,
-    clamped at the edges, allowed to overlap; then random single tokens are added or removed.
+    clamped at the edges, allowed to overlap; then random single tokens are added or removed. Blocks are counted in
+    patches, whatever the patch; one that is larger than the grid is cut to it.
 
     Args:
         grid: (Nf, Nt).

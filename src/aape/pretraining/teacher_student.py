@@ -1,4 +1,7 @@
-"""The method in one forward: a student sees few patches, and predicts what a teacher makes of all of them."""
+"""Figure 1: a student sees few patches of a clip, and predicts what a teacher makes of all of them.
+
+B clips, M views of each, N patches, V of them visible in a view and Q of them predicted, D width of the encoder.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from aape.layers.patch_embed import gather_tokens
 from aape.models.config import PredictorConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.predictor import build_predictor
-from aape.pretraining.clip_statistics import ClipStatistics
 from aape.pretraining.config import LossConfig
 from aape.pretraining.losses import contrastive_loss, masked_loss, teacher_targets, utterance_loss
 
@@ -32,25 +34,13 @@ class TeacherStudent(nn.Module):
         super().__init__()
         self.student = encoder
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
-        embed_dim = encoder.embed_dim
-        self.predictor = build_predictor(predictor, embed_dim, grid_size)
-        self.projection = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim // 2), nn.GELU(), nn.Linear(embed_dim // 2, embed_dim)
-        )
-        self.statistics = (
-            ClipStatistics(embed_dim, encoder.config.n_mels, encoder.patch_size, loss.statistics_components)
-            if loss.statistics_weight
-            else None
-        )
+        dim = encoder.embed_dim
+        self.predictor = build_predictor(predictor, dim, grid_size)
+        self.projection = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim))
         self.loss = loss
 
     def forward(
-        self,
-        spectrogram: Tensor,
-        visible: Tensor,
-        queries: Tensor,
-        is_audio: Tensor | None = None,
-        stretch: int | None = None,
+        self, spectrogram: Tensor, visible: Tensor, queries: Tensor, valid: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Compute the loss and what to watch.
 
@@ -58,45 +48,81 @@ class TeacherStudent(nn.Module):
             spectrogram: (B, 1, F, T), standardised, T = Nt P.
             visible: sorted indices of the visible patches (B, M, V).
             queries: indices of the patches to predict (B, M, Q).
-            is_audio: patches that do not lie wholly in padding (B, N); None where there is no padding.
-            stretch: tell the statistics from so many time patches, the first ones; None for all Nt.
+            valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
 
         Returns:
             Scalars: `loss`, its parts, and the variances of targets and predictions over the tokens of a clip
             and over the clips of the batch. A variance near 0 means collapse.
         """
-        batch, num_views = visible.shape[:2]
-        with torch.no_grad():
-            outputs = self.teacher.forward_targets(spectrogram, self.loss.target)
-            pooled, utterance = teacher_targets(outputs, self.loss.target_norm, is_audio)  # (B, N, D), (B, D)
+        pooled, utterance = self.targets(spectrogram, valid)  # (B, N, D), (B, D)
+        class_tokens, predictions, z = self.predictions(spectrogram, visible, queries)  # (B, M, D), (B, M, Q, D), ...
+        valid_queries = None if valid is None else gather_tokens(valid[..., None], queries)[..., 0]  # (B, M, Q)
+        losses = self.losses(predictions, gather_tokens(pooled, queries), class_tokens, utterance, z, valid_queries)
+        return losses | self.diagnostics(pooled, utterance, predictions, class_tokens, valid, valid_queries)
 
+    @torch.no_grad()
+    def targets(self, spectrogram: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return what the teacher makes of all patches: pooled tokens (B, N, D) and the utterance target (B, D)."""
+        outputs = self.teacher.forward_targets(spectrogram, self.loss.target)  # one (B, N, D) per block
+        return teacher_targets(outputs, self.loss.target_norm, valid)
+
+    def predictions(self, spectrogram: Tensor, visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the student makes of the visible patches.
+
+        Returns:
+            Class tokens (B, M, D), predicted tokens (B, M, Q, D), and projections of the mean token (B, M, D).
+        """
         latent = self.student.forward_features(spectrogram, visible)  # (B, M, 1 + V, D)
         class_tokens, tokens = latent[:, :, 0], latent[:, :, 1:]
         predictions = self.predictor(tokens.flatten(0, 1), visible.flatten(0, 1), queries.flatten(0, 1))
-        predictions = predictions.unflatten(0, (batch, num_views))  # (B, M, Q, D)
-        z = self.projection(tokens.mean(2))  # (B, M, D)
+        return class_tokens, predictions.unflatten(0, visible.shape[:2]), self.projection(tokens.mean(2))
 
-        counted = None if is_audio is None else gather_tokens(is_audio[..., None], queries)[..., 0]
+    def losses(
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        class_tokens: Tensor,
+        utterance: Tensor,
+        z: Tensor,
+        valid_queries: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return L = L_mask + L_utt + contrastive_weight L_con, and its parts detached.
+
+        Args:
+            predictions: (B, M, Q, D).
+            targets: pooled tokens at the queries (B, M, Q, D).
+            class_tokens: (B, M, D).
+            utterance: (B, D).
+            z: projections (B, M, D).
+            valid_queries: which queries are no padding (B, M, Q); None for all.
+        """
         scale = self.student.embed_dim**0.5 if self.loss.reduction == "eat" else 1.0
-        mask = scale * masked_loss(predictions, gather_tokens(pooled, queries), counted)
+        mask = scale * masked_loss(predictions, targets, valid_queries)
         utt = scale * utterance_loss(class_tokens, utterance)
         con = contrastive_loss(z.transpose(0, 1), self.loss.temperature)
-        loss, parts = mask + utt + self.loss.contrastive_weight * con, {}
-        if self.statistics is not None:
-            sound, is_sound = _first_patches(spectrogram, is_audio, stretch, self.student.patch_size)
-            whole = self.student.forward_features(sound)  # (B, 1 + N', D): nothing hidden, as the encoder is used
-            parts["loss_statistics"] = self.statistics(whole[:, 0], sound, is_sound)
-            loss = loss + self.loss.statistics_weight * parts["loss_statistics"]
         return {
-            "loss": loss,
+            "loss": mask + utt + self.loss.contrastive_weight * con,
             "loss_mask": mask.detach(),
             "loss_utterance": utt.detach(),
             "loss_contrastive": con.detach(),
-            **{name: part.detach() for name, part in parts.items()},
-            "target_variance_tokens": _variance(pooled, 1, is_audio),
+        }
+
+    @torch.no_grad()
+    def diagnostics(
+        self,
+        pooled: Tensor,
+        utterance: Tensor,
+        predictions: Tensor,
+        class_tokens: Tensor,
+        valid: Tensor | None = None,
+        valid_queries: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the variances that vanish in a collapse; shapes as in `losses`, `valid` (B, N) of `pooled`."""
+        return {
+            "target_variance_tokens": _variance(pooled, 1, valid),
             "target_variance_batch": _variance(utterance, 0),
-            "prediction_variance_tokens": _variance(predictions.detach(), 2, counted),
-            "prediction_variance_batch": _variance(class_tokens.detach(), 0),
+            "prediction_variance_tokens": _variance(predictions, 2, valid_queries),
+            "prediction_variance_batch": _variance(class_tokens, 0),
         }
 
     @torch.no_grad()
@@ -117,21 +143,10 @@ class TeacherStudent(nn.Module):
             torch._foreach_lerp_(teacher, student, weights)
 
 
-def _first_patches(
-    spectrogram: Tensor, is_audio: Tensor | None, stretch: int | None, patch: int
-) -> tuple[Tensor, Tensor | None]:
-    """Cut a spectrogram (B, 1, F, T) and its mask (B, N) to the first `stretch` time patches."""
-    if stretch is None:
-        return spectrogram, is_audio
-    if is_audio is not None:
-        is_audio = is_audio.unflatten(1, (-1, spectrogram.shape[-1] // patch))[..., :stretch].flatten(1)
-    return spectrogram[..., : stretch * patch], is_audio
-
-
-def _variance(x: Tensor, dim: int, counted: Tensor | None = None) -> Tensor:
-    """Return the variance of x (..., D) along `dim`, averaged over everything else; over the counted entries only."""
+def _variance(x: Tensor, dim: int, valid: Tensor | None = None) -> Tensor:
+    """Return the variance of x (..., D) along `dim`, averaged over everything else; over the valid entries only."""
     x = x.float()
-    weight = torch.ones_like(x[..., :1]) if counted is None else counted[..., None].to(x.dtype)
+    weight = torch.ones_like(x[..., :1]) if valid is None else valid[..., None].to(x.dtype)
     size = weight.sum(dim, keepdim=True).clamp(min=1)
     mean = (weight * x).sum(dim, keepdim=True) / size
     return ((weight * (x - mean).square()).sum(dim, keepdim=True) / size).mean()

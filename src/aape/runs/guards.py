@@ -1,11 +1,11 @@
-"""What keeps a long run safe: flags that are raised on the device and read without waiting, SIGTERM, and bad files."""
+"""What keeps a long run safe: flags read without waiting, SIGTERM, bad files, and the alarm of a collapse."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -67,7 +67,7 @@ class StopSignal:
     """SIGTERM while training: set, and left to the run to obey. A second one ends the process as ever."""
 
     def __init__(self) -> None:
-        self.is_set = self.is_obeyed = False
+        self.is_set = False
 
     @staticmethod
     def leave(out: object, step: int, *, is_main: bool = True) -> NoReturn:
@@ -169,3 +169,32 @@ class BadFiles:
     def as_dicts(self) -> list[dict[str, str]]:
         """Return them for a JSON file."""
         return [{"file": name, "reason": reason} for name, reason in self.reasons.items()]
+
+
+class CollapseAlarm:
+    """Says so when targets or predictions stop telling tokens, or clips, apart; once for each.
+
+    The targets of the first log are the measure: they come from an encoder that has hardly moved.
+    """
+
+    FALL = 0.1  # of the first value
+    FLOOR = 1e-4
+    ADVICE = (
+        "the run may be collapsing: raise --optim.momentum-start (0.9998 where 0.994 collapsed), lower "
+        "--optim.learning-rate, use more clips or a larger --loss.contrastive-weight, and look at the audio"
+    )
+
+    def __init__(self) -> None:
+        self.first: dict[str, float] = {}
+        self.raised: dict[str, int] = {}  # step, by name
+
+    def check(self, step: int, values: Mapping[str, float], *, is_main: bool = True) -> None:
+        """Compare a log's values with those of the first."""
+        for name in ("target_variance_tokens", "target_variance_batch", "prediction_variance_tokens"):
+            if name not in values or name in self.raised:
+                continue
+            first = self.first.setdefault(name, values[name])
+            if values[name] < max(self.FLOOR, self.FALL * first):
+                self.raised[name] = step
+                if is_main:
+                    print(f"step {step}: {name} is {values[name]:.2g}, {self.ADVICE}", file=sys.stderr)

@@ -130,7 +130,7 @@ class Loop:
             CheckpointError: a checkpoint cannot be written.
         """
         steps, num_ranks = iter(batches), self.accelerator.num_processes
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         optimizer: Any = self.optimizer
         with self.stop.caught():
             while self.step < self.num_steps and not self.is_stopping:
@@ -192,7 +192,7 @@ class Loop:
         """Write the averages since the last log to metrics.jsonl and the trackers."""
         self._gather_bad()
         values = self.measured.averages(self.accelerator)
-        values["learning_rate"] = max(self.peaks) * self.rate(self.step)
+        values["learning_rate"] = max(self.peaks) * self.rate(self.step - 1)
         with self.measured.paused():
             self.on_log(self.step, values)
             if self.accelerator.is_main_process:

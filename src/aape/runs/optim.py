@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ NO_DECAY = ("pos_embed", "cls_token", "mask_token", "lambda_encoder.raw", "lambd
 
 
 def adamw(
-    module: nn.Module,
+    module: nn.Module | Mapping[str, nn.Module],
     *,
     learning_rate: float,
     weight_decay: float,
@@ -24,14 +24,15 @@ def adamw(
     """Build AdamW over what is trained; no decay on 1-D parameters, positions, tokens, raw decay and frequency.
 
     Args:
-        module: parameters that do not require a gradient are left out.
+        module: one, or several by name; parameters that do not require a gradient are left out.
         learning_rate: peak value; a schedule scales it.
         weight_decay: for everything else.
         betas: of the moments.
         rate_of: factor of the learning rate, by name of the parameter.
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
-    for name, parameter in module.named_parameters():
+    modules = module if isinstance(module, nn.Module) else nn.ModuleDict(module)
+    for name, parameter in modules.named_parameters():
         if parameter.requires_grad:
             is_exempt = parameter.ndim < 2 or any(part in name for part in NO_DECAY)
             groups[is_exempt, rate_of(name)].append(parameter)

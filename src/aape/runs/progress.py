@@ -1,10 +1,11 @@
-"""What `aape embed` and `aape classify` show on the terminal while they work; all of it on standard error."""
+"""What verbs show on the terminal while they work, all of it on standard error. A bar only draws."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from aape.errors import DataError, one_line
 
@@ -18,7 +19,49 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+class TrainingBar:
+    """A bar with the time left on a terminal; elsewhere a line per note.
+
+    Args:
+        title: what is trained.
+        total: steps in all.
+        is_shown: whether this rank draws.
+    """
+
+    def __init__(self, title: str, total: int, *, is_shown: bool = True) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.total, self.is_shown, self.console = total, is_shown, Console(stderr=True)
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.bar = Progress(
+            *columns,
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not (is_shown and self.console.is_terminal),
+        )
+        self.task = self.bar.add_task(title, total=total, note="")
+
+    def __enter__(self) -> TrainingBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.bar.stop()
+
+    def advance(self, done: int) -> None:
+        """Draw so many steps as done."""
+        self.bar.update(self.task, completed=done)
+
+    def note(self, done: int, text: str) -> None:
+        """Show a few numbers beside the bar, or on a line of their own."""
+        if self.is_shown and self.console.is_terminal:
+            self.bar.update(self.task, note=text)
+        elif self.is_shown:
+            self.console.print(f"step {done}/{self.total}  {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def list_bad(bad: list[tuple[str, str]], num_inputs: int) -> None:
