@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after `aape`; by default those of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error that was expected and told in one line, or 130 after Ctrl-C.
+        The exit status: 0, or 2 after an error that was expected and takes one line, or 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aape.analysis import aliasing
-from aape.analysis.numbers import mel_hertz, mel_position
+from aape.analysis.kernels import mel_hertz, mel_position
 from aape.data.log_mel import LogMel
 from aape.models.config import encoder_config
 from aape.models.encoder import build_stem

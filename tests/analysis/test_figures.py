@@ -3,24 +3,27 @@
 import json
 
 import numpy as np
-import torch
 
-from aape.analysis.numbers import chosen_kernels, mel_position, nearest_neighbours, read_metrics
-from aape.analysis.plots import LOSSES, VARIANCES, plot_kernels, plot_pretraining, save_figure
+from aape.analysis.curves import PANELS, plot_runs, read_metrics
+from aape.analysis.figures import save_figure
+from aape.analysis.kernels import chosen_kernels, mel_position, plot_kernels
+from aape.analysis.neighbours import nearest_neighbours
 from aape.data.log_mel import mel_filter_bank
-from aape.models.config import encoder_config
+from aape.inference import AudioModel
+from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 
 
 def test_kernels_of_a_clip_lie_in_the_folded_band(tmp_path):
     """The picture's axes are in Hz and nepers per second, within what the constraints allow."""
-    spectrogram = torch.randn(1, 1, 128, 75)  # its last patch reaches past the end
-    kernels = chosen_kernels(AudioEncoder(encoder_config("nano")).eval(), spectrogram)
+    model = AudioModel(AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
+    noise = 0.1 * np.random.default_rng(0).standard_normal(74 * 160, dtype=np.float32)  # 75 frames, 4.7 patches
+    kernels = chosen_kernels(model, noise)
     assert kernels.frequencies.shape == kernels.decays.shape == (8, 5, 16)
     assert kernels.frequencies.min() > 3.1
     assert kernels.frequencies.max() < 50
     assert kernels.decays.min() > 100 * 2 * np.log(100) / 62
-    figure = plot_kernels(spectrogram[0, 0].numpy(), kernels, "a clip")
+    figure = plot_kernels(kernels, "a clip")
     assert all(axes.get_ylabel() for axes in figure.axes[:3])
     frequencies, decays = (axes.collections[0] for axes in figure.axes[1:3])
     assert np.allclose(frequencies.get_coordinates()[0, :, 0], 0.16 * np.arange(6))  # patches of 160 ms
@@ -29,7 +32,7 @@ def test_kernels_of_a_clip_lie_in_the_folded_band(tmp_path):
     files = save_figure(figure, tmp_path / "new" / "kernels.png")
     assert [file.name for file in files] == ["kernels.png", "kernels.svg"]
     before = files[1].read_bytes()
-    save_figure(plot_kernels(spectrogram[0, 0].numpy(), kernels, "a clip"), tmp_path / "new" / "kernels")
+    save_figure(plot_kernels(kernels, "a clip"), tmp_path / "new" / "kernels")
     assert files[1].read_bytes() == before  # a figure in a repository changes with its numbers only
 
 
@@ -43,11 +46,12 @@ def test_mel_positions_are_those_of_the_filter_bank():
 def test_a_run_is_drawn_from_its_metrics(tmp_path):
     """Losses and variances of metrics.jsonl end up on labelled axes."""
     path = tmp_path / "metrics.jsonl"
-    lines = [{"step": step, **{name: 1.0 + step for name in {**LOSSES, **VARIANCES}}} for step in (1, 2, 3)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figure = plot_pretraining(read_metrics(path))
-    assert [axes.get_xlabel() for axes in figure.axes] == ["step", "step"]
-    assert [len(axes.lines) for axes in figure.axes] == [4, 4]
+    fields = [field for panel in PANELS for field in panel[2]]
+    lines = [json.dumps({"step": step, **{name: 1.0 + step for name in fields}}) for step in (1, 2, 3)]
+    path.write_text("".join(line + "\n" for line in lines))
+    figure = plot_runs({"run": read_metrics(path)})
+    assert {axes.get_xlabel() for axes in figure.axes} == {"step"}
+    assert [len(axes.lines) for axes in figure.axes] == [len(panel[2]) for panel in PANELS]
     figure.savefig(tmp_path / "run.svg")
 
 

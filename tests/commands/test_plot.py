@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from aape import cli
-from aape.analysis.runs import PANELS
+from aape.analysis.curves import PANELS
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
@@ -42,6 +42,31 @@ def test_a_clip_is_drawn_with_its_numbers(tmp_path, sound, capsys):
     assert np.allclose(content["seconds"], 0.5 + 0.16 * np.arange(0.5, 5))
     assert (tmp_path / "clip.png").stat().st_size > 10_000
     assert (tmp_path / "clip.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(("hop", "patch", "n_mels"), [(80, 8, 64), (160, 8, 128), (320, 16, 64)])
+def test_a_clip_has_the_axes_of_its_model(tmp_path, sound, hop, patch, n_mels):
+    """At another hop or patch size, times and modulation frequencies on the paper's scale are wrong by a factor."""
+    front_end = FrontEndConfig(mean=-6.0, std=4.0, hop_length=hop, n_mels=n_mels)
+    config = encoder_config("nano", patch_size=patch, n_mels=n_mels, num_frames=304)
+    save_model(tmp_path / "model", AudioEncoder(config), front_end)
+    options = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "clip"), "--device", "cpu"]
+    assert cli.main(["plot", "clip", str(sound), "--start", "0.5", "--seconds", "0.8", *options]) == 0
+    content = json.loads((tmp_path / "clip.json").read_text())
+    rate = 16000 / hop  # frames a second
+    frequencies, decays = np.array(content["frequencies_hz"]), np.array(content["decays_nepers_per_second"])
+    num_time = -(-round(0.8 * rate) // patch)
+    assert frequencies.shape == decays.shape == (n_mels // patch, num_time, 16)
+    assert np.allclose(content["seconds"], 0.5 + patch / rate * np.arange(0.5, num_time))
+    low, high = content["folded_band_hz"]
+    assert (low, high) == pytest.approx((rate / (2 * patch), rate / 2))
+    assert low < frequencies.min() < frequencies.max() < high
+    assert frequencies.min() < 1.2 * low + 0.04 * high  # all of the band is covered
+    assert frequencies.max() > 0.9 * high
+    assert decays.min() > rate * 2 * np.log(100) / 62
+    most = 1024 * hop / 16000
+    options += ["--seconds", f"{most + 1}"]
+    assert cli.main(["plot", "clip", str(sound), *options]) == 2
 
 
 def test_what_cannot_be_drawn_is_one_line(tmp_path, sound, capsys):
@@ -112,7 +137,7 @@ def test_a_model_of_other_patches_is_no_subject_of_the_laboratory(tmp_path, caps
 
 def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
     """Comparing runs is how one finds what works; a line that is being written must not spoil it."""
-    fields = [field for panel in PANELS for field in panel[3]]
+    fields = [field for panel in PANELS for field in panel[2]]
     for run in ("a", "b"):
         (tmp_path / run).mkdir()
         lines = [json.dumps({"step": step, **{name: 1.0 / step for name in fields}}) for step in (10, 20, 30)]

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from aape.analysis.numbers import FRAMES_PER_SECOND, mel_hertz
-from aape.analysis.windows import PATCH_SIZE
+from aape.analysis.kernels import mel_hertz
 from aape.data.log_mel import LogMel
 from aape.downstream.metrics import confusion_matrix
 from aape.layers import AaPE, PatchEmbed
@@ -28,11 +27,12 @@ from aape.layers.patch_embed import Stem
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder, build_stem
 
+FRONT_END, PATCH_SIZE = FrontEndConfig(), 16  # the paper's
+FRAMES_PER_SECOND = FRONT_END.sample_rate / FRONT_END.hop_length  # 100
 TOKENS_PER_SECOND = FRAMES_PER_SECOND / PATCH_SIZE  # 6.25
 APPARENT_HERTZ = 1.25  # what all rates of the experiment fold to
 NUM_FRAMES = 13 * PATCH_SIZE  # of a sound: 2.08 s
 SHIFTS = tuple(range(PATCH_SIZE + 1))  # frames
-FRONT_END = FrontEndConfig()
 SAMPLES = NUM_FRAMES * FRONT_END.hop_length - 1  # one less than whole hops, for so many centred frames
 SHIFTED_SAMPLES = SAMPLES + SHIFTS[-1] * FRONT_END.hop_length
 PENALTIES = tuple(10.0**power for power in range(-2, 7))
@@ -44,6 +44,7 @@ STEMS: dict[str, dict[str, Any]] = {
     "AaPE bilateral, fixed": {"adaptive": False},
 }
 FRAMES, PATCHES, CONTROL = "log-mel frames", "log-mel patches", "standard + GELU"
+MODEL_TOKENS = (": stem", ": patch tokens", ": class token")  # endings of their names
 READ_OUTS = {
     "mean": "mean of all tokens",
     "token": "single token",
@@ -53,7 +54,7 @@ _BATCH = 16
 
 Tokens = dict[str, Tensor]  # by name, (B, G, Nt, D)
 TokenMap = Callable[[Tensor], Tokens]  # of a log-mel spectrogram (B, 1, F, T), not standardised
-Said = dict[tuple[str, str], NDArray[np.int64]]  # by (name, read-out), classes (m, decoders)
+Answers = dict[tuple[str, str], NDArray[np.int64]]  # by (name, read-out), classes (m, decoders)
 
 
 def folded_rates(apparent: float = APPARENT_HERTZ) -> list[float]:
@@ -63,16 +64,11 @@ def folded_rates(apparent: float = APPARENT_HERTZ) -> list[float]:
 
 
 def modulated_tones(rates: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
-    """Synthesise chords of amplitude-modulated tones: (B, samples), float32 at 16 kHz.
+    """Synthesise chords of tones, modulated at rates in Hz (B,): (B, samples), float32 at 16 kHz.
 
     Each frequency patch holds one tone. All tones of a sound have its rate; pitch, level (-40 to -20 dB), depth of
     modulation (50 to 100 %) and the phases of carrier and modulation are drawn for each tone. White noise of -60 dB
     keeps the bins between them off the floor of the logarithm.
-
-    Args:
-        rates: of the modulation, in Hz (B,).
-        num_samples: of each sound.
-        generator: of all draws.
     """
     num_rows = FRONT_END.n_mels // PATCH_SIZE
     time = torch.arange(num_samples, dtype=torch.float64) / FRONT_END.sample_rate
@@ -100,12 +96,7 @@ def random_tones(count: int, seed: int) -> Tensor:
 
 
 class GeluStem(PatchEmbed):
-    """A control for `AaPE`: the same fusion and widths, with GELU of a linear map of E where AaPE has SBLU.
-
-    Args:
-        embed_dim: D.
-        hidden_dim: Z.
-    """
+    """A control for `AaPE`: its fusion and widths (D, Z), with GELU of a linear map of E where AaPE has SBLU."""
 
     def __init__(self, embed_dim: int, hidden_dim: int) -> None:
         super().__init__((FRONT_END.n_mels, NUM_FRAMES), PATCH_SIZE, 1, embed_dim)
@@ -123,10 +114,8 @@ class GeluStem(PatchEmbed):
 def lengthen_windows(stem: AaPE, *, is_averaging: bool) -> AaPE:
     """Return a copy of an adaptive stem whose windows are the longest that the constraint on decays allows.
 
-    Args:
-        stem: as it starts, with short windows.
-        is_averaging: whether the depthwise convolution, which makes one z of the magnitudes in a patch, averages them;
-            else it keeps its random taps, and folds the magnitudes in its turn.
+    With `is_averaging` its depthwise convolution averages the magnitudes of a patch; else it keeps its random taps, and
+    folds the magnitudes in its turn.
     """
     stem = copy.deepcopy(stem)
     with torch.no_grad():
@@ -140,16 +129,11 @@ def lengthen_windows(stem: AaPE, *, is_averaging: bool) -> AaPE:
 
 
 def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
-    """Make what maps spectrograms to the tokens of every stem with random weights, and of two yardsticks.
+    """Map log-mels of such mean and deviation to the tokens of every stem with random weights, and of two yardsticks.
 
     All stems have one width, and those of `lengthen_windows` the weights of their originals but for what it sets. The
     yardsticks are the log-mel's own frames (G = 1, D = F), and its 16 x 16 patches, of which the standard stem's tokens
     are a linear map.
-
-    Args:
-        mean: of the log-mel.
-        std: its standard deviation.
-        seed: of the weights.
     """
     stems: dict[str, Stem] = {}
     with torch.random.fork_rng(devices=[]):
@@ -165,21 +149,14 @@ def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
     def tokens(log_mel: Tensor) -> Tokens:
         x = (log_mel - mean) / std
         rows = x[:, 0].unflatten(1, (-1, PATCH_SIZE)).unflatten(3, (-1, PATCH_SIZE))  # (B, Nf, P, Nt, P)
-        found = {FRAMES: x.transpose(2, 3), PATCHES: rows.transpose(2, 3).flatten(3)}
-        return found | {name: stem(x).unflatten(1, (rows.shape[1], -1)) for name, stem in stems.items()}
+        result = {FRAMES: x.transpose(2, 3), PATCHES: rows.transpose(2, 3).flatten(3)}
+        return result | {name: stem(x).unflatten(1, (rows.shape[1], -1)) for name, stem in stems.items()}
 
     return tokens
 
 
 def model_tokens(name: str, encoder: AudioEncoder, mean: float, std: float) -> TokenMap:
-    """Make what maps spectrograms to a model's tokens: behind the stem, and behind the encoder.
-
-    Args:
-        name: put before the names of its tokens.
-        encoder: with patches of 16, for log-mels of `FRONT_END`.
-        mean: of the log-mel that it was trained on.
-        std: its standard deviation.
-    """
+    """Map log-mels to a model's tokens behind the stem and behind the encoder, their names preceded by the model's."""
     kept: list[Tensor] = []
     encoder.stem.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
 
@@ -188,35 +165,29 @@ def model_tokens(name: str, encoder: AudioEncoder, mean: float, std: float) -> T
         x = (log_mel - mean) / std
         encoded = encoder(x)
         grid = (FRONT_END.n_mels // PATCH_SIZE, -1)
-        return {
-            f"{name}: stem": kept[0].unflatten(1, grid),
-            f"{name}: patch tokens": encoded[:, 1:].unflatten(1, grid),
-            f"{name}: class token": encoded[:, None, :1],
-        }
+        parts = (kept[0].unflatten(1, grid), encoded[:, 1:].unflatten(1, grid), encoded[:, None, :1])
+        return {f"{name}{ending}": part for ending, part in zip(MODEL_TOKENS, parts, strict=True)}
 
     return tokens
 
 
 def read_out(tokens: Tensor) -> dict[str, Tensor]:
-    """Reduce tokens (B, G, Nt, D) to what a decoder is given, (B, decoders, D), by name of `READ_OUTS`.
+    """Reduce tokens (B, G, Nt, D) to the features of decoders, (B, decoders, D), by name of `READ_OUTS`.
 
     The mean is over all tokens. One token is the middle one of each row, with a decoder for each row. The standard
     deviation is over a row's tokens, averaged over the rows. A single token has a mean only.
     """
-    found = {"mean": tokens.mean((1, 2))[:, None]}
+    result = {"mean": tokens.mean((1, 2))[:, None]}
     if tokens.shape[1] * tokens.shape[2] > 1:
-        found["token"] = tokens[:, :, tokens.shape[2] // 2]
-        found["spread"] = tokens.std(2).mean(1)[:, None]
-    return found
+        result["token"] = tokens[:, :, tokens.shape[2] // 2]
+        result["spread"] = tokens.std(2).mean(1)[:, None]
+    return result
 
 
 def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> tuple[Tensor, Tensor, float]:
-    """Fit targets = features w + b by ridge regression, with the penalty of the least leave-one-out error.
+    """Fit features (n, D) to targets (n, C) by ridge regression, with the penalty of the least leave-one-out error.
 
-    Args:
-        features: (n, D).
-        targets: (n, C).
-        penalties: of |w|^2, to choose from; b is free.
+    The penalties are of |w|^2; b is free.
 
     Returns:
         w (D, C), b (C,), and the penalty.
@@ -238,37 +209,27 @@ def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALT
 
 
 def decode(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
-    """Train linear decoders of a class and return what they say: ridge regression of one-hot targets, largest wins.
+    """Train linear decoders of classes (n,) on (n, decoders, D), and read (m, decoders, D): classes (m, decoders).
 
-    Args:
-        train: (n, decoders, D).
-        labels: classes of the training sounds (n,).
-        test: (m, decoders, D).
-
-    Returns:
-        Classes (m, decoders).
+    Ridge regression of one-hot targets; the largest wins.
     """
     targets = F.one_hot(labels).double()
-    said = []
+    answers = []
     for x, unseen in zip(train.double().unbind(1), test.double().unbind(1), strict=True):
         mean, std = x.mean(0), x.std(0).clamp(min=1e-9)
         weight, bias, _ = ridge((x - mean) / std, targets)
-        said.append((((unseen - mean) / std) @ weight + bias).argmax(1))
-    return torch.stack(said, 1)
+        answers.append((((unseen - mean) / std) @ weight + bias).argmax(1))
+    return torch.stack(answers, 1)
 
 
 @torch.inference_mode()
-def decode_rates(clips: int, seed: int, models: Sequence[TokenMap] = ()) -> tuple[NDArray[np.int64], Said]:
+def decode_rates(clips: int, seed: int, models: Sequence[TokenMap] = ()) -> tuple[NDArray[np.int64], Answers]:
     """Run the first experiment once: which of the folded rates does a linear decoder read from the tokens?
 
-    Args:
-        clips: training sounds of each rate; half as many others are tested. All draws differ between the two.
-        seed: of sounds and weights.
-        models: further token maps, beside the untrained stems.
+    `clips` sounds of each rate train the decoders, half as many others test them; all draws differ between the two.
 
     Returns:
-        The class of each test sound (m,), in the order of `RATES`; and by (name, read-out) what was said of each
-        (m, decoders).
+        The class of each test sound (m,), in the order of `RATES`; and by (name, read-out) the answers (m, decoders).
     """
     generator = torch.Generator().manual_seed(seed)
     rates = torch.tensor(RATES)
@@ -280,11 +241,11 @@ def decode_rates(clips: int, seed: int, models: Sequence[TokenMap] = ()) -> tupl
         spectrograms.append(torch.cat([log_mel(part) for part in parts]))
         labels.append(label)
     mean, std = spectrograms[0].mean().item(), spectrograms[0].std().item()
-    said = {}
+    answers = {}
     for token_map in (untrained_tokens(mean, std, seed), *models):
         train, test = (_read_outs(token_map, spectrogram) for spectrogram in spectrograms)
-        said.update({key: decode(train[key], labels[0], test[key]).numpy() for key in train})
-    return labels[1].numpy(), said
+        answers.update({key: decode(train[key], labels[0], test[key]).numpy() for key in train})
+    return labels[1].numpy(), answers
 
 
 def _read_outs(token_map: TokenMap, spectrograms: Tensor) -> dict[tuple[str, str], Tensor]:
@@ -302,10 +263,7 @@ def shift_sounds(
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
     """Run the second experiment once: how far do the vectors of a crop move when it starts a little later?
 
-    Args:
-        sounds: (B, `SHIFTED_SAMPLES`), B at least 2.
-        seed: of the weights.
-        models: further token maps, beside the untrained stems.
+    Sounds are (B, `SHIFTED_SAMPLES`), B at least 2.
 
     Returns:
         By (name, kind) the distances of `relative_distances` (S, B) for each of `SHIFTS`. Kinds: the mean of all
@@ -319,21 +277,17 @@ def shift_sounds(
     for token_map in (untrained_tokens(mean, std, seed), *models):
         by_shift = [token_map(spectrogram) for spectrogram in spectrograms]
         for name in by_shift[0]:
-            tokens = torch.stack([found[name].flatten(1, 2) for found in by_shift]).double()  # (S, B, N, D)
-            distances[name, "mean"] = relative_distances(tokens.mean(2, keepdim=True))
-            if tokens.shape[2] > 1:
-                distances[name, "token"] = relative_distances(tokens)
+            vectors = torch.stack([tokens[name].flatten(1, 2) for tokens in by_shift]).double()  # (S, B, N, D)
+            distances[name, "mean"] = relative_distances(vectors.mean(2, keepdim=True))
+            if vectors.shape[2] > 1:
+                distances[name, "token"] = relative_distances(vectors)
     return distances
 
 
 def relative_distances(vectors: Tensor) -> NDArray[np.float64]:
-    """Compare vectors with the same sounds' unshifted ones: cosine distance, over that between different sounds.
+    """Compare vectors (S, B, N, D) with the unshifted first: cosine distance over that between sounds, (S, B).
 
-    Args:
-        vectors: (S, B, N, D), the first shift being none; the distance of a sound is the mean over its N vectors.
-
-    Returns:
-        (S, B): 0 where nothing moved, 1 where a sound is as far from itself as from the others on average.
+    The mean over the N vectors: 0 where nothing moved, 1 where a sound is as far from itself as from the others.
     """
     unit = F.normalize(vectors, dim=-1)
     moved = (1 - (unit * unit[0]).sum(-1)).mean(-1)  # (S, B)
@@ -342,18 +296,51 @@ def relative_distances(vectors: Tensor) -> NDArray[np.float64]:
     return (moved / between).numpy()
 
 
-def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Said]]) -> list[dict[str, Any]]:
+def measure(
+    recordings: Sequence[Tensor],
+    *,
+    clips: int,
+    sounds: int,
+    models: Sequence[TokenMap] = (),
+    progress: Callable[[int, int], None],
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """Run both experiments once for each seed from 0 up.
+
+    Args:
+        recordings: sounds to shift, beside AM tones, for each seed (B, `SHIFTED_SAMPLES`).
+        clips: training sounds of each rate.
+        sounds: AM tones to shift.
+        models: further token maps, beside the untrained stems.
+        progress: called with (done, total).
+
+    Returns:
+        Rows of `summarise_decoding`; and by kind of sound the rows of `summarise_shifts`.
+    """
+    decoded, tones, recorded = [], [], []
+    total = 3 * len(recordings)
+    for seed, recording in enumerate(recordings):
+        decoded.append(decode_rates(clips, seed, models))
+        progress(3 * seed + 1, total)
+        tones.append(shift_sounds(random_tones(sounds, seed), seed, models))
+        progress(3 * seed + 2, total)
+        recorded.append(shift_sounds(recording, seed, models))
+        progress(3 * seed + 3, total)
+    shifts = {"AM tones": summarise_shifts(tones), "recordings": summarise_shifts(recorded)}
+    return summarise_decoding(decoded), shifts
+
+
+def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Answers]]) -> list[dict[str, Any]]:
     """Return one row per tokens and read-out: mean, lowest and highest accuracy of the runs of `decode_rates`.
 
     Rows of the mean token have the counts (C, C) of all runs too: true rate by row, heard rate by column.
     """
     rows = []
     for name, kind in runs[0][1]:
-        shares = [float((said[name, kind] == labels[:, None]).mean()) for labels, said in runs]
+        shares = [float((answers[name, kind] == labels[:, None]).mean()) for labels, answers in runs]
         row = {"tokens": name, "read_out": kind, "accuracy": float(np.mean(shares)), "by_seed": shares}
         row |= {"lowest": min(shares), "highest": max(shares)}
         if kind == "mean":
-            counts = [confusion_matrix(labels, said[name, kind][:, 0], len(RATES)) for labels, said in runs]
+            counts = [confusion_matrix(labels, answers[name, kind][:, 0], len(RATES)) for labels, answers in runs]
             row["confusion"] = np.sum(counts, axis=0)
         rows.append(row)
     return rows

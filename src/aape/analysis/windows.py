@@ -1,4 +1,4 @@
-"""Figure 2 as arrays: three windows, their spectra and gradients, and whether descent finds a tone with each.
+"""Figure 2: three windows, their spectra and gradients, and whether descent finds a tone with each.
 
 A kernel is a window times a complex sinusoid, E_k = v_k exp(-j w k). Its magnitude on a tone of frequency w0 is the
 window's spectrum at w - w0, and what moves w is the slope of that. Letters: K taps, N tones, T outputs.
@@ -10,15 +10,20 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-KERNEL_SIZE, PATCH_SIZE = 63, 16  # the paper's
-RADIANS_TO_HERTZ = 100 / (2 * math.pi)  # 100 frames a second
+from aape.analysis.figures import make_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KERNEL_SIZE, PATCH_SIZE, FRAMES_PER_SECOND = 63, 16, 100  # the paper's setting
+RADIANS_TO_HERTZ = FRAMES_PER_SECOND / (2 * math.pi)
 LOWEST = math.pi / PATCH_SIZE  # radians per frame: what the patches themselves can represent ends here
 WINDOW_EDGES = (1e-2, 1e-4)  # of the peak, at the last tap; the first is the widest window that the stem can choose
 LEARNING_RATES = (0.01, 0.05, 0.2)
@@ -32,6 +37,8 @@ WINDOWS = {
     "gaussian": "Gaussian",
 }
 KERNELS = {**WINDOWS, "bilateral": "SBLU, bilateral"}  # E_k = exp(-(a + jw)|k|): see docs/method.md, section 3
+COLOURS = dict(zip(KERNELS, ("tab:orange", "tab:blue", "tab:green", "tab:purple"), strict=True))
+_FLOOR = 1e-12  # a gradient below this is not drawn: the figure would be all floor
 
 
 def window(name: str, edge: float) -> Tensor:
@@ -96,7 +103,7 @@ class Recovery:
     starts: NDArray[np.float64]  # (N,), in Hz
     ends: dict[tuple[str, float, float], NDArray[np.float64]]  # (kernel, edge, learning rate) -> (N,), in Hz
 
-    def found(self, kernel: str, edge: float) -> tuple[dict[float, NDArray[np.bool_]], float]:
+    def hits(self, kernel: str, edge: float) -> tuple[dict[float, NDArray[np.bool_]], float]:
         """Return which tones a kernel found (N,) at each learning rate, and the rate at which it found most."""
         hits = {rate: np.abs(self.ends[kernel, edge, rate] - self.tones) < TOLERANCE_HERTZ for rate in LEARNING_RATES}
         return hits, max(hits, key=lambda rate: hits[rate].sum())
@@ -146,7 +153,7 @@ def summarise(recovery: Recovery) -> list[dict[str, Any]]:
     rows = []
     is_far = np.abs(recovery.starts - recovery.tones) > FAR_HERTZ
     for kernel, edge in itertools.product(KERNELS, WINDOW_EDGES):
-        hits, best = recovery.found(kernel, edge)
+        hits, best = recovery.hits(kernel, edge)
         errors = np.abs(recovery.ends[kernel, edge, best] - recovery.tones)
         rows.append(
             {
@@ -157,19 +164,19 @@ def summarise(recovery: Recovery) -> list[dict[str, Any]]:
                 "success_rate_of_far_starts": _mean(hits[best][is_far]),
                 "median_error_of_found_hz": float(np.median(errors[hits[best]])) if hits[best].any() else math.nan,
                 "learning_rate": best,
-                "success_rate_by_learning_rate": {f"{rate:g}": _mean(found) for rate, found in hits.items()},
+                "success_rate_by_learning_rate": {f"{rate:g}": _mean(each) for rate, each in hits.items()},
             }
         )
     return rows
 
 
 def success_by_distance(
-    found: NDArray[np.bool_], distance: NDArray[np.float64], edges: NDArray[np.float64]
+    hits: NDArray[np.bool_], distance: NDArray[np.float64], edges: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return success rate and its 95 % interval for starts at distances between `edges`; NaN where there are none."""
     rates, lows, highs = [], [], []
     for low, high in itertools.pairwise(edges):
-        inside = found[(distance >= low) & (distance < high)]
+        inside = hits[(distance >= low) & (distance < high)]
         bounds = wilson_interval(int(inside.sum()), len(inside)) if len(inside) else (math.nan, math.nan)
         rates.append(_mean(inside))
         lows.append(bounds[0])
@@ -184,8 +191,69 @@ def wilson_interval(hits: int, trials: int, z: float = 1.96) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _mean(found: NDArray[np.bool_]) -> float:
-    return float(found.mean()) if len(found) else math.nan
+def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
+    """Draw windows, spectra and gradients (Figure 2), and how often descent finds a tone with each.
+
+    Args:
+        windows: of `spectra`.
+        recovery: of `recover_tones`.
+    """
+    figure = make_figure(11, 8.5)
+    panels = figure.subplots(2, 3)
+    _draw_spectra(panels[0], windows)
+    _draw_recovery(panels[1], recovery)
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*panels[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _style(kernel: str) -> dict[str, Any]:
+    # Dashed, because the window of the bilateral kernel is the two-sided one and would hide it
+    return {"color": COLOURS[kernel], "linewidth": 1.4, "linestyle": "-" if kernel in WINDOWS else (0, (4, 4))}
+
+
+def _draw_spectra(panels: Any, windows: Spectra) -> None:
+    shape, magnitude, slope = panels
+    milliseconds = windows.taps * 1000 / FRAMES_PER_SECOND
+    for row, kernel in enumerate(KERNELS):
+        style = _style(kernel)
+        shape.plot(milliseconds, windows.shapes[row], **style)
+        magnitude.plot(windows.detuning, 20 * np.log10(np.maximum(windows.magnitudes[row], _FLOOR)), **style)
+        slope.plot(windows.detuning, np.maximum(np.abs(windows.slopes[row]), _FLOOR), **style)
+    shape.set(title=f"Windows of {KERNEL_SIZE} taps, {WINDOW_EDGES[0]:g} at the edge", xlabel="time (ms)")
+    shape.set(ylabel="weight")
+    detuning = "kernel frequency - tone (Hz)"
+    magnitude.set(title="Magnitude on a tone of 25 Hz", xlabel=detuning, ylabel="magnitude (dB)", ylim=(-80, 3))
+    slope.set(title="Gradient of the magnitude", xlabel=detuning, ylabel="|gradient| (per Hz)")
+    slope.set(yscale="log", ylim=(1e-6, 1))
+
+
+def _draw_recovery(panels: Any, recovery: Recovery) -> None:
+    *curves, bars = panels
+    distances = np.abs(recovery.starts - recovery.tones)
+    edges = np.arange(0, 41, 5.0)
+    for offset, (kernel, label) in enumerate(KERNELS.items()):
+        shares = []
+        for axes, window_edge in zip(curves, WINDOW_EDGES, strict=True):
+            by_rate, best = recovery.hits(kernel, window_edge)
+            rates, low, high = success_by_distance(by_rate[best], distances, edges)
+            middle = (edges[:-1] + edges[1:]) / 2 + 0.3 * (offset - 1.5)
+            axes.errorbar(middle, 100 * rates, 100 * np.stack([rates - low, high - rates]), **_style(kernel),
+                          marker="o", markersize=4, elinewidth=0.8, label=label)  # fmt: skip
+            shares.append(100 * by_rate[best].mean())
+        drawn = bars.bar(np.arange(2) + 0.2 * (offset - 1.5), shares, 0.19, color=COLOURS[kernel], label=label)
+        bars.bar_label(drawn, fmt="%.0f", fontsize="small")
+    for axes, window_edge in zip(curves, WINDOW_EDGES, strict=True):
+        axes.set(title=f"Tones found by distance, edge {window_edge:g}", xlabel="from start to tone (Hz)")
+        axes.set(ylabel="found (%)", ylim=(-3, 103))
+    bars.set_xticks(range(2), [f"{window_edge:g}" for window_edge in WINDOW_EDGES])
+    bars.set(title="Tones found, all starts", xlabel="window edge", ylabel="found (%)", ylim=(0, 110))
+
+
+def _mean(hits: NDArray[np.bool_]) -> float:
+    return float(hits.mean()) if len(hits) else math.nan
 
 
 def _frequency(raw: Tensor) -> Tensor:

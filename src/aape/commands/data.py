@@ -188,7 +188,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _digest(clips: list[Clip]) -> str:
-    """Return a digest of what clips are: names, places, labels, and the sizes and times of their files."""
+    """Return a digest of what clips are: names, offsets, labels, and the sizes and times of their files."""
     import hashlib
 
     from aape.runs.files import file_state

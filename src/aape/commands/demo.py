@@ -111,7 +111,7 @@ def demo(config: DemoConfig) -> None:
 
 
 def _load(config: DemoConfig) -> AudioModel:
-    from aape.analysis.plots import require_matplotlib
+    from aape.analysis.figures import require_matplotlib
     from aape.inference import load_model
     from aape.layers.aape import AaPE
 
@@ -197,27 +197,22 @@ def _clips_seen(model: AudioModel) -> int | None:
 
 
 def _draw_metrics(out: Path) -> None:
-    from aape.analysis.numbers import read_metrics
-    from aape.analysis.plots import plot_pretraining
+    from aape.analysis.curves import plot_runs, read_metrics
 
-    plot_pretraining(read_metrics(out / "pretraining" / "metrics.jsonl")).savefig(out / "pretraining.png")
+    plot_runs({"short run": read_metrics(out / "pretraining" / "metrics.jsonl")}).savefig(out / "pretraining.png")
 
 
 def _draw_kernels(model: AudioModel, clip: Clip, path: Path) -> None:
-    import torch
 
-    from aape.analysis.numbers import chosen_kernels
-    from aape.analysis.plots import plot_kernels
+    from aape.analysis.kernels import chosen_kernels, plot_kernels
     from aape.data.audio.decoding import read_audio
 
-    wave = torch.from_numpy(read_audio(clip.path, sample_rate=model.front_end.sample_rate))
-    spectrogram = model.log_mel(wave[None].to(model.device))
-    kernels = chosen_kernels(model.encoder, spectrogram)
-    plot_kernels(spectrogram[0, 0].cpu().numpy(), kernels, clip.name).savefig(path)
+    kernels = chosen_kernels(model, read_audio(clip.path, sample_rate=model.front_end.sample_rate))
+    plot_kernels(kernels, clip.name).savefig(path)
 
 
 def _neighbours(model: AudioModel, clips: list[Clip]) -> dict[str, list[dict[str, Any]]]:
-    from aape.analysis.numbers import nearest_neighbours
+    from aape.analysis.neighbours import nearest_neighbours
 
     vectors, _ = model.embed_clips(clips)
     queries = list(range(0, len(clips), max(1, len(clips) // NUM_QUERIES)))[:NUM_QUERIES]

@@ -24,23 +24,14 @@ Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "crema
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One option of a configuration.
+    """One option of a configuration."""
 
-    Args:
-        key: dotted name, as in `optim.learning_rate`.
-        type: the resolved type annotation.
-        default: the default, `dataclasses.MISSING` where the option is required.
-        help: one sentence for people.
-        group: title of the section, empty at the top.
-        positional: whether the command line takes it without a name.
-    """
-
-    key: str
-    type: Any
-    default: Any
-    help: str
-    group: str
-    positional: bool
+    key: str  # dotted name, as in `optim.learning_rate`
+    type: Any  # the resolved type annotation
+    default: Any  # `dataclasses.MISSING` where the option is required
+    help: str  # one sentence for people
+    group: str  # title of the section, empty at the top
+    positional: bool  # whether the command line takes it without a name
 
     @property
     def is_required(self) -> bool:
@@ -302,30 +293,21 @@ def _field_helps(config_class: type) -> dict[str, str]:
 
 def _help(option: Option) -> str:
     default = option.default
-    if option.is_required:
-        note = " (required)"
-    elif default is None:
-        note = ""
-    elif option.type is bool:
-        note = f" (default: {'on' if default else 'off'})"
+    if option.type is bool:
+        default = "on" if default else "off"
+    elif isinstance(default, tuple):
+        default = json.dumps(default)
     elif isinstance(default, float):
-        note = f" (default: {default:g})"
-    else:
-        note = f" (default: {json.dumps(default) if isinstance(default, tuple) else default})"
+        default = f"{default:g}"
+    note = " (required)" if option.is_required else "" if default is None else f" (default: {default})"
     return (option.help + note).replace("%", "%%")  # argparse formats help texts with the % operator
 
 
 def _type_in_words(annotation: Any) -> str:
     """Say a type for people: "a whole number", "one of auto, cpu"."""
-    plain = {
-        int: "a whole number from 0",
-        float: "a number from 0",
-        str: "text",
-        bool: "true or false",
-        type(None): "null",
-    }
-    if annotation in plain:
-        return plain[annotation]
+    plain = {int: "a whole number from 0", float: "a number from 0", str: "text", bool: "true or false"}
+    if annotation in plain or annotation is type(None):
+        return plain.get(annotation, "null")
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))

@@ -1,11 +1,21 @@
-"""`aape plot windows`, `clip`, `aliasing` and `run`."""
+"""`aape plot WHAT`: numbers, their figure as PNG and SVG, and a JSON beside it with all that was drawn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device
-from aape.errors import ConfigError, require_positive
+from aape.errors import AudioError, ConfigError, DataError, one_line, require_positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from aape.analysis.aliasing import TokenMap
+    from aape.data.clips import Clip
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class PlotClipConfig:
         model: a name (tiny is part of the package) or a saved folder.
         out: figure to write, as .png and .svg, with the numbers beside it as .json.
         start: where to begin, in seconds.
-        seconds: how much to show, at most 10.24.
+        seconds: how much to show; all that the model encodes in one pass (10.24 for tiny) where not stated.
         device: where to run.
     """
 
@@ -45,13 +55,11 @@ class PlotClipConfig:
     model: str = "tiny"
     out: str = "clip"
     start: float = 0.0
-    seconds: float = 10.24
+    seconds: float | None = None
     device: Device = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "seconds")
-        if self.seconds > 10.24:
-            raise ConfigError(f"seconds: at most 10.24, which is what is encoded in one pass, got {self.seconds:g}")
 
 
 @dataclass(frozen=True)
@@ -94,28 +102,237 @@ class PlotRunConfig:
 
 
 def plot_windows(config: PlotWindowsConfig) -> None:
-    """Run the verb."""
-    from aape.commands.plot_run import plot_windows as run
+    """Draw the paper's Figure 2, and run and draw the experiment behind it: tones found by descent, per window.
 
-    run(config)
+    Raises:
+        AapeError: matplotlib is missing.
+    """
+    from aape.analysis import windows
+    from aape.analysis.figures import require_matplotlib
+    from aape.runs.progress import progress_bar
+
+    require_matplotlib()
+    with progress_bar("tones", config.tones) as progress:
+        recovery = windows.recover_tones(config.tones, config.steps, config.seed, progress=progress)
+    spectra = windows.spectra()
+    rows = windows.summarise(recovery)
+    print(f"Tones found within {windows.TOLERANCE_HERTZ:g} Hz, of {config.tones}, {config.steps} steps of Adam:")
+    for row in rows:
+        low, high = (100 * bound for bound in row["interval_95"])
+        print(
+            f"  {windows.KERNELS[row['kernel']]:<23} window edge {row['window_edge']:<6g}  "
+            f"{100 * row['success_rate']:5.1f} % ({low:.0f} to {high:.0f}), of starts over {windows.FAR_HERTZ:g} Hz "
+            f"away {100 * row['success_rate_of_far_starts']:5.1f} %"
+        )
+    ends = [
+        {"kernel": kernel, "window_edge": edge, "learning_rate": rate, "ends_hz": hertz}
+        for (kernel, edge, rate), hertz in recovery.ends.items()
+    ]
+    numbers = {
+        "tolerance_hz": windows.TOLERANCE_HERTZ,
+        "far_hz": windows.FAR_HERTZ,
+        "kernel_size": windows.KERNEL_SIZE,
+        "success": rows,
+        "recovery": {"tones_hz": recovery.tones, "starts_hz": recovery.starts, "runs": ends},
+        "spectra": {"kernels": list(windows.KERNELS), **vars(spectra)},
+    }
+    _write(config, windows.plot_windows(spectra, recovery), numbers)
 
 
 def plot_clip(config: PlotClipConfig) -> None:
-    """Run the verb."""
-    from aape.commands.plot_run import plot_clip as run
+    """Draw the paper's Figure 4 of a sound: its spectrogram, and the frequencies and decays chosen for it over time.
 
-    run(config)
+    Raises:
+        AapeError: matplotlib is missing.
+        AudioError: the sound cannot be used, or ends before `start`.
+        CheckpointError: there is no such model.
+        ConfigError: the model's stem has no kernels, or more is asked for than is encoded in one pass.
+    """
+    import os
+
+    import numpy as np
+
+    from aape.analysis.figures import require_matplotlib
+    from aape.analysis.kernels import chosen_kernels, plot_kernels
+    from aape.data.audio.decoding import read_audio
+    from aape.inference import load_model
+    from aape.inference.segments import MAX_FRAMES
+    from aape.layers.aape import AaPE
+
+    require_matplotlib()
+    model = load_model(config.model, config.device)
+    if not isinstance(model.encoder.stem, AaPE):
+        raise ConfigError(f"model: {config.model} has the standard stem, which has no kernels to show")
+    rate = model.front_end.sample_rate
+    most = MAX_FRAMES * model.front_end.hop_length / rate
+    seconds = most if config.seconds is None else config.seconds
+    if seconds > most:
+        raise ConfigError(f"seconds: at most {most:g}, which is what this model encodes in one pass, got {seconds:g}")
+    wave = read_audio(config.file, sample_rate=rate)
+    first = round(config.start * rate)
+    if first >= len(wave):
+        raise AudioError(config.file, f"is {len(wave) / rate:.2f} s long: nothing is left at {config.start:g} s")
+    # One sample less than whole frames, because the frames are centred and there is one more than hops.
+    part = wave[first : first + max(1, round(seconds * rate))]
+    part = part[: max(1, len(part) - 1)]
+    kernels = chosen_kernels(model, part)
+    name = one_line(os.path.basename(config.file))
+    if len(part) < len(wave) - first - 1:
+        print(f"{name}: {len(part) / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start moves on")
+    numbers = {
+        "axes": "frequency patch (low first), time patch, kernel",
+        "seconds": config.start + kernels.patch_seconds * (np.arange(kernels.frequencies.shape[1]) + 0.5),
+        "folded_band_hz": kernels.folded_band,
+        "frequencies_hz": kernels.frequencies,
+        "decays_nepers_per_second": kernels.decays,
+    }
+    _write(config, plot_kernels(kernels, f"{name}, by {config.model}", start=config.start), numbers)
 
 
 def plot_aliasing(config: PlotAliasingConfig) -> None:
-    """Run the verb."""
-    from aape.commands.plot_run import plot_aliasing as run
+    """Measure and draw aliasing: folded modulation rates read from tokens, and tokens under shifts below a patch.
 
-    run(config)
+    Raises:
+        AapeError: matplotlib is missing.
+        CheckpointError: there is no such model.
+        ConfigError: a model has another front end or other patches.
+        DataError: fewer than two recordings are long enough.
+    """
+    import sys
+
+    from aape.analysis import aliasing
+    from aape.analysis.aliasing_figure import plot_aliasing as draw
+    from aape.analysis.figures import require_matplotlib
+    from aape.data.clips import read_manifest
+    from aape.data.demo import AUDIO
+    from aape.runs.progress import progress_bar
+
+    require_matplotlib()
+    models = [_token_map(name) for name in dict.fromkeys(config.models)]
+    clips = read_manifest(config.data or AUDIO)
+    bad: dict[str, str] = {}
+    recordings = [_recordings(clips, config.sounds, seed, bad) for seed in range(config.seeds)]
+    with progress_bar("experiments", 3 * config.seeds) as progress:
+        rates, shifts = aliasing.measure(
+            recordings, clips=config.clips, sounds=config.sounds, models=models, progress=progress
+        )
+    for name, reason in list(bad.items())[:1]:
+        print(f"left out: {len(bad)} of the recordings, the first {one_line(name)}: {reason}", file=sys.stderr)
+    _print_aliasing(rates, shifts)
+    numbers = {
+        "rates_hz": aliasing.RATES,
+        "apparent_hz": aliasing.APPARENT_HERTZ,
+        "chance": 1 / len(aliasing.RATES),
+        "decoding": rates,
+        "shifts_ms": [1000 * shift / aliasing.FRAMES_PER_SECOND for shift in aliasing.SHIFTS],
+        "distance": "cosine distance from the unshifted sound, over the mean cosine distance between sounds",
+        "stability": shifts,
+        "left_out": [{"name": name, "reason": reason} for name, reason in bad.items()],
+    }
+    _write(config, draw(rates, shifts), numbers)
 
 
 def plot_run(config: PlotRunConfig) -> None:
-    """Run the verb."""
-    from aape.commands.plot_run import plot_run as run
+    """Draw the curves of pre-training runs, side by side.
 
-    run(config)
+    Raises:
+        AapeError: matplotlib is missing.
+        DataError: a folder without metrics.jsonl, without a line in it, or with one that is not of a run.
+    """
+    from pathlib import Path
+
+    from aape.analysis.curves import plot_runs, read_metrics
+    from aape.analysis.figures import require_matplotlib, save_figure
+
+    require_matplotlib()
+    metrics = {run: read_metrics(Path(run) / "metrics.jsonl") for run in config.runs}
+    for run, fields in metrics.items():
+        if "loss_mask" not in fields:
+            raise DataError(f"{run}: no metrics.jsonl of a pre-training run in it, or no line yet")
+    print("-> " + ", ".join(str(file) for file in save_figure(plot_runs(metrics), config.out)))
+
+
+def _token_map(name: str) -> TokenMap:
+    from dataclasses import replace
+
+    from aape.analysis import aliasing
+    from aape.inference import load_model
+
+    model = load_model(name, "cpu")
+    front_end = model.front_end
+    expected = replace(aliasing.FRONT_END, mean=front_end.mean, std=front_end.std)
+    if front_end != expected or model.encoder.patch_size != aliasing.PATCH_SIZE:
+        raise ConfigError(f"models: {name} has not the paper's front end and patches, for which the rates are chosen")
+    return aliasing.model_tokens(name, model.encoder, front_end.mean, front_end.std)
+
+
+def _recordings(clips: Sequence[Clip], count: int, seed: int, bad: dict[str, str]) -> Tensor:
+    """Read the middle of `count` recordings, drawn at random; `bad` gets the names and reasons of those left out."""
+    import numpy as np
+    import torch
+
+    from aape.analysis.aliasing import FRONT_END, SHIFTED_SAMPLES
+    from aape.data.clips import load_clip
+
+    length = f"{SHIFTED_SAMPLES / FRONT_END.sample_rate:.2f} s"
+    kept: list[Tensor] = []
+    for row in np.random.default_rng(seed).permutation(len(clips)):
+        try:
+            wave = load_clip(clips[row], sample_rate=FRONT_END.sample_rate, duration=10.0)
+        except AudioError as error:
+            bad[clips[row].name] = error.reason
+            continue
+        spare = len(wave) - SHIFTED_SAMPLES
+        if spare < 0 or not wave.any():
+            bad[clips[row].name] = "silent" if spare >= 0 else f"shorter than {length}"
+            continue
+        kept.append(torch.from_numpy(wave[spare // 2 : spare // 2 + SHIFTED_SAMPLES].copy()))
+        if len(kept) == count:
+            break
+    if len(kept) < 2:
+        raise DataError(f"data: {len(kept)} of {len(clips)} recordings can be used; two of {length} are needed")
+    return torch.stack(kept)
+
+
+def _print_aliasing(rates: Sequence[dict[str, Any]], shifts: dict[str, list[dict[str, Any]]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from aape.analysis.aliasing import APPARENT_HERTZ, PATCH_SIZE, RATES, READ_OUTS
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tokens", no_wrap=True)
+    for column in (*READ_OUTS, *(f"{sounds}:\n{kind}" for sounds in shifts for kind in ("mean", "token"))):
+        table.add_column(column, justify="right")
+    cells: dict[str, list[str]] = {}
+    for row in rates:
+        spread = "" if row["lowest"] == row["highest"] else f" ({100 * row['lowest']:.0f}-{100 * row['highest']:.0f})"
+        cells.setdefault(row["tokens"], []).append(f"{100 * row['accuracy']:.0f}{spread}")
+    for name, line in cells.items():
+        line += ["-"] * (len(READ_OUTS) - len(line))
+        for rows in shifts.values():
+            moved = [f"{100 * row['median'][PATCH_SIZE // 2]:.2g}" for row in rows if row["tokens"] == name]
+            line += moved + ["-"] * (2 - len(moved))
+        table.add_row(name, *line)
+    print(
+        f"mean, token, spread: of {len(RATES)} modulation rates, {RATES[0]:g} to {RATES[-1]:g} Hz, all folded to "
+        f"{APPARENT_HERTZ:g} Hz by the patches, %\nthat a linear decoder reads correctly (chance "
+        f"{100 / len(RATES):.1f}) from the mean of all tokens, from a single token,\nand from the standard deviation "
+        "of tokens over time; in brackets the lowest and highest seed.\nBehind: how far a shift of half a patch moves "
+        "the mean token, and tokens place by place, in % of the\ndistance between sounds (median)."
+    )
+    Console(width=130).print(table)
+
+
+def _write(config: Any, figure: Figure, numbers: dict[str, Any]) -> None:
+    """Write the figure, and its numbers with the configuration and the environment, and say where."""
+    from aape.analysis.figures import figure_path, save_figure
+    from aape.runs.files import write_json
+    from aape.runs.folder import describe_environment
+
+    files = save_figure(figure, config.out)
+    path = figure_path(config.out)
+    json_file = path.with_name(path.name + ".json")
+    write_json(json_file, {"config": asdict(config), "environment": describe_environment(), **numbers})
+    print("-> " + ", ".join(str(file) for file in [*files, json_file]))

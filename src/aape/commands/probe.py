@@ -112,12 +112,13 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
         DataError: a set that cannot be probed, or too many bad files.
     """
     from aape.inference import load_model
+    from aape.models.saved import shipped_models
     from aape.runs.devices import close_ranks
     from aape.runs.folder import claim, write_run_header
 
     config = resolve(config)
     may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
-    claim(config.out, config, may_change=may_change, resume=True)
+    claim(config.out, config, may_change=may_change, resume=True, names=shipped_models())
     labelled, _ = read_set(config)  # before hours of embedding, say what is wrong with the set
     model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
     is_main = ranks is None or ranks.is_main_process

@@ -81,7 +81,7 @@ def find_recipe(name: str, verb: str = "") -> Recipe:
 
     Args:
         name: such as "tiny", "paper/aape" or "mine.yaml"; a file of that name comes first.
-        verb: the verb it is wanted for, "" for any.
+        verb: the verb it has to be for, "" for any.
 
     Raises:
         ConfigError: there is none, it is for another verb, is not plain YAML, or is based on itself.
@@ -134,10 +134,10 @@ def read_grid(folder: Path) -> Grid:
     recipes: dict[str, Recipe] = {}
 
     def add(name: str, verb: str, about: str, settings: Mapping[str, Any], links: Mapping[str, str]) -> str:
-        own = {key: value for key, value in settings.items() if key not in ("about", "verb", "encoders")}
+        options = {key: value for key, value in settings.items() if key not in ("about", "verb", "encoders")}
         out = content["out"].replace("{verb}", verb).replace("{name}", name)
         shared = (f"{path}, {verb}", content.get(verb, {}))
-        parts = (shared, (f"{path}, {name}", own), (str(path), {**links, "out": out}))
+        parts = (shared, (f"{path}, {name}", options), (str(path), {**links, "out": out}))
         recipes[name] = Recipe((name_of / name).as_posix(), verb, about, parts)
         return out
 
@@ -195,8 +195,8 @@ def _nearest(name: str, verb: str) -> str:
     names = [known for known, recipe in shipped_recipes().items() if verb in ("", recipe.verb)]
     if not names:
         return f"`aape {verb}` has no recipes"
-    wanted = name.removesuffix(".yaml")
-    names.sort(key=lambda known: -difflib.SequenceMatcher(None, wanted, known).ratio())
+    typed = name.removesuffix(".yaml")
+    names.sort(key=lambda known: -difflib.SequenceMatcher(None, typed, known).ratio())
     return f"the nearest are {', '.join(names[:_NUM_SHOWN])}; `aape recipes` lists all"
 
 

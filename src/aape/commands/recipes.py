@@ -43,7 +43,7 @@ def recipes(config: RecipesConfig) -> None:
 
 
 def as_yaml(recipe: Recipe) -> str:
-    """Return a recipe that depends on no other: every option, the defaults and the task's own included.
+    """Return a recipe that depends on no other: every option, the defaults and the task's protocol included.
 
     Raises:
         ConfigError: it does not say which verb it is for, or a value does not fit its option.
@@ -63,7 +63,7 @@ def as_yaml(recipe: Recipe) -> str:
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
-    """Return every setting that a recipe stands for, defaults and the task's own included, by dotted key.
+    """Return every setting that a recipe stands for, defaults and the task's protocol included, by dotted key.
 
     Raises:
         ConfigError: as `as_yaml`.
@@ -81,7 +81,7 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 
 
 def settings_of(config: Any, verb: str) -> dict[str, Any]:
-    """Return the settings of a configuration, the task's own included, by dotted key."""
+    """Return the settings of a configuration, the task's protocol included, by dotted key."""
     from aape.downstream.tables import flatten
     from aape.runs.files import plain
 

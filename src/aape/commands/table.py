@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from aape.downstream.tables import Cell, Table
 
 # How a run is carried out: by this alone its numbers do not change, rounding apart.
-HOW = {
+EXECUTION = {
     "out", "resume", "workers", "device", "save_every", "keep_checkpoints", "keep_every", "log_every", "tensorboard",
     "watch", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
 }  # fmt: skip
 # What may differ from the recipe without making it another experiment.
-PLACES = HOW | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
+MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
 PATHS = {"data", "checkpoint", "init", "stats"}
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 CAPTION = (
@@ -131,7 +131,7 @@ def collect(grid: Grid, runs: str | None = None) -> list[Table]:
 def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, runs: Path) -> Cell:
     from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, with_scores
 
-    column, num_clips, paper = grid.content["columns"][key], grid.content.get("pretraining_clips"), row.get("paper", {})
+    column, paper = grid.content["columns"][key], row.get("paper", {})
     template = "{row}" if "measure" in column else column.get("recipe", f"{{row}}-{key}")
     recipe, encoder = grid.recipes[template.replace("{row}", row["name"])], grid.recipes.get(row["name"])
     name = Path(recipe.out).relative_to(root)
@@ -141,34 +141,29 @@ def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, 
     notes: list[str] = []
     if "measure" in column:
         value = MEASURES[column["measure"]](resolved(recipe), run)
-        if value is not None:
-            cell = dataclasses.replace(cell, scores={"value": value})
+        cell = dataclasses.replace(cell, scores=None if value is None else {"value": value})
         if value is not None and column["measure"] == "batches_per_second":  # the others belong to the recipe
             settings = {**read_settings(run), "num_clips": (result or {}).get("num_clips")}
-            notes = _notes_on_pretraining(settings, recipe, num_clips)
+            notes = _notes_on_pretraining(settings, recipe, grid)
     elif result is not None:
         cell = with_scores(cell, result, column["metric"], column.get("features", "encoder"))
         notes = differences(resolved(recipe), read_settings(run), cell.verb)
-        before = _notes_on_pretraining(result.get("pretraining") or {}, encoder, num_clips)
+        before = _notes_on_pretraining(result.get("pretraining") or {}, encoder, grid)
         notes += [*(f"pre-training: {note}" for note in before), *notes_on_data(result)]
     return dataclasses.replace(cell, notes=tuple(notes) if cell.scores is not None else ())
 
 
-def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, num_clips: str | None) -> list[str]:
+def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, grid: Grid) -> list[str]:
     """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
     from aape.downstream.tables import flatten
     from aape.models.saved import model_name
 
-    if not settings:
-        return ["unknown"]
-    if recipe is None:  # any encoder will do
-        return []
-    # Where a run has a path, the model that it saved has the name alone.
-    asked, measured = (
-        {**each, "init": each.get("init") and model_name(each["init"])}
-        for each in (resolved(recipe), flatten(settings))
-    )
-    clips = measured.pop("num_clips", None)
+    if recipe is None or not settings:  # without a recipe, any encoder will do
+        return [] if settings else ["unknown"]
+    asked, measured = resolved(recipe), flatten(settings)
+    for each in (asked, measured):  # where a run has a path, the model that it saved has the name alone
+        each["init"] = each.get("init") and model_name(each["init"])
+    clips, num_clips = measured.pop("num_clips", None), grid.content.get("pretraining_clips")
     notes = differences(asked, measured, "pretrain")
     if num_clips is not None and clips != int(num_clips):
         notes.append(f"{'unknown' if clips is None else f'{clips:,}'} of {int(num_clips):,} clips")
@@ -176,7 +171,7 @@ def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, nu
 
 
 def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = PLACES
+    before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = MAY_DIFFER
 ) -> list[str]:
     """Say how settings changed: "steps 300000 -> 300"; an option that one leaves out has its default.
 
@@ -237,7 +232,7 @@ class Entry:
 
         Raises:
             ConfigError: names them, with both values.
-            DataError: the run's own cannot be read.
+            DataError: those of the run cannot be read.
         """
         if not self.is_done:
             return
@@ -250,7 +245,7 @@ class Entry:
         known = option_table(RUNS[verb], with_fixed=True)
         before = {key: value for key, value in read_settings(self.out).items() if key in known}
         before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
-        if changed := "; ".join(differences(before, now, verb, apart=HOW)):
+        if changed := "; ".join(differences(before, now, verb, apart=EXECUTION)):
             line = shlex.join(self.arguments)
             raise ConfigError(
                 f"{self.out} holds a run of other options than aape {line} ({changed}): choose another --out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -21,31 +22,18 @@ NOT_RUN, NOT_AVAILABLE = "not run", "n/a"
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """One cell. Its scores have names: "best", "best_on_validation" and "last", or "value" for what is measured."""
 
-    Attributes:
-        row: title of the row.
-        column: title of the column.
-        verb: of the run.
-        recipe: of the run, by name.
-        run: its folder below that of all runs.
-        paper: the paper's value, if it has one.
-        scores: ours by name ("best", "best_on_validation", "last"), or under "value" what is measured; None: not run.
-        std: over seeds, of the same.
-        shown: the score that the table is about, "best" as in the paper's tables or another.
-        notes: how the run differs from the recipe, and the data from what was published.
-    """
-
-    row: str
+    row: str  # titles
     column: str
-    verb: str
-    recipe: str
-    run: str
+    verb: str  # of the run
+    recipe: str  # of the run, by name
+    run: str  # its folder, below that of all runs
     paper: float | None = None
-    scores: dict[str, float | None] | None = None
-    std: dict[str, float | None] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    shown: str = "best"
+    scores: dict[str, float | None] | None = None  # None: not run
+    std: dict[str, float | None] = field(default_factory=dict)  # over seeds, of the scores
+    notes: tuple[str, ...] = ()  # how the run differs from the recipe, and the data from what was published
+    shown: str = "best"  # the score that the table is about
 
     @property
     def is_measured(self) -> bool:
@@ -75,13 +63,10 @@ def read_result(run: Path) -> dict[str, Any] | None:
     path = run / "result.json"
     if not path.exists():
         return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not the result of a run ({error})") from error
-    if not isinstance(result, dict):
-        raise DataError(f"{path}: not the result of a run")
-    return result
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(result := json.loads(path.read_text(encoding="utf-8")), dict):
+            return result
+    raise DataError(f"{path}: not the result of a run")
 
 
 def read_settings(run: Path) -> dict[str, Any]:
@@ -90,14 +75,12 @@ def read_settings(run: Path) -> dict[str, Any]:
     Raises:
         DataError: they cannot be read.
     """
-    import yaml
+    from aape.runs.folder import read_config
 
-    path = run / "config.yaml"
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    return flatten(settings if isinstance(settings, dict) else {})
+    settings = read_config(run)
+    if settings is None:
+        raise DataError(f"{run / 'config.yaml'}: cannot be read")
+    return flatten(settings)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -229,7 +212,7 @@ def markdown(tables: list[Table]) -> str:
 
 
 def as_csv(tables: list[Table]) -> str:
-    """Return one line per cell, in per cent or the column's own unit."""
+    """Return one line per cell, in per cent or the column's unit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ("best", "best_on_validation", "last", "value")

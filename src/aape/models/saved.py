@@ -10,9 +10,10 @@ import dataclasses
 import difflib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,23 +33,23 @@ _KEYS = (
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
-_MOST_CONFIG_BYTES = _MOST_HEADER_BYTES = 1 << 24
+_MOST_BYTES = 1 << 24  # of a configuration, and of a header
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a saved folder holds.
+    """What a saved folder holds; see `save_model`.
 
     Attributes:
         encoder: in float32, on the CPU, in evaluation mode.
         front_end: the log-mel and the statistics that it was trained with.
         head: the classifier, if it has one.
         labels: its classes in order, if they have names.
-        training: how it was trained, as `save_model` was told.
+        training: how it was trained.
         multi_label: a sound may have several of the classes, or none: sigmoid instead of softmax.
-        card: what the model card says beside that: see `save_model`.
+        card: what the model card says beside that.
         loop_to: length in seconds that shorter sounds were looped to in training; 0: they were taken as they are.
     """
 
@@ -87,32 +88,17 @@ def save_model(
         labels: names of the classes, in the order of the logits; all different.
         multi_label: trained with binary cross-entropy, so that a sound may have several classes or none.
         training: how it was trained; JSON values.
-        card: for the model card (`aape.huggingface.card`): `data` and `license`, in words, and `scores`, a list of
-            `{"data": ..., "metric": ..., "value": ..., "protocol": ...}`; JSON values.
-        loop_to: length in seconds that shorter clips were looped to in training, 0 to 600; users' sounds are looped
-            likewise. None: nothing is looped.
+        card: for the model card (`aape.huggingface.card`): `data`, `license`, and `scores`, a list of mappings with
+            `data`, `metric`, `value` and `protocol`; JSON values.
+        loop_to: length in seconds, 0 to 600, that shorter clips were looped to in training and users' sounds will be.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
         CheckpointError: a weight is not finite (in `dtype`), or `loop_to` is out of range.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
-    import safetensors.torch
-
-    if head is not None and labels is not None and head.linear.out_features != len(labels):
-        raise ValueError(f"{len(labels)} labels for a head of {head.linear.out_features} classes")
-    if labels is not None and len(set(labels)) < len(labels):
-        raise ValueError(f"two classes are called {max(labels, key=labels.count)!r}")
-    modules: dict[str, nn.Module] = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
-    tensors = {}
-    for prefix, module in modules.items():
-        for name, tensor in module.state_dict().items():
-            tensors[f"{prefix}.{name}"] = tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-    _check_finite(tensors, os.fspath(folder))
+    target = Path(folder)
     config: dict[str, Any] = {
-        "model_type": "aape",
-        "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
-        "dtype": "float32",  # what transformers computes in, whatever the file holds
         "encoder": dataclasses.asdict(encoder.config),
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
@@ -121,17 +107,47 @@ def save_model(
         config["loop_to"] = length
     if card:
         config["card"] = card
-    if head is not None:
-        config["problem_type"] = PROBLEMS[multi_label]
+    _write(target, config | _describe_head(head, labels, multi_label), encoder, head, dtype)
+
+
+def _describe_head(head: ClassificationHead | None, labels: list[str] | None, multi_label: bool) -> dict[str, Any]:
+    if head is not None and labels is not None and head.linear.out_features != len(labels):
+        raise ValueError(f"{len(labels)} labels for a head of {head.linear.out_features} classes")
+    if labels is not None and len(set(labels)) < len(labels):
+        raise ValueError(f"two classes are called {max(labels, key=labels.count)!r}")
+    config: dict[str, Any] = {} if head is None else {"problem_type": PROBLEMS[multi_label]}
     if labels is not None:
         config["id2label"] = {str(index): label for index, label in enumerate(labels)}
         config["label2id"] = {label: index for index, label in enumerate(labels)}
-    target = Path(folder)
+    return config
+
+
+def _write(
+    target: Path,
+    config: dict[str, Any],
+    encoder: AudioEncoder,
+    head: ClassificationHead | None,
+    dtype: torch.dtype | None,
+) -> None:
+    import safetensors.torch
+
+    modules: dict[str, nn.Module] = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    _check_finite(tensors, os.fspath(target))
+    header = {
+        "model_type": "aape",
+        "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
+        "dtype": "float32",  # what transformers computes in, whatever the file holds
+    }
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
     write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
-    write_atomically(target / CONFIG_NAME, _json(config))
+    write_atomically(target / CONFIG_NAME, _json(header | config))
 
 
 def model_name(name_or_path: str | os.PathLike[str]) -> str:
@@ -180,41 +196,37 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
             wrong value; a tensor is missing, too many, of another shape than the configuration says, or not finite.
     """
     folder = find_model(name_or_path)
+    where = os.fspath(folder / CONFIG_NAME)
     values = _read_config(folder / CONFIG_NAME)
-    encoder_config, front_end = read_sections(values, os.fspath(folder / CONFIG_NAME))
-    labels = _labels(values, folder)
+    encoder_config, front_end = read_sections(values, where)
+    labels = _read_labels(values, where)
     problem = values.get("problem_type") or PROBLEMS[False]
     if problem not in PROBLEMS.values():
-        choices = " or ".join(PROBLEMS.values())
-        raise CheckpointError(f"{folder / CONFIG_NAME}: problem_type: expected {choices}, got {problem!r}")
-    multi_label = problem == PROBLEMS[True]
-    shapes = _read_shapes(folder / WEIGHTS_NAME)
-    encoder = _build_encoder(encoder_config, folder / CONFIG_NAME)
-    modules: dict[str, nn.Module] = {"encoder": encoder}
-    head = None
-    if any(name.startswith("head.") for name in shapes):
+        raise CheckpointError(f"{where}: problem_type: expected {' or '.join(PROBLEMS.values())}, got {problem!r}")
+    with _open_weights(folder / WEIGHTS_NAME) as file:
+        shapes = _read_shapes(file, folder / WEIGHTS_NAME)
         num_classes = (*shapes.get("head.linear.weight", ()), 1)[0]
-        with torch.device("meta"):
-            head = ClassificationHead(encoder_config.embed_dim, num_classes)
-        modules["head"] = head
-        if labels is not None and len(labels) != num_classes:
+        if labels is not None and len(labels) != num_classes and "head.linear.weight" in shapes:
             raise CheckpointError(f"{folder}: {len(labels)} labels for a head of {num_classes} classes")
-    expected = {f"{key}.{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
-    _compare_shapes(shapes, {name: tuple(tensor.shape) for name, tensor in expected.items()}, folder / WEIGHTS_NAME)
-    tensors = _read_tensors(folder / WEIGHTS_NAME)
+        modules = _build(encoder_config, num_classes if _has_head(shapes) else None, where)
+        expected = {f"{key}.{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
+        _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
+        # Copies, because a view of the file would change or crash with it.
+        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in shapes}
+    _check_finite(tensors, os.fspath(folder / WEIGHTS_NAME))
     for key, module in modules.items():
         part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
         module.load_state_dict(part, assign=True)
         module.eval()
     return SavedModel(
-        encoder,
+        cast(AudioEncoder, modules["encoder"]),
         front_end,
-        head,
+        cast("ClassificationHead | None", modules.get("head")),
         labels,
-        read_mapping(values, "training", os.fspath(folder / CONFIG_NAME)),
-        multi_label,
-        read_mapping(values, "card", os.fspath(folder / CONFIG_NAME)),
-        read_loop_to(values, os.fspath(folder / CONFIG_NAME)),
+        read_mapping(values, "training", where),
+        problem == PROBLEMS[True],
+        read_mapping(values, "card", where),
+        read_loop_to(values, where),
     )
 
 
@@ -252,7 +264,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a named pipe would never end
             raise CheckpointError(f"{path}: not a file")
-        if path.stat().st_size > _MOST_CONFIG_BYTES:
+        if path.stat().st_size > _MOST_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -271,22 +283,29 @@ def _read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def _labels(values: dict[str, Any], folder: Path) -> list[str] | None:
+def _read_labels(values: dict[str, Any], where: str) -> list[str] | None:
     names = values.get("id2label")
     if names is None:
         return None
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
-        raise CheckpointError(f"{folder / CONFIG_NAME}: id2label: expected a name for every class from 0 up")
+        raise CheckpointError(f"{where}: id2label: expected a name for every class from 0 up")
     return [str(names[str(index)]) for index in range(len(names))]
 
 
-def _build_encoder(config: EncoderConfig, path: Path) -> AudioEncoder:
-    """Build the encoder without memory for its weights."""
+def _has_head(names: Iterable[str]) -> bool:
+    return any(name.startswith("head.") for name in names)
+
+
+def _build(config: EncoderConfig, num_classes: int | None, where: str) -> dict[str, nn.Module]:
+    """Build the encoder, and a classifier of so many classes, without memory for their weights."""
     try:
         with torch.device("meta"):
-            return AudioEncoder(config)
+            modules: dict[str, nn.Module] = {"encoder": AudioEncoder(config)}
+            if num_classes is not None:
+                modules["head"] = ClassificationHead(config.embed_dim, num_classes)
+            return modules
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: encoder: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{where}: encoder: {str(error).splitlines()[0]}") from error
 
 
 def _open_weights(path: Path) -> Any:
@@ -300,36 +319,25 @@ def _open_weights(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        if promised > _MOST_HEADER_BYTES:
-            much = f"a header of {promised} bytes, the most is {_MOST_HEADER_BYTES}"
+        if promised > _MOST_BYTES:
+            much = f"a header of {promised} bytes, the most is {_MOST_BYTES}"
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({much})")
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error).splitlines()[0]})") from error
 
 
-def _names(file: Any) -> list[str]:
-    return [name for name in list(file.keys()) if not name.startswith(_TRAINING_PARTS)]
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the shape of every tensor from the file's header."""
-    with _open_weights(path) as file:
-        shapes = {}
-        for name in _names(file):
-            part = file.get_slice(name)
-            if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                raise CheckpointError(f"{path}: {name}: {part.get_dtype()} values are no weights")
-            shapes[name] = tuple(part.get_shape())
+def _read_shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shape of every tensor that use needs from the file's header."""
+    shapes = {}
+    for name in file.keys():  # noqa: SIM118, it is no mapping
+        if name.startswith(_TRAINING_PARTS):
+            continue
+        part = file.get_slice(name)
+        if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+            raise CheckpointError(f"{path}: {name}: {part.get_dtype()} values are no weights")
+        shapes[name] = tuple(part.get_shape())
     return shapes
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with _open_weights(path) as file:
-        # Copies, because a view of the file would change or crash with it.
-        tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in _names(file)}
-    _check_finite(tensors, os.fspath(path))
-    return tensors
 
 
 def _compare_shapes(there: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]], path: Path) -> None:

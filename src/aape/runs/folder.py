@@ -43,7 +43,9 @@ def write_run_header(out: str | os.PathLike[str], config: Any, *, device: str | 
     return environment
 
 
-def claim(out: str | os.PathLike[str], config: Any, *, may_change: Collection[str], resume: bool) -> None:
+def claim(
+    out: str | os.PathLike[str], config: Any, *, may_change: Collection[str], resume: bool, names: Collection[str] = ()
+) -> None:
     """Refuse to mix two runs in one folder: a folder is empty, or holds a run of the same options to go on with.
 
     Args:
@@ -51,29 +53,34 @@ def claim(out: str | os.PathLike[str], config: Any, *, may_change: Collection[st
         config: the options of the run, a dataclass; paths are the same however they are written.
         may_change: options that may differ from those the run began with.
         resume: whether to go on with a run that is there.
+        names: those of shipped models, which are no paths.
 
     Raises:
         ConfigError: the folder holds a run and `resume` is off, or one of other options, another verb or version.
     """
-    import yaml
-
-    path = Path(out) / "config.yaml"
-    if not path.exists():
+    if not (Path(out) / "config.yaml").exists():
         if (Path(out) / RESULT_NAME).exists():
             raise ConfigError(f"{out} holds a result without its options: choose another --out")
         return
     if not resume:
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-    now = plain(dataclasses.asdict(config))
-    try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        before = None
-    if not isinstance(before, dict) or before.keys() != now.keys():
+    now, before = plain(dataclasses.asdict(config)), read_config(out)
+    if before is None or before.keys() != now.keys():
         raise ConfigError(f"{out} holds a run of another kind, or of another version of aape: choose another --out")
     for key, value in now.items():
-        if key not in may_change and before[key] != value and not is_same_place(before[key], value):
+        if key not in may_change and before[key] != value and not is_same_place(before[key], value, names):
             raise ConfigError(f"{out} holds a run whose {key} is {before[key]}, not {value}: choose another --out")
+
+
+def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the options of the run in a folder; None where there are none that can be read."""
+    import yaml
+
+    try:
+        config = yaml.safe_load((Path(out) / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def is_same_place(one: Any, other: Any, names: Collection[str] = ()) -> bool:
