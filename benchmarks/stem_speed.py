@@ -63,7 +63,7 @@ def encoders(size: str, clips: int, turns: int) -> dict[str, Any]:
         for stem in STEMS:
             torch.manual_seed(0)
             encoder = AudioEncoder(encoder_config(size, stem=stem)).to(DEVICE).eval()
-            forms[stem] = lambda encoder=encoder: encoder.forward_features(spectrogram)
+            forms[stem] = lambda encoder=encoder: encoder(spectrogram)
         counted = {stem: operations(form) for stem, form in forms.items()}
         return {"size": size, "clips": clips, "operations": counted, "seconds": time_in_turns(forms, turns)}
 

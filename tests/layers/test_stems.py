@@ -124,6 +124,38 @@ def test_kernels_start_where_they_are_told(adaptive):
     assert frequency.amax() > 2.9
 
 
+LAMBDA = {
+    True: [f"lambda_encoder.{name}.{part}" for name in ("embed", "blocks.0.norm1", "blocks.0.attn.qkv",
+           "blocks.0.attn.proj", "blocks.0.norm2", "blocks.0.mlp.0", "blocks.0.mlp.2", "head")
+           for part in ("weight", "bias")],
+    False: ["lambda_encoder.raw"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_weights_have_the_names_that_saved_models_have(adaptive):
+    """A name that changes is a saved model that no longer loads, here or in transformers."""
+    names = ["proj.weight", "proj.bias", "pos_embed.table", *LAMBDA[adaptive], "subbands.weight", "mix.weight",
+             "norm.weight", "norm.bias", "decimate.weight", "norm_e.weight", "norm_e.bias", "norm_z.weight",
+             "norm_z.bias", "fuse.weight", "fuse.bias"]  # fmt: skip
+    stem = small(adaptive=adaptive)
+    assert list(stem.state_dict()) == [name for name, _ in stem.named_parameters()] == names
+    assert list(PatchEmbed((128, 96), embed_dim=32).state_dict()) == names[:3]
+
+
+@pytest.mark.parametrize("stem", [AaPE, PatchEmbed])
+def test_a_part_that_is_replaced_is_used(stem):
+    """Adapters such as LoRA, and quantisation, put modules of their own in the place of ours."""
+    stem, x = stem((128, 96), embed_dim=32), torch.randn(1, 1, 128, 96)
+    before, pos_embed = stem(x), stem.pos_embed
+    stem.proj = nn.Sequential(stem.proj, nn.Tanh())
+    after = stem(x)
+    assert not torch.allclose(after, before)
+    stem.pos_embed = type(pos_embed)((8, 6), 32, trainable=True)
+    nn.init.normal_(stem.pos_embed.table)
+    assert not torch.allclose(stem(x), after)
+
+
 def test_timm_contract():
     """What timm's VisionTransformer asks of `embed_layer`: its arguments, its attributes, its initialisation."""
     stem = AaPE(img_size=(128, 96), patch_size=16, in_chans=1, embed_dim=32, bias=True, dynamic_img_pad=False,

@@ -40,12 +40,12 @@ class AaPE(Stem):
             decay of 0, and near 0 the windows are as long as the taps allow.
         device: where the parameters are made.
         dtype: of the parameters.
-        timm_options: see `Stem`.
+        timm_options: see `PatchEmbed`.
 
     Raises:
         TypeError: an option that timm does not pass.
         ValueError: another phase, an even number of taps, a stride that does not divide the patch, a decay that is not
-            positive, or as `Stem`.
+            positive, or as `PatchEmbed`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class AaPE(Stem):
         self.proj = PatchProjection(embed_dim, patch, bias)
         self.pos_embed = PositionTable(self.grid_size, embed_dim, pos_trainable)
         self.lambda_encoder: LambdaEncoder | FixedLambda = (
-            LambdaEncoder(embed_dim, hidden_dim, patch, kernel_size, *lambda_shape, decay_start=decay_start)
+            LambdaEncoder(embed_dim, hidden_dim, patch, kernel_size, lambda_shape, decay_start)
             if adaptive
             else FixedLambda(num_freq, hidden_dim, patch, kernel_size, decay_start)
         )

@@ -21,9 +21,7 @@ class LambdaEncoder(nn.Module):
         hidden_dim: H, kernels per token.
         patch_size: P, see `constrain`, as for the next.
         kernel_size: K.
-        width: of its blocks.
-        depth: number of blocks.
-        num_heads: heads per block.
+        shape: width, number and heads of its blocks.
         decay_start: of all kernels, above the lower bound, in nepers per frame; ln 2 is a raw decay of 0.
     """
 
@@ -33,14 +31,13 @@ class LambdaEncoder(nn.Module):
         hidden_dim: int,
         patch_size: int,
         kernel_size: int,
-        width: int = 128,
-        depth: int = 3,
-        num_heads: int = 2,
-        decay_start: float = math.log(2),
+        shape: tuple[int, int, int],
+        decay_start: float,
     ) -> None:
         super().__init__()
         self.patch_size, self.kernel_size = patch_size, kernel_size
         self.hidden_dim, self.decay_start = hidden_dim, decay_start
+        width, depth, num_heads = shape
         self.embed = nn.Linear(embed_dim, width)
         self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
         self.head = nn.Linear(width, 2 * hidden_dim)
@@ -60,19 +57,9 @@ class LambdaEncoder(nn.Module):
 
 
 class FixedLambda(nn.Module):
-    """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch and channel.
+    """The non-adaptive form: one learned raw (decay, frequency) pair per frequency patch (Nf of them) and channel."""
 
-    Args:
-        num_freq: Nf.
-        hidden_dim: see `LambdaEncoder`, as for the others.
-        patch_size: P.
-        kernel_size: K.
-        decay_start: in nepers per frame.
-    """
-
-    def __init__(
-        self, num_freq: int, hidden_dim: int, patch_size: int, kernel_size: int, decay_start: float = math.log(2)
-    ) -> None:
+    def __init__(self, num_freq: int, hidden_dim: int, patch_size: int, kernel_size: int, decay_start: float) -> None:
         super().__init__()
         self.patch_size, self.kernel_size = patch_size, kernel_size
         start = _start_of_band(hidden_dim, decay_start).expand(num_freq, -1).clone()

@@ -13,23 +13,10 @@ Size = int | tuple[int, int]
 
 
 class Stem(nn.Module):
-    """A map from spectrograms (B, 1, F, T) to tokens (B, N, D) under timm's `embed_layer` contract.
-
-    Args:
-        img_size: spectrogram (F, T) the position table is made for; an int means a square.
-        patch_size: P, bins and frames of a patch.
-        in_chans: must be 1; a spectrogram has one channel.
-        embed_dim: D.
-        timm_options: what timm passes to every stem and does not matter here (`dynamic_img_pad`, ...).
-
-    Raises:
-        TypeError: an option that timm does not pass.
-        ValueError: if the sizes cannot be.
-    """
+    """Sizes and token grid of a stem under timm's `embed_layer` contract; arguments as for `PatchEmbed`."""
 
     proj: PatchProjection
     pos_embed: PositionTable
-
     TIMM_OPTIONS = frozenset({"dynamic_img_pad", "strict_img_size", "flatten", "output_fmt", "norm_layer"})
 
     def __init__(self, img_size: Size, patch_size: Size, in_chans: int, embed_dim: int, **timm_options: Any) -> None:
@@ -75,15 +62,19 @@ class PatchEmbed(Stem):
     zero-padded to the next multiple of the patch, and positions follow it.
 
     Args:
-        img_size: as the next three, see `Stem`.
-        patch_size: P.
-        in_chans: 1.
+        img_size: spectrogram (F, T) the position table is made for; an int means a square.
+        patch_size: P, bins and frames of a patch.
+        in_chans: must be 1; a spectrogram has one channel.
         embed_dim: D.
         bias: whether the projection has one.
         pos_trainable: learn the positions instead of keeping the fixed sine-cosine table.
         device: where the parameters are made.
         dtype: of the parameters.
-        timm_options: see `Stem`, as for what is raised.
+        timm_options: what timm passes to every stem and does not matter here (`dynamic_img_pad`, ...).
+
+    Raises:
+        TypeError: an option that timm does not pass.
+        ValueError: if the sizes cannot be.
     """
 
     def __init__(

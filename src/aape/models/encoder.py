@@ -10,7 +10,7 @@ from aape.layers.patch_embed import PatchEmbed, Stem
 from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
 from aape.models.config import EncoderConfig
 
-AAPE_OPTIONS = ("adaptive", "phase", "kernel_size", "stride", "hidden_dim", "sblu_dim", "mask_context", "decay_start")
+_AAPE_OPTIONS = ("adaptive", "phase", "kernel_size", "stride", "hidden_dim", "sblu_dim", "mask_context", "decay_start")
 
 
 def build_stem(config: EncoderConfig) -> Stem:
@@ -19,7 +19,7 @@ def build_stem(config: EncoderConfig) -> Stem:
     if config.stem == "patch":
         return PatchEmbed(*sizes, pos_trainable=config.pos_trainable)
     shape = config.lambda_dim, config.lambda_depth, config.lambda_heads
-    options = {name: getattr(config, name) for name in AAPE_OPTIONS}
+    options = {name: getattr(config, name) for name in _AAPE_OPTIONS}
     return AaPE(*sizes, lambda_shape=shape, pos_trainable=config.pos_trainable, **options)
 
 
@@ -44,10 +44,6 @@ class AudioEncoder(nn.Module):
         self.stem = build_stem(config)
 
     def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Encode, as `forward_features`."""
-        return self.forward_features(spectrogram, visible)
-
-    def forward_features(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
         """Encode all patches or the visible ones.
 
         Args:
@@ -59,10 +55,12 @@ class AudioEncoder(nn.Module):
         """
         x = self.stem(spectrogram, visible)  # (B, [M,] N or V, D)
         x = torch.cat([self.cls_token.to(x.dtype).expand(*x.shape[:-2], 1, -1), x], -2)
-        lead, x = x.shape[:-2], x.flatten(0, -3)  # views are clips to the blocks
+        views, x = x.shape[:-2], x.flatten(0, -3)  # which are clips to the blocks
         for block in self.blocks:
             x = block(x)
-        return self.norm(x).unflatten(0, lead)
+        return self.norm(x).unflatten(0, views)
+
+    forward_features = forward
 
     def forward_targets(self, spectrogram: Tensor, target: str = "block") -> list[Tensor]:
         """Run every patch and no class token, and return what the teacher's targets are made of.

@@ -8,6 +8,8 @@ never formed. Q = P / S is the number of outputs of SBLU in a patch.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,7 +95,8 @@ def _fold(
     num_freq, width, mix, taps = len(mix), mix.shape[1], mix[..., 0], taps[:, :, 0]
     m, group = m.flatten(0, 1), (torch.arange(num_views, device=m.device)[:, None] * num_freq + f).flatten()
     f = f.flatten()
-    blocks = _Grid(num_freq, num_patches // num_freq) if in_order else _Blocks(f, num_freq)
+    grouping = _by_transposing(num_freq, num_patches // num_freq) if in_order else _by_blocks(f, num_freq)
+    together, back, f_of_block = grouping
 
     def per_group(values: Tensor) -> Tensor:  # sums (views V, X) -> (groups, X), a group for each view's f
         sums = values.new_zeros(num_views * num_freq, values.shape[1])
@@ -109,14 +112,14 @@ def _fold(
     mean_y = torch.einsum("gfh,fzh->gfz", mean_m.view(-1, num_freq, hidden), mix)
     offset = (mean_y - mean_y.mean(-1, keepdim=True)).flatten(0, 1)  # of each channel from its group (groups, Z)
 
-    centred = blocks.gather((m - mean_m[group, None]).flatten(1))  # (blocks, patches, Q H)
+    centred = together((m - mean_m[group, None]).flatten(1))  # (blocks, patches, Q H)
     # A product with broadcasting: einsum makes one matrix product per (f, z) of it
     folded = (taps.transpose(1, 2)[:, :, None] * (scale[..., None] * mix).transpose(1, 2)[:, None]).flatten(1, 2)
-    mapped = blocks.scatter(centred @ folded[blocks.f])  # by (Nf, Q H, Z): (views V, Z)
+    mapped = back(centred @ folded[f_of_block])  # by (Nf, Q H, Z): (views V, Z)
     frames = centred.unflatten(-1, (num_out, -1)).flatten(1, 2)  # (blocks, patches Q, H)
-    gram = (mix.transpose(1, 2) @ mix)[blocks.f]  # (blocks, H, H)
+    gram = (mix.transpose(1, 2) @ mix)[f_of_block]  # (blocks, H, H)
     square = ((frames @ gram) * frames).view_as(centred).sum(-1, keepdim=True)  # |C m|^2 of each patch
-    variance = per_group(blocks.scatter(square)) / (size * num_out * width)
+    variance = per_group(back(square)) / (size * num_out * width)
     variance = variance + offset.square().mean(-1, keepdim=True)  # (groups, 1)
     rstd = torch.rsqrt(variance + eps * shrink.square())
     tap_sum = taps.sum(-1)  # (Nf, Z)
@@ -124,47 +127,46 @@ def _fold(
     return (mapped + constant[group]) * rstd[group] + (shift * tap_sum)[f]
 
 
-class _Grid:
-    """Every patch of every view, in order: those of a frequency patch are brought together by a transposition."""
+def _by_transposing(num_freq: int, num_time: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Any]:
+    """Bring together the patches of each frequency patch where all are in order; returns as `_by_blocks`."""
 
-    def __init__(self, num_freq: int, num_time: int) -> None:
-        self.shape, self.f = (num_freq, num_time), slice(None)
+    def together(values: Tensor) -> Tensor:
+        return values.unflatten(0, (-1, num_freq, num_time)).transpose(0, 1).flatten(1, 2)
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Return (patches, X) as (Nf, patches / Nf, X)."""
-        return values.unflatten(0, (-1, *self.shape)).transpose(0, 1).flatten(1, 2)
+    def back(values: Tensor) -> Tensor:
+        return values.unflatten(1, (-1, num_time)).transpose(0, 1).flatten(0, 2)
 
-    def scatter(self, values: Tensor) -> Tensor:
-        """Return (Nf, patches / Nf, X) as (patches, X)."""
-        return values.unflatten(1, (-1, self.shape[1])).transpose(0, 1).flatten(0, 2)
+    return together, back, slice(None)
 
 
-class _Blocks:
-    """Patches in any order: those of a frequency patch are brought together in blocks, each one matrix product.
+def _by_blocks(f: Tensor, num_freq: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Any]:
+    """Bring together the patches of each frequency patch in blocks, each one matrix product.
+
+    How many blocks there are follows from the number of patches alone: nothing has to be read back from the device.
 
     Args:
-        f: the frequency patch of each. How many blocks there are follows from their number alone, so that nothing has
-            to be read back from the device.
+        f: frequency patch of each patch.
         num_freq: Nf.
+
+    Returns:
+        A map (patches, X) -> (blocks, 64, X), its inverse, and the frequency patch of each block.
     """
+    counts = torch.zeros(num_freq, dtype=f.dtype, device=f.device).scatter_add(0, f, torch.ones_like(f))
+    blocks = (counts + BLOCK - 1) // BLOCK
+    first = (blocks.cumsum(0) - blocks) * BLOCK - (counts.cumsum(0) - counts)  # slot of its first, less its rank
+    order = f.argsort(stable=True)
+    slot = torch.arange(f.shape[0], device=f.device) + first[f[order]]
+    num_blocks = -(-f.shape[0] // BLOCK) + num_freq
+    patch_in = slot.new_zeros(num_blocks * BLOCK).scatter(0, slot, order)  # each slot; 0 if empty
+    slot_of = torch.zeros_like(order).scatter(0, order, slot)  # each patch
+    block = torch.arange(num_blocks, device=f.device)
+    f_of_block = torch.searchsorted(blocks.cumsum(0), block, right=True).clamp(max=num_freq - 1)
 
-    def __init__(self, f: Tensor, num_freq: int) -> None:
-        counts = torch.zeros(num_freq, dtype=f.dtype, device=f.device).scatter_add(0, f, torch.ones_like(f))
-        blocks = (counts + BLOCK - 1) // BLOCK
-        first = (blocks.cumsum(0) - blocks) * BLOCK - (counts.cumsum(0) - counts)  # slot of its first, less its rank
-        order = f.argsort(stable=True)
-        slot = torch.arange(f.shape[0], device=f.device) + first[f[order]]
-        num_blocks = -(-f.shape[0] // BLOCK) + num_freq
-        self.source = slot.new_zeros(num_blocks * BLOCK).scatter(0, slot, order)  # patch in each slot; 0 if empty
-        self.slot = torch.zeros_like(order).scatter(0, order, slot)  # slot of each patch
-        every = torch.arange(num_blocks, device=f.device)
-        self.f = torch.searchsorted(blocks.cumsum(0), every, right=True).clamp(max=num_freq - 1)
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Return (patches, X) as (blocks, 64, X)."""
+    def together(values: Tensor) -> Tensor:
         # An embedding look-up, because its backward on a CPU is several times that of index_select.
-        return F.embedding(self.source, values).unflatten(0, (-1, BLOCK))
+        return F.embedding(patch_in, values).unflatten(0, (-1, BLOCK))
 
-    def scatter(self, values: Tensor) -> Tensor:
-        """Return (blocks, 64, X) as (patches, X)."""
-        return F.embedding(self.slot, values.flatten(0, 1))
+    def back(values: Tensor) -> Tensor:
+        return F.embedding(slot_of, values.flatten(0, 1))
+
+    return together, back, f_of_block

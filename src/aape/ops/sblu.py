@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aape.ops import sblu_cpu
-from aape.ops.sblu_reference import SbluOptions, sblu_reference, sblu_reference_at
+from aape.ops.sblu_reference import SbluOptions, sblu_reference_at
 from aape.ops.switches import exportable, use_reference
 
 
@@ -42,17 +42,13 @@ def sblu_magnitude(
             "expected u (B, C, T) and decay, frequency (B, C, Nt), "
             f"got {tuple(u.shape)}, {tuple(decay.shape)}, {tuple(frequency.shape)}"
         )
-    num_clips, num_channels, num_patches = decay.shape
+    num_clips, _, num_patches = decay.shape
     if num_patches == 0 or u.shape[-1] % num_patches:
         raise ValueError(f"{u.shape[-1]} frames do not divide into {num_patches} patches")
-    options = SbluOptions(u.shape[-1] // num_patches, kernel_size, stride, phase).check()
-    _check_tensors(u, decay, frequency)
-    if use_reference.is_on or exportable.is_on:
-        return sblu_reference(u, decay, frequency, kernel_size=kernel_size, stride=stride, phase=phase)
-    patch_index = torch.arange(num_clips * num_patches, device=u.device)
-    kernels = [parameter.transpose(1, 2).flatten(0, 1) for parameter in (decay, frequency)]  # (B Nt, C)
-    m = torch.ops.aape.sblu(u.transpose(1, 2).contiguous(), *kernels, patch_index, *options)  # (B Nt, P / S, C)
-    return m.view(num_clips, u.shape[-1] // stride, num_channels).transpose(1, 2).contiguous()
+    options = SbluOptions(u.shape[-1] // num_patches, kernel_size, stride, phase)._asdict()
+    every = torch.arange(num_clips * num_patches, device=u.device).view(num_clips, num_patches)
+    m = sblu_magnitude_at(u.mT.contiguous(), every, decay.mT, frequency.mT, **options)  # (B, Nt, P / S, C)
+    return m.flatten(1, 2).mT.contiguous()
 
 
 def sblu_magnitude_at(
@@ -69,21 +65,17 @@ def sblu_magnitude_at(
     """Compute the same magnitudes at chosen patches only; the cost is theirs.
 
     Args:
-        u: subband envelopes (..., T, H), frames before channels; b' counts what is in front, clips and frequency
-            patches, say.
+        u: subband envelopes (..., T, H); b' counts what is in front, clips and frequency patches, say.
         patch_index: b' Nt + t of each chosen patch (..., V), in any order, repeated or not.
         decay: a of each chosen patch and channel (..., V, H).
-        frequency: w of each chosen patch and channel (..., V, H).
+        frequency: w likewise.
         patch_size: P.
-        kernel_size: see `sblu_magnitude`, as for the next two.
-        stride: frames between outputs.
+        kernel_size: as the next two, see `sblu_magnitude`, for what is raised too.
+        stride: S.
         phase: "bilateral" or "analytic".
 
     Returns:
-        Magnitudes (..., V, P / stride, H) in the dtype of `u`.
-
-    Raises:
-        ValueError: if the shapes, dtypes or devices do not fit each other, or an option or index is out of range.
+        Magnitudes (..., V, P / S, H) in the dtype of `u`.
     """
     shape = (*patch_index.shape, u.shape[-1])
     if u.ndim < 3 or patch_index.ndim < 1 or decay.shape != shape or frequency.shape != shape:

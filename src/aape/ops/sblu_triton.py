@@ -58,44 +58,64 @@ def _frame(u_ptr, n, num_frames, num_channels, ok):
 
 
 @triton.jit
-def _forward_kernel(
-    u_ptr, a_ptr, w_ptr, index_ptr, m_ptr, num_lanes, num_frames, num_channels,
-    P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
+def _lanes(index_ptr, u_ptr, num_lanes, num_frames, num_channels, P: tl.constexpr, LANES: tl.constexpr):
+    """Return the lanes of a program: number, whether it exists, channel, first frame of its patch, frame 0 of its u."""
     lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
     ok = lane < num_lanes
     index = tl.load(index_ptr + lane // num_channels, mask=ok, other=0)
     channel = lane % num_channels
-    start = index % (num_frames // P) * P
-    u_ptr += index // (num_frames // P) * num_frames * num_channels + channel
-    lr, li, qr, qi, gain, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
+    row_ptr = u_ptr + index // (num_frames // P) * num_frames * num_channels + channel
+    return lane, ok, channel, index % (num_frames // P) * P, row_ptr
 
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
+
+@triton.jit
+def _advance(re, im, d_re, d_im, x, gone, lr, li, qr, qi, R: tl.constexpr, ORDER: tl.constexpr):
+    """Take frame x into y = sum l^k x, with ORDER 1 also y' = sum k l^k x, and let go of the one R + 1 before."""
+    if ORDER:
+        d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
+    re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+    return re, im, d_re, d_im
+
+
+@triton.jit
+def _run_up(
+    u_ptr, first, num_frames, num_channels, ok, lr, li,
+    R: tl.constexpr, DIRECTION: tl.constexpr, ORDER: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """Sum over the R frames in front of a patch, from `first` on: y and y', from zero."""
+    re, im = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
+    d_re, d_im = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
     for i in range(R):
-        re, im = _step(re, im, lr, li, _frame(u_ptr, start + P + R - 1 - i, num_frames, num_channels, ok), 0.0)
+        x = _frame(u_ptr, first + DIRECTION * i, num_frames, num_channels, ok)
+        if ORDER:
+            d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
+        re, im = _step(re, im, lr, li, x, 0.0)
+    return re, im, d_re, d_im
+
+
+@triton.jit
+def _forward_kernel(
+    u_ptr, a_ptr, w_ptr, index_ptr, m_ptr, num_lanes, num_frames, num_channels,
+    P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    lane, ok, channel, start, u_ptr = _lanes(index_ptr, u_ptr, num_lanes, num_frames, num_channels, P, LANES)
+    lr, li, qr, qi, gain, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
+    zero = tl.zeros([LANES], tl.float32)
+
+    re, im, _, _ = _run_up(u_ptr, start + P + R - 1, num_frames, num_channels, ok, lr, li, R, -1, 0, LANES)
     later_re, later_im = (), ()  # C[P - 1], ..., C[0]
     for i in tl.static_range(P):
         x = _frame(u_ptr, start + P - 1 - i, num_frames, num_channels, ok)
-        if i > 0:
-            gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok)
-            re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
-        else:
-            re, im = _step(re, im, lr, li, x, 0.0)
+        gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok) if i > 0 else zero
+        re, im, _, _ = _advance(re, im, zero, zero, x, gone, lr, li, qr, qi, R, 0)
         later_re, later_im = later_re + (re,), later_im + (im,)  # noqa: RUF005
 
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
-    for i in range(R):
-        re, im = _step(re, im, lr, li, _frame(u_ptr, start - R + i, num_frames, num_channels, ok), 0.0)
+    re, im, _, _ = _run_up(u_ptr, start - R, num_frames, num_channels, ok, lr, li, R, 1, 0, LANES)
     m_ptr += lane // num_channels * (P // S) * num_channels + channel
     for n in tl.static_range(P):
         x = _frame(u_ptr, start + n, num_frames, num_channels, ok)
-        if n > 0:
-            gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok)
-            re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
-        else:
-            re, im = _step(re, im, lr, li, x, 0.0)
+        gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok) if n > 0 else zero
+        re, im, _, _ = _advance(re, im, zero, zero, x, gone, lr, li, qr, qi, R, 0)
         if n % S == 0:
             s_re = re + later_re[P - 1 - n] - x
             s_im = later_im[P - 1 - n] - im if ANALYTIC else later_im[P - 1 - n] + im
@@ -110,52 +130,27 @@ def _gradient_kernel(
     P: tl.constexpr, R: tl.constexpr, S: tl.constexpr, ANALYTIC: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Write G = dL/ds at the outputs, and the gradients of decay and frequency."""
-    lane = tl.program_id(0).to(tl.int64) * LANES + tl.arange(0, LANES)
-    ok = lane < num_lanes
-    index = tl.load(index_ptr + lane // num_channels, mask=ok, other=0)
-    channel = lane % num_channels
-    start = index % (num_frames // P) * P
-    u_ptr += index // (num_frames // P) * num_frames * num_channels + channel
+    lane, ok, channel, start, u_ptr = _lanes(index_ptr, u_ptr, num_lanes, num_frames, num_channels, P, LANES)
     lr, li, qr, qi, gain, gain_a, gain_w = _pole(a_ptr, w_ptr, lane, ok, R + 1)
     sign: tl.constexpr = -1 if ANALYTIC else 1  # A enters s conjugated in the analytic phase
+    zero = tl.zeros([LANES], tl.float32)
 
-    # C and C' = sum k l^k u[n+k], which is l (C' + C) of the next frame less its last term
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
-    d_re = tl.zeros([LANES], tl.float32)
-    d_im = tl.zeros([LANES], tl.float32)
-    for i in range(R):
-        d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
-        re, im = _step(re, im, lr, li, _frame(u_ptr, start + P + R - 1 - i, num_frames, num_channels, ok), 0.0)
-    later_re, later_im, later_d_re, later_d_im = (), (), (), ()
+    re, im, d_re, d_im = _run_up(u_ptr, start + P + R - 1, num_frames, num_channels, ok, lr, li, R, -1, 1, LANES)
+    later_re, later_im, later_d_re, later_d_im = (), (), (), ()  # C and C', from the last frame to the first
     for i in tl.static_range(P):
         x = _frame(u_ptr, start + P - 1 - i, num_frames, num_channels, ok)
-        gone = tl.zeros([LANES], tl.float32)
-        if i > 0:
-            gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok)
-        d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
-        re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        gone = _frame(u_ptr, start + P + R - i, num_frames, num_channels, ok) if i > 0 else zero
+        re, im, d_re, d_im = _advance(re, im, d_re, d_im, x, gone, lr, li, qr, qi, R, 1)
         later_re, later_im = later_re + (re,), later_im + (im,)  # noqa: RUF005
         later_d_re, later_d_im = later_d_re + (d_re,), later_d_im + (d_im,)  # noqa: RUF005
 
-    # A, A', and with them s and its gradient G
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
-    d_re = tl.zeros([LANES], tl.float32)
-    d_im = tl.zeros([LANES], tl.float32)
-    for i in range(R):
-        d_re, d_im = _step(d_re + re, d_im + im, lr, li, 0.0, 0.0)
-        re, im = _step(re, im, lr, li, _frame(u_ptr, start - R + i, num_frames, num_channels, ok), 0.0)
+    re, im, d_re, d_im = _run_up(u_ptr, start - R, num_frames, num_channels, ok, lr, li, R, 1, 1, LANES)
     outputs = lane // num_channels * (P // S) * num_channels + channel
-    grad_a = tl.zeros([LANES], tl.float32)
-    grad_w = tl.zeros([LANES], tl.float32)
-    for n in tl.static_range(P):
+    grad_a, grad_w = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
+    for n in tl.static_range(P):  # A, A', and with them s and its gradient G
         x = _frame(u_ptr, start + n, num_frames, num_channels, ok)
-        gone = tl.zeros([LANES], tl.float32)
-        if n > 0:
-            gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok)
-        d_re, d_im = _step(d_re + re, d_im + im, lr, li, -(R + 1) * qr * gone, -(R + 1) * qi * gone)
-        re, im = _step(re, im, lr, li, x - qr * gone, -qi * gone)
+        gone = _frame(u_ptr, start + n - R - 1, num_frames, num_channels, ok) if n > 0 else zero
+        re, im, d_re, d_im = _advance(re, im, d_re, d_im, x, gone, lr, li, qr, qi, R, 1)
         if n % S == 0:
             at = outputs + n // S * num_channels
             s_re, s_im = re + later_re[P - 1 - n] - x, sign * im + later_im[P - 1 - n]
@@ -187,15 +182,13 @@ def _adjoint_kernel(
     lr, li, qr, qi, _, _, _ = _pole(a_ptr, w_ptr, lane, ok, R + 1)
     sign: tl.constexpr = -1 if ANALYTIC else 1
 
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
+    re, im = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
     for n in range(P + R):
         x_re, x_im = _output(g_re_ptr, g_im_ptr, n, num_channels, ok, P, S)
         gone_re, gone_im = _output(g_re_ptr, g_im_ptr, n - R - 1, num_channels, ok, P, S)
         re, im = _step(re, im, lr, li, x_re - qr * gone_re - qi * gone_im, -x_im - qi * gone_re + qr * gone_im)
         tl.store(grad_x_ptr + (R + n) * num_channels, re - x_re, mask=ok)  # k = 0 is in both directions
-    re = tl.zeros([LANES], tl.float32)
-    im = tl.zeros([LANES], tl.float32)
+    re, im = tl.zeros([LANES], tl.float32), tl.zeros([LANES], tl.float32)
     for i in range(P + R):
         n = P - 1 - i
         x_re, x_im = _output(g_re_ptr, g_im_ptr, n, num_channels, ok, P, S)
