@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from aape.errors import AudioError, ConfigError, one_line, require_positive
 
 if TYPE_CHECKING:
-    from aape.data.clips import Clip
+    from aape.data.clips import AudioInfo, Clip
     from aape.data.packing import Packed
-    from aape.data.survey import AudioInfo
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
@@ -156,7 +155,7 @@ def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rat
 
 
 def _check_once(clip: Clip) -> AudioInfo | str:
-    from aape.data.survey import check_clip
+    from aape.data.clips import check_clip
 
     try:
         return check_clip(clip)

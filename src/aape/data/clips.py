@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aape.data.audio.decoding import AUDIO_EXTENSIONS, audio_seconds, read_audio, stream_audio
+from aape.data.audio.decoding import AUDIO_EXTENSIONS, audio_format, audio_seconds, read_audio, stream_audio
 from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
 
@@ -122,6 +122,38 @@ def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]
             raise AudioError(clip.name, f"a folder that cannot be read: {error.strerror or error}") from error
         raise AudioError(clip.name, f"a folder, and no sound file in it (looked for {_extensions()})")
     yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a clip holds.
+
+    Args:
+        seconds: its length.
+        sample_rate: in Hz.
+        channels: how many.
+        format: such as "WAV PCM_16".
+        peak: the largest absolute sample of the mono mix.
+    """
+
+    seconds: float
+    sample_rate: int
+    channels: int
+    format: str
+    peak: float
+
+
+def check_clip(clip: Clip) -> AudioInfo:
+    """Decode a whole clip, block by block, and describe it.
+
+    Raises:
+        AudioError: it cannot be used.
+    """
+    sample_rate, channels, kind = audio_format(clip_source(clip), name=clip.name)
+    length, peak = 0, 0.0
+    for block in stream_clip(clip, sample_rate=sample_rate):
+        length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+    return AudioInfo(length / sample_rate, sample_rate, channels, kind, peak)
 
 
 def clip_seconds(clip: Clip) -> float:

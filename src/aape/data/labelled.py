@@ -89,15 +89,15 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
         else [str(clip.label)]
         for clip in clips
     ]
-    names = sorted({name for own in labels for name in own}) if classes is None else list(classes)
+    names = sorted({name for parts in labels for name in parts}) if classes is None else list(classes)
     numbers = {name: number for number, name in enumerate(names)}
-    named = zip(clips, labels, strict=True)
-    unknown = [(label, clip.name) for clip, own in named for label in own if label not in numbers]
+    pairs = [(clip.name, label) for clip, parts in zip(clips, labels, strict=True) for label in parts]
+    unknown = [(name, label) for name, label in pairs if label not in numbers]
     if unknown:
-        label, name = unknown[0]
-        counted = f"{len(unknown)} of {sum(map(len, labels))} labels are none of the {len(names)} classes"
+        name, label = unknown[0]
+        counted = f"{len(unknown)} of {len(pairs)} labels are none of the {len(names)} classes"
         raise DataError(f"{counted}, the first is {label!r} of {name}")
-    targets = [tuple(sorted({numbers[name] for name in own})) for own in labels]
+    targets = [tuple(sorted({numbers[name] for name in parts})) for parts in labels]
     return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
 
 
@@ -133,41 +133,46 @@ def read_own(
         clips = read_manifest(data, split=split, fold=fold)
         if where is not None or group is not None:
             raise DataError(f"{data}: a column asked for, but only a CSV has columns")
-        found, warnings = _read_classes(Path(data), clips)
-        return dataclasses.replace(_with_classes(data, found, False), warnings=warnings)
+        clips, warnings = _read_classes(Path(data), clips)
+        return dataclasses.replace(_with_classes(data, clips, False), warnings=warnings)
     if (split is None) == (fold is None):
-        given = "both are" if split is not None else "neither is"
-        raise ConfigError(f"give either --split COLUMN or --fold COLUMN: {given} given")
+        which = "both are" if split is not None else "neither is"
+        raise ConfigError(f"give either --split COLUMN or --fold COLUMN: {which} given")
     clips = read_manifest(data, label=label, split=split, fold=fold)
     groups = _column(data, group) if group else None
     if where is not None:
-        column, separator, value = (part.strip() for part in where.partition("="))
-        if not (separator and column and value):
-            raise ConfigError(f"where: expected COLUMN=VALUE, got {where!r}")
-        values = _column(data, column)
-        if value not in values:
-            known = sorted(set(values))
-            listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-            raise DataError(f"{data}: no clip has {column} = {value!r}; there are {listed}")
-        kept = [index for index, own in enumerate(values) if own == value]
+        kept = _rows_where(data, where)
         clips = [clips[index] for index in kept]
         groups = None if groups is None else [groups[index] for index in kept]
     return dataclasses.replace(_with_classes(data, clips, multi_label), groups=groups, has_folds=fold is not None)
 
 
+def _rows_where(data: str | os.PathLike[str], where: str) -> list[int]:
+    """Return the rows of a CSV that hold COLUMN=VALUE."""
+    column, separator, value = (part.strip() for part in where.partition("="))
+    if not (separator and column and value):
+        raise ConfigError(f"where: expected COLUMN=VALUE, got {where!r}")
+    cells = _column(data, column)
+    if value not in cells:
+        known = sorted(set(cells))
+        listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+        raise DataError(f"{data}: no clip has {column} = {value!r}; there are {listed}")
+    return [row for row, cell in enumerate(cells) if cell == value]
+
+
 def find_singles(labelled: LabelledSet) -> list[str]:
     """Return the classes with a single clip."""
-    counts = Counter(target for own in labelled.targets for target in own)
+    counts = Counter(target for targets in labelled.targets for target in targets)
     return [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
 
 
 def describe(labelled: LabelledSet) -> list[str]:
     """Return what a reader of the numbers should know of the set, in sentences."""
-    found, single = list(labelled.warnings), find_singles(labelled)
+    notes, single = list(labelled.warnings), find_singles(labelled)
     if single:
         counted = f"{len(single)} of {len(labelled.classes)}"
-        found.append(f"classes with a single clip, never both trained on and tested: {counted}: {', '.join(single)}")
-    return found
+        notes.append(f"classes with a single clip, never both trained on and tested: {counted}: {', '.join(single)}")
+    return notes
 
 
 def _with_classes(data: str | os.PathLike[str], clips: list[Clip], multi_label: bool) -> LabelledSet:
@@ -183,35 +188,26 @@ def _column(data: str | os.PathLike[str], column: str) -> list[str]:
 
 
 def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
+    """Label the clips of a folder of classes; returns them with label and split, and warnings."""
     if any(clip.offset is not None for clip in clips):
         raise DataError(f"{root}: clips in tar shards need a CSV with columns `shard`, `name` and the label")
     parts = [clip.name.split("/") for clip in clips]
-    tops = {own[0].lower() for own in parts}
-    has_splits = {"train", "test"} <= tops <= set(SPLIT_NAMES)
-    halves = sorted({own[0] for own in parts if own[0].lower() in SPLIT_NAMES and len(own) > 2})
-    if halves and not has_splits:
-        wrong = [f"{name!r} is missing" for name in ("train", "test") if name not in tops]
-        odd = sorted({own[0] for own in parts if own[0].lower() not in SPLIT_NAMES})
-        wrong += [f"{name!r} is none of {', '.join(SPLIT_NAMES)}" for name in odd[:1]]
-        raise DataError(
-            f"{root}: {', '.join(halves)} hold folders, as splits do, but {' and '.join(wrong)}: bring it to train, "
-            "test and perhaps valid, each with folders of classes, or give a CSV with --split"
-        )
+    has_splits = _has_splits(root, parts)
     depth = 2 if has_splits else 1
-    stray = [clip.name for clip, own in zip(clips, parts, strict=True) if len(own) <= depth]
-    if stray:
+    loose = [clip.name for clip, names in zip(clips, parts, strict=True) if len(names) <= depth]
+    if loose:
         raise DataError(
-            f"{root}: {len(stray)} of {len(clips)} sound files lie in no folder of a class, the first is {stray[0]!r}"
+            f"{root}: {len(loose)} of {len(clips)} sound files lie in no folder of a class, the first is {loose[0]!r}"
         )
     folders = {path.relative_to(root).as_posix() for path in root.glob("/".join("*" * depth)) if path.is_dir()}
     folders = {name for name in folders if not any(part.startswith(".") for part in name.split("/"))}
-    empty = sorted(folders - {"/".join(own[:depth]) for own in parts})
+    empty = sorted(folders - {"/".join(names[:depth]) for names in parts})
     warnings = (
         [f"{len(empty)} of {len(folders)} class folders hold no sound, the first is {empty[0]!r}"] if empty else []
     )
-    labels = [own[depth - 1] for own in parts]
+    labels = [names[depth - 1] for names in parts]
     if has_splits:
-        splits = [own[0].lower() for own in parts]
+        splits = [names[0].lower() for names in parts]
     else:
         by_class: dict[str, list[int]] = defaultdict(list)
         for index in sorted(range(len(clips)), key=lambda index: zlib.crc32(clips[index].name.encode())):
@@ -219,8 +215,21 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
         tested = {index for members in by_class.values() for index in members[1:][::HELD_OUT]}
         splits = ["test" if index in tested else "train" for index in range(len(clips))]
         warnings.append(f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name")
-    found = [
-        dataclasses.replace(clip, label=label, split=split)
-        for clip, label, split in zip(clips, labels, splits, strict=True)
-    ]
-    return found, tuple(warnings)
+    rows = zip(clips, labels, splits, strict=True)
+    return [dataclasses.replace(clip, label=label, split=split) for clip, label, split in rows], tuple(warnings)
+
+
+def _has_splits(root: Path, parts: list[list[str]]) -> bool:
+    """Tell whether the topmost folders are splits; refuse a folder where only some are."""
+    tops = {names[0].lower() for names in parts}
+    has_splits = {"train", "test"} <= tops <= set(SPLIT_NAMES)
+    halves = sorted({names[0] for names in parts if names[0].lower() in SPLIT_NAMES and len(names) > 2})
+    if halves and not has_splits:
+        wrong = [f"{name!r} is missing" for name in ("train", "test") if name not in tops]
+        others = sorted({names[0] for names in parts if names[0].lower() not in SPLIT_NAMES})
+        wrong += [f"{name!r} is none of {', '.join(SPLIT_NAMES)}" for name in others[:1]]
+        raise DataError(
+            f"{root}: {', '.join(halves)} hold folders, as splits do, but {' and '.join(wrong)}: bring it to train, "
+            "test and perhaps valid, each with folders of classes, or give a CSV with --split"
+        )
+    return has_splits

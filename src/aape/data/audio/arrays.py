@@ -40,28 +40,8 @@ def read_array(
         AudioError: not such an array, empty, NaN, infinite or absurdly large samples, no or an absurd sample rate, or
             too short to resample.
     """
-    try:
-        array = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
-    except (TypeError, ValueError) as error:
-        raise AudioError(name, f"not an array of samples ({error})") from error
-    if array.dtype.kind != "f":
-        hint = f": divide by {np.iinfo(array.dtype).max + 1}" if array.dtype.kind == "i" else ""
-        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
-    if array.ndim not in (1, 2):
-        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
-    if array.size == 0:
-        raise AudioError(name, f"of shape {array.shape}: no samples in it")
-    if array.ndim == 2 and array.shape[1] <= _MOST_CHANNELS and array.shape[0] > array.shape[1]:
-        hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
-        raise AudioError(name, f"of shape {array.shape}: {hint}")
-    if sample_rate is None:
-        raise AudioError(name, "an array does not know its sample rate: pass it")
-    try:
-        sample_rate = float(sample_rate)
-    except (TypeError, ValueError) as error:
-        raise AudioError(name, f"a sample rate of {sample_rate!r}: it must be one number, in Hz") from error
-    if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
-        raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
+    array = _as_samples(wav, name)
+    sample_rate = _as_rate(sample_rate, name)
     rows = np.atleast_2d(array)
     for index, row in enumerate(rows):
         level = float(np.abs(row).max())
@@ -81,3 +61,34 @@ def read_array(
         if rows.shape[1] == 0:
             raise AudioError(name, f"{array.shape[-1]} samples at {sample_rate:g} Hz are too short to resample")
     return np.ascontiguousarray(rows)
+
+
+def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
+    """Return floating point samples (samples,) or (clips, samples), or say why these are none."""
+    try:
+        array = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
+    except (TypeError, ValueError) as error:
+        raise AudioError(name, f"not an array of samples ({error})") from error
+    if array.dtype.kind != "f":
+        hint = f": divide by {np.iinfo(array.dtype).max + 1}" if array.dtype.kind == "i" else ""
+        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
+    if array.ndim not in (1, 2):
+        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
+    if array.size == 0:
+        raise AudioError(name, f"of shape {array.shape}: no samples in it")
+    if array.ndim == 2 and array.shape[1] <= _MOST_CHANNELS and array.shape[0] > array.shape[1]:
+        hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
+        raise AudioError(name, f"of shape {array.shape}: {hint}")
+    return array
+
+
+def _as_rate(sample_rate: float | None, name: str) -> float:
+    if sample_rate is None:
+        raise AudioError(name, "an array does not know its sample rate: pass it")
+    try:
+        sample_rate = float(sample_rate)
+    except (TypeError, ValueError) as error:
+        raise AudioError(name, f"a sample rate of {sample_rate!r}: it must be one number, in Hz") from error
+    if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
+        raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
+    return sample_rate

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -70,38 +70,25 @@ def read_audio(
     """
     if not (0 <= start < math.inf) or (duration is not None and not 0 < duration < math.inf) or sample_rate <= 0:
         raise ValueError(f"no such part: start {start}, duration {duration}, sample rate {sample_rate}")
-    with _open_sound(source, name) as (sound, file, size, label):
-        rate, num_frames = sound.samplerate, sound.frames
+    with _open_sound(source, name) as opened:
+        sound, rate = opened.sound, opened.sound.samplerate
         first = round(start * sample_rate)
         stop = None if duration is None else first + max(1, round(duration * sample_rate))
         frame, last_frame = _frames_of(first, stop, rate, sample_rate)
         # What the resampler reads on both sides of a part is under 2 s and not the user's.
         most_frames = math.ceil((max_seconds + (0 if duration is None else 2)) * rate)
-        if num_frames == 0:
-            raise AudioError(label, "no audio in it")
-        if num_frames != _NO_LENGTH:
-            last_frame = num_frames if last_frame is None else min(last_frame, num_frames)
-            if frame >= num_frames:
-                raise AudioError(label, f"{num_frames / rate:.2f} s long, asked for from {start:g} s")
-            if last_frame - frame > most_frames:
-                hours = (last_frame - frame) / rate / 3600
-                raise AudioError(label, f"{hours:.2f} h of audio, the most is {max_seconds / 3600:g} h: cut it first")
-        # How much must come back: an MP3 without an index has no length but the one that was counted.
-        promised = last_frame or 0
-        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
-            promised = 0
-        if start == 0 and duration is None:
-            counted = _count_frames(sound, file, size, label)
-            promised = promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
-        seek_to = frame and _find_seek(sound, file, size, frame)
-        blocks = _decode(sound, label, seek_to, frame, last_frame, promised, most_frames, MAX_VALUES, size)
+        if 0 < sound.frames <= frame:
+            raise AudioError(opened.label, f"{sound.frames / rate:.2f} s long, asked for from {start:g} s")
+        last_frame = _last_frame(opened, frame, last_frame, most_frames, max_seconds)
+        promised = _promised_frames(opened, last_frame, is_whole=start == 0 and duration is None)
+        blocks = _decode(opened, frame, last_frame, promised, most_frames, MAX_VALUES)
         wave = _join(list(_resample(blocks, rate, sample_rate)))
         wave = wave[first - frame * sample_rate // rate :]
         if stop is not None:
             wave = wave[: stop - first]
         if wave.size == 0:
             reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
-            raise AudioError(label, reason)
+            raise AudioError(opened.label, reason)
         return wave
 
 
@@ -126,29 +113,19 @@ def stream_audio(
     Raises:
         AudioError: as `read_audio`; of a file that turns out to be bad at its end, after the blocks before it.
     """
-    with _open_sound(source, name) as (sound, file, size, label):
-        rate, num_frames = sound.samplerate, sound.frames
-        most_frames, last_frame = math.ceil(max_seconds * rate), None
-        if num_frames == 0:
-            raise AudioError(label, "no audio in it")
-        if num_frames != _NO_LENGTH:
-            last_frame = num_frames
-            if num_frames > most_frames:
-                hours = f"{num_frames / rate / 3600:.2f} h of audio, the most is {max_seconds / 3600:g} h"
-                raise AudioError(label, f"{hours}: cut it first")
-        counted = _count_frames(sound, file, size, label)
-        promised = last_frame or 0
-        if num_frames == _NO_LENGTH or (sound.format == "MP3" and not has_index(file)):
-            promised = 0 if counted == _NO_LENGTH else counted - _MP3_DELAY
-        most_values = most_frames * sound.channels
+    with _open_sound(source, name) as opened:
+        rate, channels = opened.sound.samplerate, opened.sound.channels
+        most_frames = math.ceil(max_seconds * rate)
+        last_frame = _last_frame(opened, 0, None, most_frames, max_seconds)
+        promised = _promised_frames(opened, last_frame, is_whole=True)
         is_empty = True
-        blocks = _decode(sound, label, 0, 0, last_frame, promised, most_frames, most_values, size)
+        blocks = _decode(opened, 0, last_frame, promised, most_frames, most_frames * channels)
         for block in _resample(blocks, rate, sample_rate):
             if block.size:
                 is_empty = False
                 yield block
         if is_empty:
-            raise AudioError(label, "too short to resample")
+            raise AudioError(opened.label, "too short to resample")
 
 
 def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
@@ -157,7 +134,7 @@ def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = N
     Raises:
         AudioError: not a sound file that `read_audio` takes; nothing is decoded.
     """
-    with _open_sound(source, name) as (sound, _, _, _):
+    with _open_sound(source, name) as (sound, *_):
         return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
 
 
@@ -167,17 +144,51 @@ def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = 
     Raises:
         AudioError: as `read_audio`.
     """
-    with _open_sound(source, name) as (sound, file, size, label):
-        num_frames = _count_frames(sound, file, size, label)
+    with _open_sound(source, name) as opened:
+        num_frames = _count_frames(opened)
         if num_frames == 0:
-            raise AudioError(label, "no audio in it")
+            raise AudioError(opened.label, "no audio in it")
         if num_frames != _NO_LENGTH:
-            return num_frames / float(sound.samplerate)
+            return num_frames / float(opened.sound.samplerate)
     return len(read_audio(source, name=name)) / 16000
 
 
-def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
+class _Opened(NamedTuple):
+    sound: Any  # libsndfile's view of it
+    file: IO[bytes]
+    size: int  # bytes
+    label: str  # what errors call it
+
+
+def _last_frame(
+    opened: _Opened, frame: int, last_frame: int | None, most_frames: int, max_seconds: float
+) -> int | None:
+    """Return where to stop reading, None for the end of a sound that does not say how long it is."""
+    num_frames, rate = opened.sound.frames, opened.sound.samplerate
+    if num_frames == 0:
+        raise AudioError(opened.label, "no audio in it")
+    if num_frames == _NO_LENGTH:
+        return last_frame
+    last_frame = num_frames if last_frame is None else min(last_frame, num_frames)
+    if last_frame - frame > most_frames:
+        hours = (last_frame - frame) / rate / 3600
+        raise AudioError(opened.label, f"{hours:.2f} h of audio, the most is {max_seconds / 3600:g} h: cut it first")
+    return last_frame
+
+
+def _promised_frames(opened: _Opened, last_frame: int | None, *, is_whole: bool) -> int:
+    """Return how much must come back: an MP3 without an index has no length but the one that is counted."""
+    is_guess = opened.sound.frames == _NO_LENGTH or (opened.sound.format == "MP3" and not has_index(opened.file))
+    promised = 0 if is_guess or last_frame is None else last_frame
+    if not is_whole:
+        return promised
+    counted = _count_frames(opened)
+    return promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
+
+
+def _count_frames(opened: _Opened) -> int:
     """Return how many frames a sound holds: libsndfile's word, which is compared with that of the container."""
+    sound, file, size, label = opened
     num_frames = int(sound.frames)
     if sound.subtype in ("VORBIS", "OPUS"):
         promised = count_ogg_frames(file, size, sound.samplerate)
@@ -203,8 +214,9 @@ def _count_frames(sound: Any, file: IO[bytes], size: int, label: str) -> int:
     return min(counted.num_samples, num_frames) or num_frames
 
 
-def _find_seek(sound: Any, file: IO[bytes], size: int, frame: int) -> int:
-    """Return a frame, at or before the wanted one, from which decoding gives the right samples at the wanted one."""
+def _find_seek(opened: _Opened, frame: int) -> int:
+    """Return a frame, at or before the given one, from which decoding gives the right samples at the given one."""
+    sound, file, size, _ = opened
     if sound.frames == _NO_LENGTH or not sound.can_seek():
         return 0
     if sound.format == "MP3":
@@ -259,8 +271,8 @@ def _sound_file() -> Any:
 
 
 @contextmanager
-def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterator[tuple[Any, IO[bytes], int, str]]:
-    """Open and vet a sound file: yields libsndfile's view, the open file, its size in bytes and its name."""
+def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterator[_Opened]:
+    """Open and vet a sound file."""
     import soundfile
 
     label = name or (f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source))
@@ -279,7 +291,7 @@ def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Ite
             with _sound_file()(handle, closefd=False) as sound:
                 fault = "damaged or truncated"
                 _check_format(sound, label)
-                yield sound, file, size, label
+                yield _Opened(sound, file, size, label)
         except soundfile.LibsndfileError as error:
             # This is how libsndfile puts it when libmpg123 finds no frames.
             is_misleading = error.error_string.startswith("File does not exist")
@@ -320,29 +332,21 @@ def _check_format(sound: Any, label: str) -> None:
 
 
 def _decode(
-    sound: Any,
-    label: str,
-    seek_to: int,
-    frame: int,
-    last_frame: int | None,
-    promised: int,
-    most_frames: int,
-    most_values: int,
-    size: int,
+    opened: _Opened, frame: int, last_frame: int | None, promised: int, most_frames: int, most_values: int
 ) -> Iterator[np.ndarray]:
     """Yield mono float32 blocks (T,) of the frames frame..last_frame, None for the end.
 
-    Decoding starts at `seek_to`; what lies before `frame` is dropped.
-    Decoding that ends before `promised` is an error, and so is more than a file of `size` bytes can honestly hold.
+    Decoding that ends before `promised` is an error, and so is more than a file of its size can honestly hold.
     """
-    position = seek_to
-    if seek_to:
-        sound.seek(seek_to)
+    sound, _, size, label = opened
+    position = frame and _find_seek(opened, frame)
+    if position:
+        sound.seek(position)
     rate, channels = sound.samplerate, sound.channels
     num_decoded, block = 0, max(1024, _BLOCK_VALUES // channels)
     while last_frame is None or position < last_frame:
-        wanted = block if last_frame is None else min(block, last_frame - position)
-        values = sound.read(wanted, dtype="float32", always_2d=True)  # (T, channels)
+        count = block if last_frame is None else min(block, last_frame - position)
+        values = sound.read(count, dtype="float32", always_2d=True)  # (T, channels)
         skipped = max(0, frame - position)
         position, num_decoded = position + len(values), num_decoded + values.size
         if len(values) == 0:
