@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device, parse
+from aape.commands.plot import PlotClipConfig, PlotRunConfig, plot_clip, plot_run
 from aape.commands.pretrain import PretrainConfig, pretrain
 from aape.commands.probe import ProbeConfig, probe
 from aape.commands.stats import StatsConfig, stats
@@ -33,7 +34,9 @@ FILES = {
     "neighbours.json": "nearest neighbours of a few notes",
     "result.json": "every row of the table, with the files named here",
 }
-MADE = {Path(name).parts[0] for name in FILES} | {"config.yaml", "environment.json"}
+MADE = {Path(name).parts[0] for name in FILES} | {
+    "config.yaml", "environment.json", "kernels.json", "kernels.svg", "pretraining.svg"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,14 @@ def demo(config: DemoConfig) -> None:
     short_run = _short_run(config, table, out)
     console.rule(f"2  Pre-training from scratch: {short_run.steps} steps of {short_run.clips} crops")
     pretrain(short_run)
-    _draw_metrics(out)
+    plot_run(PlotRunConfig(runs=[str(out / "pretraining")], out=str(out / "pretraining")))
 
     console.rule("3  Linear probe: instrument families, on programs never trained on")
     rows, verdict = _probe_both(config, table, out, console, _clips_seen(model), short_run.steps * short_run.clips)
 
     console.rule("4  Inside the stem")
-    _draw_kernels(model, clips[0], out / "kernels.png")
-    console.print(f"frequencies and decays chosen for {clips[0].name}: {out / 'kernels.png'}")
+    console.print(f"Frequencies and decays chosen for {clips[0].name}")
+    plot_clip(PlotClipConfig(clips[0].path, config.checkpoint, str(out / "kernels"), device=config.device))
 
     console.rule("5  Nearest neighbours, by the cosine of standardised embeddings")
     neighbours = _neighbours(model, clips)
@@ -194,21 +197,6 @@ def _clips_seen(model: AudioModel) -> int | None:
         return sum(int(stage["steps"]) * int(stage["clips"]) for stage in stages)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _draw_metrics(out: Path) -> None:
-    from aape.analysis.curves import plot_runs, read_metrics
-
-    plot_runs({"short run": read_metrics(out / "pretraining" / "metrics.jsonl")}).savefig(out / "pretraining.png")
-
-
-def _draw_kernels(model: AudioModel, clip: Clip, path: Path) -> None:
-
-    from aape.analysis.kernels import chosen_kernels, plot_kernels
-    from aape.data.audio.decoding import read_audio
-
-    kernels = chosen_kernels(model, read_audio(clip.path, sample_rate=model.front_end.sample_rate))
-    plot_kernels(kernels, clip.name).savefig(path)
 
 
 def _neighbours(model: AudioModel, clips: list[Clip]) -> dict[str, list[dict[str, Any]]]:

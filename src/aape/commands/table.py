@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # How a run is carried out: by this alone its numbers do not change, rounding apart.
 EXECUTION = {
     "out", "resume", "workers", "device", "save_every", "keep_checkpoints", "keep_every", "log_every", "tensorboard",
-    "watch", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
+    "track", "watch", "watch_every", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
 }  # fmt: skip
 # What may differ from the recipe without making it another experiment.
 MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
