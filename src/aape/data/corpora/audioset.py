@@ -6,6 +6,7 @@ Clips vanish from the web, so every copy of AudioSet is incomplete: what is miss
 from __future__ import annotations
 
 import csv
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -28,38 +29,33 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
 
     A clip is called by its YouTube id: `ID`, `YID`, or either with the segment's start and end behind it.
     """
-    files = (*train_lists, "eval_segments.csv")
-    require(root, "AudioSet", LABELS, *files)
-    rows = read_table(root / LABELS, "index", "mid", "display_name")
-    numbers = {row["mid"]: number for number, row in enumerate(rows)}
-    if len(numbers) < len(rows) or any(row["index"] != str(number) for number, row in enumerate(rows)):
-        raise DataError(
-            f"{root / LABELS}: {len(numbers)} different labels in {len(rows)} rows, or rows not numbered from 0: "
-            "a file of another version?"
-        )
+    require(root, "AudioSet", LABELS, *train_lists, "eval_segments.csv")
+    classes, numbers = _read_classes(root / LABELS)
     stems = {Path(clip.name).stem: clip for clip in read_manifest(root)}
     clips: list[Clip] = []
     targets: list[tuple[int, ...]] = []
     counts: dict[str, tuple[int, int]] = {}
     warnings: list[str] = []
     num_missing = 0
-    if len(rows) != NUM_CLASSES:
-        warnings.append(f"{root / LABELS} has {len(rows)} classes, {NUM_CLASSES} published: a file of another version?")
-    for file in files:
+    if len(classes) != NUM_CLASSES:
+        number = f"{len(classes)} classes, {NUM_CLASSES} published"
+        warnings.append(f"{root / LABELS} has {number}: a file of another version?")
+    for file in (*train_lists, "eval_segments.csv"):
         split, published = LISTS[file]
         segments = _read_segments(root / file)
-        unknown = [mid for *_, mids in segments for mid in mids if mid not in numbers]
+        mids = [mid for segment in segments for mid in segment[3]]
+        unknown = [mid for mid in mids if mid not in numbers]
         if unknown:
             raise DataError(
-                f"{root / file}: {len(unknown)} of {sum(len(mids) for *_, mids in segments)} labels are none of the "
-                f"{len(rows)} of {LABELS}, the first is {unknown[0]!r}"
+                f"{root / file}: {len(unknown)} of {len(mids)} labels are none of the {len(classes)} of {LABELS}, the "
+                f"first is {unknown[0]!r}"
             )
         before = len(clips)
-        for name, start, end, mids in segments:
-            found = next((stems[stem] for stem in _stems(name, start, end) if stem in stems), None)
-            if found is not None:
-                clips.append(Clip(found.path, found.name, found.offset, found.size, label=",".join(mids), split=split))
-                targets.append(tuple(sorted({numbers[mid] for mid in mids})))
+        for name, start, end, labels in segments:
+            clip = next((stems[stem] for stem in _stems(name, start, end) if stem in stems), None)
+            if clip is not None:
+                clips.append(dataclasses.replace(clip, label=",".join(labels), split=split))
+                targets.append(tuple(sorted({numbers[mid] for mid in labels})))
         counts[file] = (len(clips) - before, published)
         missing = len(segments) - counts[file][0]
         num_missing += missing
@@ -69,11 +65,22 @@ def read(root: Path, train_lists: tuple[str, ...]) -> LabelledSet:
             warnings.append(f"AudioSet: {file} lists {len(segments):,} clips, {published:,} published: not all of it?")
         if not counts[file][0]:
             raise DataError(f"{root}: 0 of the {len(segments):,} clips of {file} are here")
-    classes = [row["display_name"] for row in rows]
     notes = (*warnings, *count_warnings("AudioSet", counts))
     return LabelledSet(
         clips, classes, targets, is_multi_label=True, counts=counts, num_missing=num_missing, warnings=notes
     )
+
+
+def _read_classes(path: Path) -> tuple[list[str], dict[str, int]]:
+    """Read the names of the classes, and the number of each label's `mid`."""
+    rows = read_table(path, "index", "mid", "display_name")
+    numbers = {row["mid"]: number for number, row in enumerate(rows)}
+    if len(numbers) < len(rows) or any(row["index"] != str(number) for number, row in enumerate(rows)):
+        raise DataError(
+            f"{path}: {len(numbers)} different labels in {len(rows)} rows, or rows not numbered from 0: "
+            "a file of another version?"
+        )
+    return [row["display_name"] for row in rows], numbers
 
 
 def _read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:

@@ -104,23 +104,44 @@ def assemble(
         published: number of clips by split, or in all under "clips".
         folds: its folds; all must be there, and no other.
         groups: what clips have in common.
-        warnings: what the reader has found already.
+        warnings: what the reader has noticed already.
 
     Raises:
         DataError: a file, a fold or a split is missing, a clip is listed twice, a label is unknown.
     """
+    has_folds = _check_listed(title, root, clips, set(folds))
+    try:
+        labelled = label_clips(clips, classes=classes)
+    except DataError as error:
+        raise DataError(f"{root}: {error}") from error
+    by_split = Counter(str(clip.split) for clip in clips)
+    counts = {name: (len(clips) if name == "clips" else by_split[name], number) for name, number in published.items()}
+    for name, (number, expected) in counts.items():
+        if not number:
+            raise DataError(f"{root}: 0 of {expected} clips of {title} ({name}) are here")
+    used = {target for targets in labelled.targets for target in targets}
+    absent = [name for number, name in enumerate(classes) if number not in used]
+    notes = list(warnings)
+    if absent:
+        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        notes.append(f"{title}: {len(classes) - len(absent)} of {len(classes)} classes are here, without {shown}")
+    notes += count_warnings(title, counts)
+    return dataclasses.replace(labelled, groups=groups, has_folds=has_folds, counts=counts, warnings=tuple(notes))
+
+
+def _check_listed(title: str, root: Path, clips: Sequence[Clip], folds: set[str]) -> bool:
+    """Refuse clips that are listed twice or missing, and folds that are missing or unknown; tells if there are any."""
     twice = [name for name, count in Counter(clip.name for clip in clips).items() if count > 1]
     if twice:
         raise DataError(
             f"{root}: {len(twice)} of {len(clips)} clips of {title} are listed twice, the first is {twice[0]!r}"
         )
-    wanted = set(folds)
-    there = {str(clip.fold) for clip in clips} if wanted else set()
-    if there != wanted:
+    there = {str(clip.fold) for clip in clips} if folds else set()
+    if there != folds:
         raise DataError(
-            f"{root}: {title} has {len(wanted)} folds, {len(there & wanted)} of them are here"
-            + "".join(f"; missing: {fold}" for fold in sorted(wanted - there, key=int))
-            + "".join(f"; unknown: {fold}" for fold in sorted(there - wanted))
+            f"{root}: {title} has {len(folds)} folds, {len(there & folds)} of them are here"
+            + "".join(f"; missing: {fold}" for fold in sorted(folds - there, key=int))
+            + "".join(f"; unknown: {fold}" for fold in sorted(there - folds))
         )
     missing = [clip.name for clip in clips if not Path(clip.path).is_file()]
     if missing:
@@ -128,28 +149,7 @@ def assemble(
             f"{root}: {len(missing)} of {len(clips)} files of {title} are missing, the first is {missing[0]!r}: "
             "unpack the archive again"
         )
-    try:
-        labelled = label_clips(clips, classes=classes)
-    except DataError as error:
-        raise DataError(f"{root}: {error}") from error
-    found = Counter(str(clip.split) for clip in clips)
-    counts = {name: (len(clips) if name == "clips" else found[name], number) for name, number in published.items()}
-    for name, (number, expected) in counts.items():
-        if not number:
-            raise DataError(f"{root}: 0 of {expected} clips of {title} ({name}) are here")
-    used = {target for own in labelled.targets for target in own}
-    absent = [name for number, name in enumerate(classes) if number not in used]
-    notes = list(warnings)
-    if absent:
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        notes.append(f"{title}: {len(classes) - len(absent)} of {len(classes)} classes are here, without {shown}")
-    return dataclasses.replace(
-        labelled,
-        groups=groups,
-        has_folds=bool(wanted),
-        counts=counts,
-        warnings=(*notes, *count_warnings(title, counts)),
-    )
+    return bool(folds)
 
 
 def count_warnings(title: str, counts: Mapping[str, tuple[int, int]]) -> list[str]:
