@@ -57,13 +57,13 @@ def inputs(num_clips: int, *, grad: bool = False) -> list[Tensor]:
 
 def forms() -> dict[str, Any]:
     """Return every form by name: (u, decay, frequency, kernel_size, phase) -> magnitudes."""
-    found = {name: getattr(candidates, name) for name in PLAIN} if DEVICE == "cpu" else {}
-    found["reference"] = lambda *x: sblu_reference(*x[:3], kernel_size=x[3], phase=x[4])
-    found["package, plain PyTorch"] = plain_torch
+    named = {name: getattr(candidates, name) for name in PLAIN} if DEVICE == "cpu" else {}
+    named["reference"] = lambda *x: sblu_reference(*x[:3], kernel_size=x[3], phase=x[4])
+    named["package, plain PyTorch"] = plain_torch
     if DEVICE == "cuda" or sblu_cpu.library() is not None:
         name = "package, Triton" if DEVICE == "cuda" else "package, compiled"
-        found[name] = lambda *x: sblu_magnitude(*x[:3], kernel_size=x[3], phase=x[4])
-    return found
+        named[name] = lambda *x: sblu_magnitude(*x[:3], kernel_size=x[3], phase=x[4])
+    return named
 
 
 def gate(all_forms: dict[str, Any]) -> dict[str, float]:
@@ -74,10 +74,10 @@ def gate(all_forms: dict[str, Any]) -> dict[str, float]:
         for phase in ("bilateral", "analytic"):
             args = [x[:1, :8].detach().clone().requires_grad_() for x in inputs(1)]
             wide = [x.detach().double().requires_grad_() for x in args]
-            got, wanted = form(*args, 63, phase), sblu_reference(*wide, phase=phase)
+            got, expected = form(*args, 63, phase), sblu_reference(*wide, phase=phase)
             got.square().sum().backward()
-            wanted.square().sum().backward()
-            pairs = [(got, wanted), *((x.grad, y.grad) for x, y in zip(args, wide, strict=True))]
+            expected.square().sum().backward()
+            pairs = [(got, expected), *((x.grad, y.grad) for x, y in zip(args, wide, strict=True))]
             errors += [((x.double() - y).square().mean() / y.square().mean()).sqrt().item() for x, y in pairs]
         worst[name] = max(errors)
     bad = {name: error for name, error in worst.items() if error > 1e-5}

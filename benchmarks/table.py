@@ -15,7 +15,7 @@ NAMES = {"forward": "forward", "forward_and_backward": "forward and backward"}
 
 def main() -> None:
     """Collect what is there; what is not is "not run"."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (HERE / "results").glob("*.json")}
     lines = [(HERE / "INTRODUCTION.md").read_text(encoding="utf-8").rstrip()]
     sections = (
         ("operator", "The operator", operator),
@@ -26,7 +26,7 @@ def main() -> None:
     for device in ("cpu", "gpu"):
         for name, title, section in sections:
             lines += ["", f"## {title} on a {device.upper()}", ""]
-            result = found.get(f"{name}_{device}")
+            result = results.get(f"{name}_{device}")
             lines += ["Not run."] if result is None else [where(result), *section(result)]
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -144,8 +144,8 @@ def inference(result: dict[str, Any]) -> list[str]:
         times = [f"{1e3 * ast['seconds'][f'{name}, {kind}']:.1f}" for name in ("aape", "ast")]
         lines.append(row_of(kind, [*times, f"{ratio:.2f}"]))
     minutes, rates = files["minutes"], files["windows_per_second"]
-    own = ", ".join(f"{rates[name]:.2f} in a file of {minutes[name]} min" for name in ("short", "long"))
-    lines += ["", f"Windows of 6.08 s a second (ViT-B): {own}; ratio {files['long_over_short']:.3f}."]
+    rates_of = ", ".join(f"{rates[name]:.2f} in a file of {minutes[name]} min" for name in ("short", "long"))
+    lines += ["", f"Windows of 6.08 s a second (ViT-B): {rates_of}; ratio {files['long_over_short']:.3f}."]
     lines += [
         "",
         f"Peak resident memory (`tiny`): {memory['minute_megabytes']:.0f} MB after a minute of sound, "

@@ -12,7 +12,7 @@ NUM_FREQ, NUM_TIME = 3, 4
 
 
 def inputs(num_out=16, hidden=5, width=7, frequency_patch=None, scale=1.0, seed=0):
-    """Magnitudes of 2 views (float64) with their frequency patches, and weights; all patches in order if none given."""
+    """Magnitudes of 2 views (float64) with their frequency patches, and weights; by default all patches, in order."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):

@@ -93,7 +93,11 @@ class AaPE(Stem):
         self.to(device=device, dtype=dtype)
 
     def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Embed all patches (V = N), or the visible ones only; shapes as in `PatchEmbed.forward`."""
+        """Embed all patches (V = N), or the visible ones only; shapes as in `PatchEmbed.forward`.
+
+        Figure 3: standard tokens e, the kernels that the Lambda Encoder chooses from them, u = B high_pass(X),
+        m = |SBLU(u)|, z = depthwise(GroupNorm(C m)), and the fusion of e and z.
+        """
         x = self.pad(spectrogram)  # X (B, 1, F, T)
         e = standard_tokens(x, self.proj, self.pos_embed, visible)  # (B, [M,] V, D)
         u = self.subbands(high_pass(self.context(x, visible), patch_size=self.patch_size[1]))  # (B or B M, Nf, T, H)

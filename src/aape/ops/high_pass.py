@@ -64,14 +64,14 @@ def _any_length(rows: Tensor, kernel: Tensor) -> Tensor:
     reach = kernel.shape[0] - 1
     last = torch.ones_like(rows[0], dtype=torch.int64).sum() - 1  # T - 1, as a tensor
     pad = last.clamp(max=reach)
-    places = torch.arange(-2 * reach, rows.shape[-1] + reach, device=rows.device)
-    places = places.maximum(-pad).minimum(last + pad)
-    mirrored = last - (last - places.abs()).abs()
-    before, after = (places < 0).to(rows.dtype), (places > last).to(rows.dtype)
+    frames = torch.arange(-2 * reach, rows.shape[-1] + reach, device=rows.device)
+    frames = frames.maximum(-pad).minimum(last + pad)
+    mirrored = last - (last - frames.abs()).abs()
+    before, after = (frames < 0).to(rows.dtype), (frames > last).to(rows.dtype)
     extended = rows[:, mirrored] * (1 - 2 * (before + after)) + 2 * (rows[:, :1] * before + rows[:, -1:] * after)
     forward = _correlate(extended, kernel)  # from -reach on
-    places = torch.arange(rows.shape[-1] + reach, device=rows.device).minimum(last + pad)
-    return _correlate(forward[:, places + reach], kernel)
+    frames = torch.arange(rows.shape[-1] + reach, device=rows.device).minimum(last + pad)
+    return _correlate(forward[:, frames + reach], kernel)
 
 
 def _correlate(rows: Tensor, kernel: Tensor) -> Tensor:
