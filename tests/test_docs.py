@@ -21,7 +21,11 @@ from aape.models.saved import save_model
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figures.md")
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
-MORE_PAGES = ("../experiments/small_data/README.md", "../src/aape/recipes/README.md")
+MORE_PAGES = (
+    "../experiments/aliasing/README.md",
+    "../experiments/small_data/README.md",
+    "../src/aape/recipes/README.md",
+)
 METRICS = DOCS.parent / "src" / "aape" / "models" / "pretrained" / "tiny" / "metrics.jsonl"
 
 
