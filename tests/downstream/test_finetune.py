@@ -3,7 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,17 +14,18 @@ import soundfile
 import torch
 
 from aape import cli
-from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.commands import finetune as verb
+from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig, finetune, loop_length, resolve
+from aape.commands.options import option_table
 from aape.data.demo import AUDIO
 from aape.downstream import finetuning as training
-from aape.downstream import finetuning_run as run
 from aape.downstream import spectrograms
-from aape.downstream.finetuning_run import finetune, resolve
 from aape.errors import CheckpointError, ConfigError, DataError
 from aape.inference.model import load_model
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import read_model, save_model
+from aape.runs import loop
 from corpus_copies import MAKERS, make_folders, note, table
 
 
@@ -101,15 +105,16 @@ def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, 
     options = {"optim": FinetuneOptimConfig(**optim), "save_every": 2, "steps": 6, "evaluations": 3, "seeds": 2}
     whole = finetune(config(**options, out=str(tmp_path / "whole")))
 
-    train_step, calls = training.Trainer._train_step, []
+    forward, calls = training.Training._forward, []
 
-    def dies(self, found):
-        calls.append(self.step)
-        if len(calls) in (4, 11):
-            raise KeyboardInterrupt
-        return train_step(self, found)
+    def dies(self, step, batch):
+        if 0 in batch[0]:  # a step's notes of several lengths are several passes
+            calls.append(step)
+            if len(calls) in (4, 11):
+                raise KeyboardInterrupt
+        return forward(self, step, batch)
 
-    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    monkeypatch.setattr(training.Training, "_forward", dies)
     for resume in (False, True):
         with pytest.raises(KeyboardInterrupt):
             finetune(config(**options, resume=resume))
@@ -118,11 +123,11 @@ def test_a_killed_run_ends_as_one_that_never_was(config, tmp_path, monkeypatch, 
     assert result["scores"] == whole["scores"]
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    assert not list(tmp_path.rglob("checkpoint.pt"))
+    assert not list(tmp_path.rglob("checkpoint-*"))
 
     with pytest.raises(ConfigError, match="already holds a run: continue it with --resume"):
         finetune(config(**options))
-    with pytest.raises(ConfigError, match="steps was 6, and now is 7"):
+    with pytest.raises(ConfigError, match="whose steps is 6, not 7"):
         finetune(config(**{**options, "steps": 7}, resume=True))
 
 
@@ -159,42 +164,91 @@ def with_a_flipped_bit(content):
 
 
 @pytest.mark.parametrize("damage", [cut_short, emptied, with_a_flipped_bit])
-def test_a_damaged_run_file_is_told_and_never_gone_on_from(damage, config, tmp_path, monkeypatch):
-    """A full disk or a bad sector: one line that says what to delete, and no wrong weights."""
-    options = {"save_every": 1, "steps": 3, "evaluations": 1, "seeds": 2}
-    train_step = training.Trainer._train_step
+def test_a_damaged_run_file_is_told_and_never_gone_on_from(damage, config, tmp_path, monkeypatch, capsys):
+    """A full disk or a bad sector: a line says so, and the checkpoint before is taken; never wrong weights."""
+    options = {"save_every": 1, "steps": 4, "evaluations": 1, "seeds": 2}
+    whole = finetune(config(**options, out=str(tmp_path / "whole")))
+    forward = training.Training._forward
 
-    def dies(self, found):
-        if self.job.seed == 1 and self.step == 2:
+    def dies(self, step, batch):
+        if self.job.seed == 1 and step == 3:
             raise KeyboardInterrupt
-        return train_step(self, found)
+        return forward(self, step, batch)
 
-    monkeypatch.setattr(training.Trainer, "_train_step", dies)
+    monkeypatch.setattr(training.Training, "_forward", dies)
     with pytest.raises(KeyboardInterrupt):
         finetune(config(**options))
     monkeypatch.undo()
-    for name, wanted in (("seed1-test/checkpoint.pt", "cannot be continued"), ("seed0-test/last.npz", "is damaged")):
-        path = tmp_path / "run" / "jobs" / name
-        whole = path.read_bytes()
-        path.write_bytes(damage(whole))
-        with pytest.raises(CheckpointError, match=f"{wanted} .*: delete it"):
-            finetune(config(**options, resume=True))
-        path.write_bytes(whole)
+    path = tmp_path / "run" / "jobs" / "seed0-test" / "last.npz"
+    content = path.read_bytes()
+    path.write_bytes(damage(content))
+    with pytest.raises(CheckpointError, match=r"is damaged .*: delete it"):
+        finetune(config(**options, resume=True))
+    path.write_bytes(content)
+    newest = tmp_path / "run" / "jobs" / "seed1-test" / "checkpoint-3" / "state.safetensors"
+    newest.write_bytes(damage(newest.read_bytes()))
+    capsys.readouterr()
+    assert finetune(config(**options, resume=True))["scores"] == whole["scores"]
+    captured = capsys.readouterr()
+    assert "checkpoint-3 is passed over: state.safetensors is damaged" in captured.err
+    assert "seed1-test/checkpoint-2" in captured.out
+
+
+def test_a_checkpoint_of_the_version_before_is_refused_by_name(config, tmp_path):
+    """It is a pickle; nothing is unpickled."""
+    job = tmp_path / "run" / "jobs" / "seed0-test"
+    job.mkdir(parents=True)
+    (job / "checkpoint.pt").write_bytes(b"\x80\x04N.")
+    with pytest.raises(CheckpointError, match=r"seed0-test: written by another version of aape \(checkpoint.pt\)"):
+        finetune(config(resume=True))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(config, tmp_path):
+    """Queues end jobs with SIGTERM: exit status 143, and the resumed run ends as one that never was stopped."""
+    options = {"steps": 400, "evaluations": 1, "save_every": 1000, "seeds": 1}
+    config(**options)  # writes the table
+    arguments = ["--data", str(tmp_path / "notes.csv"), "--checkpoint", config().checkpoint, "--split=split"]
+    arguments += ["--steps=30", "--batch=4", "--seeds=1", "--evaluations=1", "--workers=1", "--device=cpu"]
+    program = """
+import os, signal, sys
+from aape import cli
+from aape.downstream import finetuning
+forward = finetuning.Training._forward
+def stops(self, step, batch):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return forward(self, step, batch)
+if "--resume" not in sys.argv:
+    finetuning.Training._forward = stops
+sys.exit(cli.main(["finetune", *sys.argv[1:]]))
+"""
+    ends = []
+    for out, more in (("run", []), ("run", ["--resume"])):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments, "--out", str(tmp_path / out), *more],
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        ends.append(done)
+    assert ends[0].returncode == 143, ends[0].stderr
+    assert "SIGTERM: " in ends[0].stderr
+    assert "go on with --resume" in ends[0].stderr
+    assert ends[1].returncode == 0, ends[1].stderr
+    assert cli.main(["finetune", *arguments, "--out", str(tmp_path / "whole")]) == 0
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_small_forward_passes_give_the_same_gradient(config, tmp_path, monkeypatch):
     """Who has less memory gets the same result, up to the rounding of sums."""
     gradients = []
-    update = training.WeightAverage.update
 
-    def note_gradient(self):
-        gradients.append({name: p.grad.clone() for name, p in self.source.named_parameters() if p.grad is not None})
-        update(self)
+    def note_gradient(parameters, num_ranks):
+        gradients.append({number: p.grad.clone() for number, p in enumerate(parameters)})
 
-    monkeypatch.setattr(training.WeightAverage, "update", note_gradient)
+    monkeypatch.setattr(loop, "sum_over_ranks", note_gradient)
     for at_once in (0, 1):
-        options = {"augment": AugmentConfig(drop_path=0.0), "optim": FinetuneOptimConfig(precision="float32")}
-        finetune(config(**options, steps=1, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
+        optim = FinetuneOptimConfig(precision="float32")
+        finetune(config(optim=optim, steps=1, clips_at_once=at_once, out=str(tmp_path / f"at{at_once}")))
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         scale = float(gradient.abs().max())
@@ -214,13 +268,13 @@ def several_labels(tmp_path, tested):
 
 def test_a_perfect_ranking_ends_in_a_result(config, tmp_path, monkeypatch):
     """Hours of training were lost to an infinite d-prime that no JSON can hold."""
-    data, predict = several_labels(tmp_path, ["a", "b", "c"]), training.Trainer.predict
+    data, predict = several_labels(tmp_path, ["a", "b", "c"]), training.Training.predict
 
     def knows(self, indices):
         found = predict(self, indices)[0]
-        return found, training.target_matrix(self.labelled, found).astype(np.float32)
+        return found, self.labelled.target_matrix(found).astype(np.float32)
 
-    monkeypatch.setattr(training.Trainer, "predict", knows)
+    monkeypatch.setattr(training.Training, "predict", knows)
     result = finetune(config(**data))
     assert result["scores"]["last"]["mAP"]["mean"] == 1
     assert np.isfinite(result["scores"]["last"]["d_prime"]["mean"])
@@ -239,7 +293,7 @@ def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(con
 
 def test_the_result_outlives_a_card_that_cannot_be_written(config, tmp_path, monkeypatch):
     """The score is what the hours were for; the model's page is not."""
-    monkeypatch.setattr(run, "_write_card", lambda *_: 1 / 0)
+    monkeypatch.setattr(verb, "_write_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         finetune(config())
     assert (tmp_path / "run" / "result.json").exists()
@@ -338,19 +392,32 @@ def test_a_task_brings_its_protocol_and_options_override_it(nano):
     assert (scv2.optim.learning_rate, scv2.optim.layer_decay, scv2.steps) == (1e-4, 0.75, 7)
     own = resolve(FinetuneConfig(**options))
     assert own.num_frames is None
-    assert own.balanced_draws == 0
+
+
+def test_the_help_fits_a_screen():
+    """More options than these, and nobody reads them."""
+    assert len(option_table(FinetuneConfig)) <= 30
+
+
+def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(nano):
+    """Nobody has to remember the length: it is the model's own. The paper's protocols cut and pad."""
+    options = {"data": "d", "checkpoint": nano, "out": "o"}
+    assert loop_length(FinetuneConfig(**options), 3.0) == 3.0
+    assert loop_length(FinetuneConfig(**options, loop_to=0.0), 3.0) == 0.0
+    assert loop_length(FinetuneConfig(**options, loop_to=2.0), 3.0) == 2.0
+    assert loop_length(resolve(FinetuneConfig(**options, task="esc50")), 3.0) == 0.0
+    with pytest.raises(ConfigError, match="loop_to must be 0 to 600, got 601"):
+        FinetuneConfig(**options, loop_to=601.0)
 
 
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [
         (AugmentConfig, "spec_augment", 1.5),
-        (AugmentConfig, "drop_path", 1.0),
         (AugmentConfig, "mixup", -0.1),
         (AugmentConfig, "mixup", float("inf")),
-        (FinetuneOptimConfig, "betas", (0.9, 1.0)),
         (FinetuneOptimConfig, "ema", 1.0),
-        (FinetuneOptimConfig, "warmup_ratio", 1.1),
+        (FinetuneOptimConfig, "learning_rate", 0.0),
     ],
 )
 def test_options_out_of_range_are_told_before_hours_of_reading(section, name, value):
@@ -358,7 +425,8 @@ def test_options_out_of_range_are_told_before_hours_of_reading(section, name, va
         section(**{name: value})
 
 
-def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path):
+@pytest.mark.parametrize("loop_to", [0.0, 0.7])
+def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_path, loop_to):
     """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
     lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
     signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)
@@ -370,7 +438,8 @@ def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(config, tmp_
     ]
     table(tmp_path / "long.csv", [*rows, *({"file": f"{n}.wav", "label": "1", "split": "test"} for n in range(4))])
     optim = FinetuneOptimConfig(learning_rate=3e-2, ema=0.0, precision="float32")
-    finetune(config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim))
+    finetune(config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim, loop_to=loop_to))
+    assert read_model(tmp_path / "run").loop_to == loop_to
     with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
         found = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
     heard = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in found])

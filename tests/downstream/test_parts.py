@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from aape.data.augment import Draws, class_balanced_weights, mix_up, spec_augment
+from aape.data.augment import Augmentation, Draws, class_balanced_weights, draw_bands, hide, mix_up
 from aape.downstream.finetuning import Classifier
 from aape.layers.positions import PositionTable
 from aape.layers.transformer import DropPath
@@ -64,20 +64,54 @@ def test_drop_path_leaves_out_whole_clips_and_keeps_the_mean():
     assert [block.drop_path.rate for block in blocks] == [0.05, 0.1]
 
 
-def test_mixup_mixes_sounds_and_targets_by_the_same_share():
-    """Another share for the target teaches a wrong label."""
-    spectrograms = [torch.full((2, 5), float(value)) for value in range(4)]
-    targets = torch.eye(4)
-    mixed, wanted = mix_up(spectrograms, targets, alpha=0.8, generator=np.random.default_rng(3))
-    for row, piece in enumerate(mixed):
-        assert piece.unique().numel() == 1
-        assert float(piece[0, 0]) == pytest.approx(float((wanted[row] * torch.arange(4)).sum()), abs=1e-5)
-        assert float(wanted[row].sum()) == pytest.approx(1)
-    assert ((wanted > 0).sum(1) == 2).any()
-    lengths = [own.shape[-1] for own in mix_up(
-        [torch.ones(2, 3), torch.ones(2, 8)], torch.eye(2), alpha=0.8, generator=np.random.default_rng(0)
-    )[0]]  # fmt: skip
-    assert lengths == [3, 8]
+def augmentation(num_clips=12, **options):
+    draws = Draws(np.arange(num_clips), batch=8, seed=1)
+    options = {"crop": 40, "is_padded": False, "mixup": 0.8, "spec_augment": 0.2, **options}
+    return Augmentation(draws, seed=1, bins=20, patch_size=16, num_branches=4, **options)
+
+
+def test_mixup_keeps_the_length_of_a_clip():
+    """What it is mixed with is cut, or goes on with zeros."""
+    mixed = mix_up(torch.ones(2, 3), torch.full((2, 8), 3.0), 0.25)
+    torch.testing.assert_close(mixed, torch.full((2, 3), 2.5))
+    mixed = mix_up(torch.full((2, 8), 3.0), torch.ones(2, 3), 0.25)
+    torch.testing.assert_close(mixed, torch.cat([torch.full((2, 3), 1.5), torch.full((2, 5), 0.75)], 1))
+
+
+def test_pairs_and_shares_are_those_of_the_method():
+    """Every clip of a batch is one other's partner, and one share from Beta(0.8, 0.8) is drawn for each pair."""
+    own = augmentation()
+    shares = np.concatenate([own.draw(step).shares for step in range(500)])
+    assert sorted(own.draw(0).partners) == list(range(8))
+    assert shares.mean() == pytest.approx(0.5, abs=0.02)
+    assert shares.var() == pytest.approx(0.25 / (2 * 0.8 + 1), rel=0.05)
+
+
+@pytest.mark.parametrize("frames", [None, np.arange(12) * 8 + 5])
+def test_every_rank_draws_the_same(frames):
+    """Whatever it has read: else a clip were mixed with one sound and trained on as another."""
+    whole, steps = augmentation(frames=frames), range(20)
+    lengths = np.arange(12) * 8 + 5
+    for step in steps:
+        clips = whole.draw(step).clips
+        wanted = whole.draw(step, {place: int(lengths[clip]) for place, clip in enumerate(clips)})
+        places = []
+        for rank in range(3):
+            own = augmentation(frames=frames, rank=rank, num_ranks=3)
+            draws = own.draw(step)
+            read = own.read(draws)
+            assert own[step].tolist() == clips[read].tolist()
+            assert set(draws.partners[own.share(draws)]) <= set(read)
+            draws = own.draw(step, {place: int(lengths[clips[place]]) for place in read})
+            assert draws.partners.tolist() == wanted.partners.tolist()
+            assert draws.shares.tolist() == wanted.shares.tolist()
+            for place in own.share(draws):
+                assert draws.starts[place] == wanted.starts[place]
+                assert 0 <= draws.starts[place] <= max(0, lengths[clips[place]] - 40)
+                assert draws.bands[place] == wanted.bands[place]
+                assert torch.equal(draws.uniforms[place], wanted.uniforms[place])
+            places += own.share(draws)
+        assert places == list(range(8))
 
 
 def test_spec_augment_hides_one_band_and_one_stretch_of_at_most_a_fifth():
@@ -85,7 +119,7 @@ def test_spec_augment_hides_one_band_and_one_stretch_of_at_most_a_fifth():
     widest = [0, 0]
     for _ in range(200):
         x = torch.rand(20, 50) + 1
-        out = spec_augment(x, largest=0.2, generator=generator)
+        out = hide(x, draw_bands((20, 50), largest=0.2, generator=generator))
         rows, columns = (out == 0).all(1), (out == 0).all(0)
         assert (out[~rows][:, ~columns] == x[~rows][:, ~columns]).all()
         for axis, hidden in enumerate((rows, columns)):
@@ -94,7 +128,7 @@ def test_spec_augment_hides_one_band_and_one_stretch_of_at_most_a_fifth():
             assert int(hidden.int().diff().abs().sum()) <= 2  # in one piece
         assert (x > 0).all()  # the caller's own is kept
     assert widest == [4, 10]
-    assert spec_augment(torch.ones(20, 1), largest=0.2, generator=generator).shape == (20, 1)
+    assert draw_bands((20, 1), largest=0.2, generator=generator)[1][1] == 0
 
 
 def test_the_average_follows_the_weights():
@@ -103,7 +137,9 @@ def test_the_average_follows_the_weights():
     before = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight += 1
-    average.update()
+    average.update(torch.tensor(1.0))
+    torch.testing.assert_close(average.module.weight, before)
+    average.update(torch.tensor(0.0))
     torch.testing.assert_close(average.module.weight, before + 0.1)
     assert not average.module.weight.requires_grad
     assert WeightAverage(layer, 0.0).module is layer

@@ -97,7 +97,7 @@ def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk,
     Path("list.txt").write_text(f"{line}\n{line.replace('60', '1')} --out runs/second\n")
     run = Path("runs/small/finetune-instruments")
     with subprocess.Popen([sys.executable, "-m", "aape", "table", "run", "list.txt"]) as process:
-        while not list(run.glob("jobs/*/checkpoint.pt")):
+        while not list(run.glob("jobs/*/checkpoint-*")):
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)

@@ -10,11 +10,11 @@ import yaml
 
 from aape import cli
 from aape.commands import table as verb
+from aape.commands.finetune import resolve
 from aape.commands.recipe import find_grid
 from aape.commands.recipes import RUNS, resolved
 from aape.commands.table import QueueConfig, collect
 from aape.data.demo import AUDIO
-from aape.downstream.finetuning_run import resolve
 from aape.downstream.tables import markdown, show
 from aape.errors import AapeError, ConfigError, DataError
 from aape.models.config import encoder_config

@@ -1,24 +1,33 @@
-"""A few steps of the trainer against the same steps written out: rates, decay, average, loss (method 8)."""
+"""A few steps of the training against the same steps written out: rates, decay, average, loss (method 8)."""
 
 import copy
+import dataclasses
+import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig
+from aape.data import augment
 from aape.data.clips import Clip
 from aape.data.labelled import LabelledSet
-from aape.downstream import finetuning as training
-from aape.downstream.finetuning import Classifier, Job, Trainer
+from aape.downstream.finetuning import WARMUP as WARMUP_SHARE
+from aape.downstream.finetuning import WEIGHT_DECAY, Classifier, Job, Settings, Training
 from aape.errors import TrainingError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.runs.checkpoints import find_checkpoint
+from aape.runs.devices import start_ranks
+from aape.runs.files import Records
+from aape.runs.guards import BadFiles
 
-STEPS, WARMUP, RATE, LAYER_DECAY, WEIGHT_DECAY, AVERAGE = 5, 2, 1e-2, 0.5, 0.1, 0.7
+STEPS, RATE, LAYER_DECAY, AVERAGE = 20, 1e-2, 0.5, 0.7
+WARMUP = round(WARMUP_SHARE * STEPS)
 LAYERS = {"encoder.stem": 0, "encoder.cls_token": 0, "encoder.blocks.0": 1, "encoder.blocks.1": 2}  # else 3
+LOST = torch.tensor(math.inf, requires_grad=True)
 LABELS = [(0,), (1,), (2,), (0,), (1,), (2,)]
 
 
@@ -26,8 +35,9 @@ class Mels:
     """Six clips of 40 frames, at hand."""
 
     def __init__(self):
-        self.device, self.bad = torch.device("cpu"), {}
+        self.device, self.bad, self.log_mel = torch.device("cpu"), BadFiles(6, 0.5), SimpleNamespace(n_mels=128)
         self.mels = torch.randn(6, 128, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        self.frames = np.full(6, 40)
 
     def by_length(self, indices):
         return indices
@@ -37,23 +47,33 @@ class Mels:
             yield [(index, self.mels[index]) for index in batches[step].tolist()]
 
 
-def build(targets, mixup=0.0, ema=AVERAGE, **changes):
+def build(folder, targets, **changes):
     torch.manual_seed(0)
     is_multi_label = any(len(own) != 1 for own in targets)
     clips = [Clip(f"{i}.wav", f"{i}.wav") for i in range(6)]
     labelled = LabelledSet(clips, ["a", "b", "c"], targets, is_multi_label=is_multi_label)
-    optim = FinetuneOptimConfig(RATE, LAYER_DECAY, WARMUP / STEPS, WEIGHT_DECAY, ema=ema, precision="float32")
-    options = {"steps": STEPS, "batch": 4, "evaluations": 1, "optim": optim, **changes}
-    augment = AugmentConfig(mixup=mixup, spec_augment=0.0, drop_path=0.0)
-    config = FinetuneConfig("d", "c", "o", augment=augment, **options)
+    options = {
+        "steps": STEPS, "batch": 4, "learning_rate": RATE, "layer_decay": LAYER_DECAY, "ema": AVERAGE, "mixup": 0.0,
+        "spec_augment": 0.0, "drop_path": 0.0, "evaluations": 1, "precision": "float32", **changes,
+    }  # fmt: skip
     job = Job("job", 0, np.arange(6), {"test": np.arange(6)})
     # In float64: where a gradient is 0 but for rounding, AdamW's step would be its sign.
-    return Trainer(job, Classifier(AudioEncoder(encoder_config("nano")), 3).double(), labelled, Mels(), config)
+    classifier = Classifier(AudioEncoder(encoder_config("nano")), 3, options["drop_path"]).double()
+    return Training(
+        job, classifier, labelled, Mels(), Settings(**options), accelerator=start_ranks("cpu"), folder=folder
+    )
 
 
-def half_and_half(pieces, targets, *, alpha, generator):
-    assert alpha == 0.8
-    return [(own + other) / 2 for own, other in zip(pieces, pieces[::-1], strict=True)], (targets + targets.flip(0)) / 2
+def half_and_half(draw):
+    """Every clip is mixed with the one at the other end of the batch, in equal parts."""
+
+    def mixed(self, *arguments):
+        draws = draw(self, *arguments)
+        assert self.mixup in (0, 0.8)
+        draws.partners, draws.shares = draws.partners[::-1] if not self.mixup else np.arange(4)[::-1], np.full(4, 0.5)
+        return draws
+
+    return mixed
 
 
 def written_out(trainer, mixup, is_binary):
@@ -64,14 +84,14 @@ def written_out(trainer, mixup, is_binary):
     first, second = ({name: torch.zeros_like(p) for name, p in own.items()} for _ in range(2))
     losses = []
     for step in range(STEPS):
-        indices = trainer.draws[step]
+        indices = trainer.augmentation.draws[step]
         x = F.pad(trainer.spectrograms.mels[indices], (0, 8))  # to whole patches
-        y = torch.zeros(4, 3)
+        y = torch.zeros(4, 3, dtype=torch.float64)
         for row, index in enumerate(indices):
             y[row, list(trainer.labelled.targets[index])] = 1
         if mixup:
             x, y = (x + x.flip(0)) / 2, (y + y.flip(0)) / 2
-        logits = model(x[:, None]).float()
+        logits = model(x[:, None])
         if is_binary:
             loss = -(y * F.logsigmoid(logits) + (1 - y) * F.logsigmoid(-logits)).mean()
         else:
@@ -101,11 +121,11 @@ def written_out(trainer, mixup, is_binary):
 )
 def test_the_trainer_does_what_the_method_says(targets, mixup, is_binary, tmp_path, monkeypatch):
     """Any slip in a rate, the average or the loss rule gives plausible, wrong numbers for weeks."""
-    monkeypatch.setattr(training, "mix_up", half_and_half)
-    trainer = build(targets, mixup)
+    monkeypatch.setattr(augment.Augmentation, "draw", half_and_half(augment.Augmentation.draw))
+    trainer = build(tmp_path, targets, mixup=mixup)
     weights, average, loss = written_out(trainer, mixup, is_binary)
-    trainer.run(tmp_path, lambda *_: None)
-    assert trainer.history.loss == [pytest.approx(loss, rel=1e-4)]
+    assert trainer.run()
+    assert trainer.history.loss == [pytest.approx(loss, rel=1e-9)]
     found = dict(trainer.classifier.named_parameters())
     averaged = dict(trainer.average.module.named_parameters())
     for name, wanted in weights.items():
@@ -113,46 +133,49 @@ def test_the_trainer_does_what_the_method_says(targets, mixup, is_binary, tmp_pa
         torch.testing.assert_close(averaged[name], average[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 4])
+@pytest.mark.parametrize("evaluations", [1, 3, 7])
 def test_no_more_looks_at_the_test_data_than_asked_for(evaluations, tmp_path):
     """`best` is a maximum over the looks: one more of them is another number."""
-    trainer = build(LABELS, evaluations=evaluations)
-    trainer.run(tmp_path, lambda *_: None)
+    trainer = build(tmp_path, LABELS, evaluations=evaluations)
+    trainer.run()
     assert len(trainer.history.steps) <= evaluations
     assert trainer.history.steps[-1] == STEPS
 
 
 def test_bad_files_found_on_the_way_are_not_forgotten_by_a_kill(tmp_path):
     """Too many of them stop a run, and its result counts them: nobody reads them twice."""
-    trainer, resumed = build(LABELS), build(LABELS)
-    trainer.spectrograms.bad["0.wav"] = "empty"
-    trainer._save(tmp_path / training.CHECKPOINT)
-    resumed.spectrograms.bad["1.wav"] = "silent"
-    resumed._restore(tmp_path / training.CHECKPOINT)
-    assert resumed.spectrograms.bad == resumed.history.bad == {"0.wav": "empty", "1.wav": "silent"}
+    trainer, resumed = build(tmp_path, LABELS), build(tmp_path, LABELS)
+    for own, name in ((trainer, "0.wav"), (resumed, "1.wav")):
+        own.spectrograms.bad.records = Records(tmp_path / "bad_files.jsonl")
+        own.spectrograms.bad.note([(name, "empty")])
+    trainer.loop.resume(None)
+    trainer.loop.step = 3
+    trainer.loop.save()
+    resumed.loop.resume(find_checkpoint(tmp_path))
+    resumed.loop.save()
+    assert resumed.spectrograms.bad.reasons == {"0.wav": "empty", "1.wav": "empty"}
 
 
 @pytest.mark.parametrize("what", ["loss", "probabilities", "weights"])
 def test_a_training_that_diverges_is_no_score(what, tmp_path, monkeypatch):
     """The arg max of NaN is the first class, and its accuracy looks like any other."""
-    optim = FinetuneOptimConfig(1e30 if what == "weights" else 1e-3, precision="float32", ema=0.0)
-    trainer = build(LABELS, optim=optim)
-    train_step, predict = trainer._train_step, trainer.predict
+    trainer = build(tmp_path, LABELS, learning_rate=1e300 if what == "weights" else 1e-3, ema=0.0)
+    forward, predict = trainer._forward, trainer.predict
     if what == "loss":
-        monkeypatch.setattr(trainer, "_train_step", lambda found: train_step(found) + math.inf)
+        trainer.loop.forward = lambda step, batch: dataclasses.replace(forward(step, batch), loss=LOST)
     if what == "probabilities":
         monkeypatch.setattr(trainer, "predict", lambda indices: (indices, predict(indices)[1] * math.nan))
-    with pytest.raises(TrainingError, match=r"job: .* not finite at step 5: lower --optim.learning-rate"):
-        trainer.run(tmp_path, lambda *_: None)
+    with pytest.raises(TrainingError, match=r"not finite .*: lower --optim.learning-rate"):
+        trainer.run()
     assert not trainer.history.scores
 
 
-def test_clips_that_keep_their_length_are_cut_in_training_only():
+def test_clips_that_keep_their_length_are_cut_in_training_only(tmp_path):
     """Short crops are what makes training on a CPU bearable; the score is of the whole clip."""
-    trainer = build(LABELS, crop_frames=16)
-    own, generator = trainer.spectrograms.mels[0], np.random.default_rng(0)
-    crops = [trainer._crop(own, generator) for _ in range(20)]
-    assert {crop.shape[-1] for crop in crops} == {16}
-    assert len({float(crop[0, 0]) for crop in crops}) > 5
-    assert trainer._crop(own[:, :9], generator).shape[-1] == 9
-    assert [piece.shape[-1] for piece in trainer._windows(own)] == [40]
+    trainer = build(tmp_path, LABELS, crop_frames=16)
+    batches = [part for step in itertools.islice(trainer._batches(), 20) for part in step]
+    assert {inputs.shape[-1] for _, inputs, _, _ in batches} == {16}
+    assert len({float(inputs[0, 0, 0, 0]) for _, inputs, _, _ in batches}) > 5
+    mel = trainer.spectrograms.mels[0]
+    assert trainer._crop(mel[:, :9], 0).shape[-1] == 9
+    assert [piece.shape[-1] for piece in trainer._windows(mel)] == [40]

@@ -1,13 +1,27 @@
-"""`aape finetune`."""
+"""`aape finetune`: a labelled set and a pre-trained encoder in, a classifier and its scores out (method 8)."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, Task
-from aape.errors import require, require_positive
+from aape.errors import ConfigError, require, require_positive
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from aape.data.labelled import LabelledSet
+    from aape.downstream.jobs import Run
+    from aape.downstream.partitions import Partition
+    from aape.downstream.spectrograms import Spectrograms
+    from aape.models.saved import SavedModel
+
+# What may differ when a run is resumed.
+MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
 
 
 def _is_share(value: float) -> bool:
@@ -21,9 +35,6 @@ class FinetuneOptimConfig:
     Args:
         learning_rate: peak of the schedule, behind the last block [ours]; the task's own where not given, 5e-4 for csv.
         layer_decay: factor from layer to layer, the stem being layer 0; the task's own where not given, 0.75 for csv.
-        warmup_ratio: share of the steps that is warm-up.
-        weight_decay: decay of matrices; vectors, positions and tokens have none.
-        betas: of AdamW.
         ema: decay of the weights' moving average, which is what is scored and saved; 0 for the weights themselves; the
             task's own where not given, 0.995 for csv.
         precision: arithmetic; auto is bfloat16 where the device has it.
@@ -31,16 +42,12 @@ class FinetuneOptimConfig:
 
     learning_rate: float | None = None
     layer_decay: float | None = None
-    warmup_ratio: float = 0.1
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
     ema: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "layer_decay")
-        require(self, "in [0, 1)", _is_share, "betas", "ema")
-        require(self, "in [0, 1]", lambda value: 0 <= value <= 1, "warmup_ratio")
+        require(self, "in [0, 1)", _is_share, "ema")
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,13 @@ class AugmentConfig:
         mixup: both parameters of the Beta distribution; 0 for none; the task's own where not given, 0.8 for csv.
         spec_augment: largest share of frequencies, and of frames, that is hidden; 0 for none; the task's own where not
             given, 0.2 for csv.
-        drop_path: share of clips that the last block is left out for, less before it in proportion.
     """
 
     mixup: float | None = None
     spec_augment: float | None = None
-    drop_path: float = 0.1
 
     def __post_init__(self) -> None:
-        require(self, "in [0, 1)", _is_share, "spec_augment", "drop_path")
+        require(self, "in [0, 1)", _is_share, "spec_augment")
         require(self, "0 or more", lambda value: 0 <= value < math.inf, "mixup")
 
 
@@ -77,18 +82,17 @@ class FinetuneConfig:
         split: column that says train, valid or test.
         fold: column of the fold; every fold is left out once.
         where: COLUMN=VALUE, to use those rows only.
-        min_fold_clips: smaller folds are trained on and never tested.
         num_folds: bring the folds together to this many of about equal size; 0 keeps them.
         steps: optimiser steps; the task's own where not given, 2000 for csv.
-        batch: clips per optimiser step; the task's own where not given, 32 for csv.
+        batch: clips per optimiser step, over all processes; the task's own where not given, 32 for csv.
         clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
         num_frames: frames that clips are cut or padded to; the task's own where not given; for csv every clip keeps its
             own, and more than 1024 are scored in windows of 608.
         crop_frames: of clips that keep their own length, longer ones are cut in training, to a random part of so many
             frames; less is faster, and another part every time. Scored is the whole clip.
-        balanced_draws: class-balanced draws per epoch, 0 for every clip once; the task's own where not given.
+        loop_to: length in seconds that shorter clips are looped to, in training, scoring and use; 0 takes them as they
+            are. Where not given, the model's own, and 0 with `num_frames`.
         seeds: how often everything is trained.
-        first_seed: the first of them, to share them out among machines.
         evaluations: how often test and validation data are scored on the way.
         selection_runs: of fold sets, let a second run without the next fold choose the step.
         save_every: steps between checkpoints.
@@ -109,16 +113,14 @@ class FinetuneConfig:
     split: str | None = None
     fold: str | None = None
     where: str | None = None
-    min_fold_clips: int = 1
     num_folds: int = 0
     steps: int | None = None
     batch: int | None = None
     clips_at_once: int = 0
     num_frames: int | None = None
     crop_frames: int = 1008
-    balanced_draws: int | None = None
+    loop_to: float | None = None
     seeds: int = 3
-    first_seed: int = 0
     evaluations: int = 20
     selection_runs: bool = True
     save_every: int = 1000
@@ -131,11 +133,191 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch", "num_frames", "crop_frames", "seeds", "evaluations", "save_every")
-        require_positive(self, "min_fold_clips")
+        require(self, "0 to 600", lambda value: 0 <= value <= 600, "loop_to")
 
 
-def finetune(config: FinetuneConfig) -> None:
-    """Run the verb."""
-    from aape.downstream.finetuning_run import finetune as run
+def finetune(config: FinetuneConfig) -> dict[str, Any]:
+    """Fine-tune on every fold with every seed, and score; torchrun's processes divide each step's clips.
 
-    run(config)
+    Leaves in `config.out`: `model/` (of the first seed and fold), `result.json`, `metrics.jsonl`, `per_class.csv`,
+    `confusion.csv`, `config.yaml`, `environment.json`, and `jobs/` with what each training has measured.
+
+    Args:
+        config: the options.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        ConfigError: options that exclude each other, or the run that is resumed.
+        DataError: a set that cannot be learnt from, or too many bad files.
+        CheckpointError: the encoder or a checkpoint cannot be read.
+        TrainingError: loss or probabilities are no longer finite.
+        SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
+    """
+    from aape.downstream.jobs import make_jobs
+    from aape.models.saved import read_model
+    from aape.runs.devices import close_ranks, start_ranks
+    from aape.runs.folder import claim, write_run_header
+
+    saved = read_model(config.checkpoint)
+    config = resolve(config)
+    ranks = start_ranks(config.device)
+    claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
+    labelled, _ = _read(config)  # before hours of reading, say what is wrong with the set
+    ranks.wait_for_everyone()  # all have looked, before the first one writes
+    environment = write_run_header(config.out, config, device=ranks.device) if ranks.is_main_process else {}
+    spectrograms, labelled = _load(config, labelled, saved, ranks)
+    _check_data(config, labelled, ranks)
+    parts = _partitions(config, labelled)
+    jobs = make_jobs(parts, config.seeds, selection_runs=config.selection_runs)
+    run = _make_run(config, labelled, spectrograms, saved, ranks)
+    run.work_through(jobs)
+    result = _report(config, run, parts, environment) if ranks.is_main_process else {}
+    close_ranks(ranks)
+    return result
+
+
+def resolve(config: FinetuneConfig) -> FinetuneConfig:
+    """Fill in what the task sets (method 8) and the options leave open."""
+    from aape.data.corpora import protocol
+
+    settings = protocol(config.task, "finetuning")
+    changes: dict[str, Any] = {}
+    for name in ("steps", "batch", "num_frames"):
+        changes[name] = settings.get(name) if getattr(config, name) is None else getattr(config, name)
+    for section in ("optim", "augment"):
+        own = getattr(config, section)
+        missing = [field.name for field in dataclasses.fields(own) if getattr(own, field.name) is None]
+        changes[section] = dataclasses.replace(own, **{name: settings[f"{section}.{name}"] for name in missing})
+    return dataclasses.replace(config, **changes)
+
+
+def loop_length(config: FinetuneConfig, recommended: float) -> float:
+    """Return the seconds that shorter clips are looped to: the model's own, but for a task that cuts and pads."""
+    return config.loop_to if config.loop_to is not None else 0.0 if config.num_frames else recommended
+
+
+def _read(config: FinetuneConfig) -> tuple[LabelledSet, list[Partition]]:
+    from aape.data.corpora import read_task
+
+    columns = {name: getattr(config, name) for name in ("label", "split", "fold", "where", "multi_label")}
+    labelled = read_task(config.task, config.data, **columns)
+    return labelled, _partitions(config, labelled)
+
+
+def _partitions(config: FinetuneConfig, labelled: LabelledSet) -> list[Partition]:
+    from aape.downstream.partitions import partitions
+
+    return partitions(labelled, num_folds=config.num_folds)
+
+
+def _load(
+    config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, ranks: Accelerator
+) -> tuple[Spectrograms, LabelledSet]:
+    """Read the sounds; those that cannot be read are listed, and left out of the set."""
+    from aape.downstream.spectrograms import Spectrograms
+    from aape.runs.progress import progress_bar
+
+    spectrograms = Spectrograms(
+        labelled.clips,
+        saved.front_end,
+        device=ranks.device,
+        workers=config.workers,
+        loop_to=loop_length(config, saved.loop_to),
+        max_bad_fraction=config.max_bad_fraction,
+    )
+    if ranks.is_main_process:
+        with progress_bar("reading", len(labelled.clips)) as progress:
+            spectrograms.check(progress)
+        spectrograms.bad.tell()
+    else:
+        spectrograms.check()
+    left = labelled.without(set(spectrograms.bad.reasons))
+    return spectrograms.of(left.clips), left
+
+
+def _check_data(config: FinetuneConfig, labelled: LabelledSet, ranks: Accelerator) -> None:
+    """Keep a digest of the readable set in the run folder, and go on with no other."""
+    from aape.runs.files import write_atomically
+
+    path, digest = Path(config.out) / "data.sha256", labelled.digest().encode()
+    if path.exists() and path.read_bytes() != digest:
+        raise ConfigError(
+            f"cannot resume {config.out}: the readable clips of {config.data}, their labels, splits or folds are not "
+            "those it began with: bring these back, or choose another --out"
+        )
+    if ranks.is_main_process:
+        write_atomically(path, digest)
+
+
+def _make_run(
+    config: FinetuneConfig, labelled: LabelledSet, spectrograms: Spectrograms, saved: SavedModel, ranks: Accelerator
+) -> Run:
+    from aape.data.corpora import protocol
+    from aape.downstream.finetuning import Settings
+    from aape.downstream.jobs import Run
+    from aape.runs.files import plain
+
+    options = {**vars(config), **vars(config.optim), **vars(config.augment)}
+    options["balanced_draws"] = protocol(config.task, "finetuning")["balanced_draws"]
+    names = [field.name for field in dataclasses.fields(Settings) if field.name in options]
+    places = ("data", "out", "checkpoint")  # on this machine
+    return Run(
+        Path(config.out),
+        labelled,
+        spectrograms,
+        saved,
+        Settings(**{name: options[name] for name in names}),
+        ranks,
+        resume=config.resume,
+        loop_to=loop_length(config, saved.loop_to),
+        training=plain({key: value for key, value in dataclasses.asdict(config).items() if key not in places}),
+    )
+
+
+def _report(config: FinetuneConfig, run: Run, parts: list[Partition], environment: dict[str, Any]) -> dict[str, Any]:
+    """Write the files of the result and the model's card, and show the scores."""
+    from aape.downstream.scores import MEANING, show
+    from aape.runs.folder import write_result
+
+    result = {
+        "task": config.task,
+        "data": config.data,
+        "checkpoint": config.checkpoint,
+        "loop_to": run.loop_to,
+        **run.summarise(parts, config.seeds),
+        "meaning": {**MEANING, "mAP": "mean over the classes that have positives of the average precision",
+                    "d_prime": "from the mean over classes of the area under the ROC curve"},
+        "pretraining": run.saved.training,
+        "config": dataclasses.asdict(config),
+        "environment": environment,
+    }  # fmt: skip
+    path = write_result(run.out, result)
+    _write_card(run.out / "model", result, parts[0])
+    show(result, {"fine-tuned": result}, run.labelled.classes)
+    print(f"-> {path}, {run.out / 'model'}")
+    return result
+
+
+def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
+    """Put data and scores, which are known only now, beside the weights."""
+    from aape.models.saved import read_model, save_model
+
+    saved = dict(vars(read_model(folder)))
+    name = f"{result['task']} ({Path(result['data']).name})"
+    held_out = f", fold {first.name} held out" if result["protocol"] != "split" else ""
+    saved["card"] = {
+        "data": f"{name}: trained on {len(first.train)} clips{held_out}.",
+        "scores": [
+            {
+                "data": name,
+                "metric": metric.replace("_", " "),
+                "value": round(values["mean"], 4),
+                "protocol": f"{result['protocol']}, last step, mean over seeds: {result['config']['seeds']}",
+            }
+            for metric, values in result["scores"]["last"].items()
+            if math.isfinite(values["mean"])
+        ],
+    }
+    save_model(folder, saved.pop("encoder"), saved.pop("front_end"), **saved)

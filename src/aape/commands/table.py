@@ -28,7 +28,7 @@ EXECUTION = {
     "track", "watch", "watch_every", "max_bad_fraction", "clips_at_once", "optim.precision", "optim.accumulate",
 }  # fmt: skip
 # What may differ from the recipe without making it another experiment.
-MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "first_seed", "yardsticks", "selection_runs"}
+MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "yardsticks", "selection_runs"}
 PATHS = {"data", "checkpoint", "init", "stats"}
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
 CAPTION = (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,41 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+Band = tuple[int, int]  # first and number of what is hidden
 
-def mix_up(
-    spectrograms: Sequence[Tensor], targets: Tensor, *, alpha: float, generator: np.random.Generator
-) -> tuple[list[Tensor], Tensor]:
-    """Mix every clip with another of the batch: x_i and x_j by one lambda from Beta(alpha, alpha), targets likewise.
+
+def mix_up(own: Tensor, other: Tensor, share: float) -> Tensor:
+    """Mix two standardised log-mels (F, T): `share` of the one and the rest of the other; targets are mixed likewise.
 
     A clip keeps its length: what it is mixed with is cut, or continued with zeros, the mean of the training audio.
-
-    Args:
-        spectrograms: standardised log-mels (F, T), T each clip's own.
-        targets: (B, C).
-        alpha: of the Beta distribution.
-        generator: of the pairs and of lambda.
     """
-    partners = generator.permutation(len(spectrograms))
-    weights = generator.beta(alpha, alpha, len(spectrograms))
-    mixed = []
-    for own, partner, weight in zip(spectrograms, partners, weights, strict=True):
-        other = spectrograms[partner]
-        other = F.pad(other, (0, own.shape[-1] - other.shape[-1]))  # cuts where that is negative
-        mixed.append(float(weight) * own + (1 - float(weight)) * other)
-    share = torch.as_tensor(weights, dtype=targets.dtype, device=targets.device)[:, None]
-    return mixed, share * targets + (1 - share) * targets[torch.as_tensor(partners, device=targets.device)]
+    other = F.pad(other, (0, own.shape[-1] - other.shape[-1]))  # cuts where that is negative
+    return share * own + (1 - share) * other
 
 
-def spec_augment(spectrogram: Tensor, *, largest: float, generator: np.random.Generator) -> Tensor:
-    """Hide one band of frequencies and one stretch of time, each at most `largest` of the spectrogram (F, T).
+def draw_bands(shape: tuple[int, int], *, largest: float, generator: np.random.Generator) -> tuple[Band, Band]:
+    """Draw what SpecAugment hides of (F, T): one band of frequencies and one of frames, each at most `largest` of all.
 
-    Widths and places are uniform; what is hidden becomes 0, the mean of the training audio.
+    Widths and places are uniform.
     """
-    out = spectrogram.clone()
-    for dim in (0, 1):
-        size = out.shape[dim]
+    bands = []
+    for size in shape:
         width = int(generator.integers(0, int(largest * size) + 1))
-        start = int(generator.integers(0, size - width + 1))
+        bands.append((int(generator.integers(0, size - width + 1)), width))
+    return bands[0], bands[1]
+
+
+def hide(spectrogram: Tensor, bands: tuple[Band, Band]) -> Tensor:
+    """Return a log-mel (F, T) with its bands set to 0, the mean of the training audio."""
+    out = spectrogram.clone()
+    for dim, (start, width) in enumerate(bands):
         out.narrow(dim, start, width).zero_()
     return out
 
@@ -100,3 +94,135 @@ class Draws:
                 self._order = generator.choice(self.indices, self.per_epoch, p=self.probabilities)
             self._epoch = epoch
         return self._order
+
+
+@dataclass
+class StepDraws:
+    """All that is random in a step, by place in its batch of B clips.
+
+    Attributes:
+        clips: the clips, (B,).
+        partners: the place that each is mixed with, (B,); its own without mixup.
+        shares: of a clip in its mixture, (B,).
+        starts: first frame of the crop.
+        bands: what is hidden, of those that SpecAugment is for.
+        uniforms: numbers in [0, 1) for drop path, one per residual branch.
+    """
+
+    clips: NDArray[np.int64]
+    partners: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    starts: dict[int, int] = field(default_factory=dict)
+    bands: dict[int, tuple[Band, Band]] = field(default_factory=dict)
+    uniforms: dict[int, Tensor] = field(default_factory=dict)
+
+
+class Augmentation:
+    """Draws what is random in a step as a function of seed and step, so that all ranks and a resumed run agree.
+
+    Where the lengths of all clips are known, all places share a generator. Where clips are read on the way only, a rank
+    knows the lengths of its own, and what depends on a length comes from a generator of the place's own.
+
+    Args:
+        draws: the clips of each step.
+        seed: of everything.
+        bins: F.
+        crop: frames that longer clips are cut to.
+        is_padded: shorter clips are padded to that length.
+        patch_size: lengths are grouped by whole patches.
+        num_branches: residual branches that drop path may leave out.
+        mixup: both parameters of the Beta distribution; 0 for none.
+        spec_augment: largest share that is hidden; 0 for none.
+        frames: frames of all clips of the set, if they are known.
+        rank: which share of each batch is this process's.
+        num_ranks: number of shares.
+    """
+
+    def __init__(
+        self,
+        draws: Draws,
+        *,
+        seed: int,
+        bins: int,
+        crop: int,
+        is_padded: bool,
+        patch_size: int,
+        num_branches: int,
+        mixup: float = 0.0,
+        spec_augment: float = 0.0,
+        frames: NDArray[np.int64] | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.rank, self.num_ranks = rank, num_ranks
+        self.draws, self.seed, self.bins, self.crop, self.is_padded = draws, seed, bins, crop, is_padded
+        self.patch_size, self.num_branches = patch_size, num_branches
+        self.mixup, self.spec_augment, self.frames = mixup, spec_augment, frames
+
+    def __getitem__(self, step: int) -> NDArray[np.int64]:
+        """Return the clips that this rank reads for a step."""
+        draws = self.draw(step)
+        return draws.clips[self.read(draws)]
+
+    def share(self, draws: StepDraws) -> range:
+        """Return this rank's places."""
+        batch = len(draws.clips)
+        return range(batch * self.rank // self.num_ranks, batch * (self.rank + 1) // self.num_ranks)
+
+    def read(self, draws: StepDraws) -> list[int]:
+        """Return the places that this rank has to read: its own and their partners."""
+        own = self.share(draws)
+        return sorted({*own, *draws.partners[own].tolist()})
+
+    def draw(self, step: int, frames: Mapping[int, int] | None = None) -> StepDraws:
+        """Draw a step.
+
+        Args:
+            step: which.
+            frames: frames of the clips by place, where they are known only now; partners never depend on them.
+        """
+        clips = self.draws[step]
+        shared = np.random.default_rng((self.seed, step, 1))
+        drop_path_seed = int(shared.integers(1 << 62))
+        if self.frames is not None:
+            frames = dict(enumerate(self.frames[clips].tolist()))
+        found = StepDraws(clips, np.arange(len(clips)), np.ones(len(clips)))
+        generators = {place: self._generator(step, place, shared) for place in frames or {}}
+        lengths = {}
+        for place, length in (frames or {}).items():
+            room = max(0, length - self.crop)
+            found.starts[place] = int(generators[place].integers(0, room + 1)) if room else 0
+            lengths[place] = self.crop if room or self.is_padded else length
+        if self.mixup:
+            found.partners = shared.permutation(len(clips))
+            found.shares = shared.beta(self.mixup, self.mixup, len(clips))
+        if self.spec_augment:
+            for place, length in lengths.items():
+                shape = (self.bins, length)
+                found.bands[place] = draw_bands(shape, largest=self.spec_augment, generator=generators[place])
+        if self.frames is not None:
+            found.uniforms = self._uniforms(lengths, drop_path_seed)
+        else:
+            for place, length in lengths.items():
+                found.uniforms |= self._uniforms({place: length}, int(generators[place].integers(1 << 62)))
+        return found
+
+    def _generator(self, step: int, place: int, shared: np.random.Generator) -> np.random.Generator:
+        return shared if self.frames is not None else np.random.default_rng((self.seed, step, 2, place))
+
+    def _uniforms(self, lengths: Mapping[int, int], seed: int) -> dict[int, Tensor]:
+        """Draw the numbers of drop path for clips of one length after the other, branch by branch."""
+        generator = torch.Generator().manual_seed(seed)
+        uniforms: dict[int, Tensor] = {}
+        for places in group_by_length(lengths, self.patch_size):
+            numbers = torch.rand(self.num_branches, len(places), generator=generator)
+            uniforms.update(zip(places, numbers.unbind(1), strict=True))
+        return uniforms
+
+
+def group_by_length(lengths: Mapping[int, int], patch_size: int) -> list[list[int]]:
+    """Group places by the number of patches of what is there, given its frames; the shortest first."""
+    groups: dict[int, list[int]] = {}
+    for place, length in lengths.items():
+        groups.setdefault(-(-length // patch_size), []).append(place)
+    return [groups[count] for count in sorted(groups)]

@@ -71,6 +71,13 @@ class LabelledSet:
         """Return the class of every clip, (n,), of a set with one each."""
         return np.asarray([target for (target,) in self.targets], dtype=np.int64)
 
+    def target_matrix(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the classes of some clips as 0 and 1, (number of indices, C)."""
+        matrix = np.zeros((len(indices), len(self.classes)), dtype=np.int64)
+        for row, index in enumerate(indices):
+            matrix[row, list(self.targets[index])] = 1
+        return matrix
+
 
 def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, separator: str = "") -> LabelledSet:
     """Number the labels of clips.

@@ -5,60 +5,60 @@ B clips, C classes, F mel bins, T frames of a clip.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aape.commands.finetune import FinetuneConfig
-from aape.data.augment import Draws, class_balanced_weights, mix_up, spec_augment
+from aape.data.augment import Augmentation, Draws, StepDraws, class_balanced_weights, group_by_length, hide, mix_up
 from aape.data.labelled import LabelledSet
 from aape.downstream.metrics import accuracy, balanced_accuracy, confusion_matrix, multi_label_scores
 from aape.downstream.partitions import Indices
+from aape.downstream.scores import Predictions
 from aape.downstream.spectrograms import Spectrograms
-from aape.errors import CheckpointError, TrainingError
+from aape.errors import TrainingError
 from aape.inference.segments import MAX_FRAMES, SEGMENT_FRAMES
-from aape.layers.transformer import Block
+from aape.layers.transformer import Block, DropPath
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.runs.devices import has_fast_bfloat16
-from aape.runs.files import write_atomically
+from aape.runs.checkpoints import find_checkpoint
+from aape.runs.devices import autocast
+from aape.runs.guards import StopSignal
+from aape.runs.loop import Loop, Pass
 from aape.runs.optim import WeightAverage, adamw, layer_decay, warmup_cosine
 
-CHECKPOINT = "checkpoint.pt"
+DROP_PATH, WEIGHT_DECAY, BETAS, WARMUP = 0.1, 0.05, (0.9, 0.95), 0.1
 Probabilities = NDArray[np.float32]
 
 
-class Classifier(nn.Module):
-    """LayerNorm and a linear head on the class token.
+@dataclass(frozen=True)
+class Settings:
+    """How a classifier is trained, by the task or by the user; the options of `aape finetune` say what they mean."""
 
-    Args:
-        encoder: pre-trained.
-        num_classes: C.
-        drop_path: of the last block; less before it, in proportion to the depth [ours].
-    """
-
-    def __init__(self, encoder: AudioEncoder, num_classes: int, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.encoder, self.head = encoder, ClassificationHead(encoder.embed_dim, num_classes)
-        for number, block in enumerate(encoder.blocks, start=1):
-            assert isinstance(block, Block)
-            block.drop_path.rate = drop_path * number / len(encoder.blocks)
-
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        """Classify (B, 1, F, T): logits (B, C)."""
-        return self.head(self.encoder(spectrogram))
+    steps: int
+    batch: int
+    learning_rate: float
+    layer_decay: float
+    ema: float
+    mixup: float
+    spec_augment: float
+    balanced_draws: int = 0
+    num_frames: int | None = None
+    crop_frames: int = 1008
+    clips_at_once: int = 0
+    evaluations: int = 20
+    save_every: int = 1000
+    precision: str = "auto"
+    drop_path: float = DROP_PATH
 
 
 @dataclass(frozen=True)
@@ -87,33 +87,75 @@ class History:
         loss: mean training loss since the one before.
         scores: by watched set and metric, one value for each of the steps.
         seconds: spent in training, evaluations left out.
-        bad: the run's clips found unreadable by then, and why.
     """
 
     steps: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     seconds: float = 0.0
-    bad: dict[str, str] = field(default_factory=dict)
 
-    def record(self, step: int, loss: float, scores: dict[str, dict[str, float]]) -> None:
-        """Add an evaluation."""
+    def record(self, step: int, loss: float, scores: dict[str, dict[str, float]], seconds: float) -> None:
+        """Add an evaluation, and the seconds of training since the one before."""
         self.steps.append(step)
         self.loss.append(loss)
+        self.seconds += seconds
         for name, values in scores.items():
             for metric, value in values.items():
                 self.scores.setdefault(name, {}).setdefault(metric, []).append(value)
 
 
-class Trainer:
-    """Trains one job.
+class _SharedDropPath(DropPath):
+    """Drop path by numbers that are drawn elsewhere, so that ranks leave the same branches out."""
+
+    def __init__(self, rate: float, uniforms: list[Tensor]) -> None:
+        super().__init__(rate)
+        self.uniforms = uniforms
+
+    def forward(self, update: Tensor) -> Tensor:
+        if not self.training:
+            return update
+        keep = self.uniforms.pop(0).view(-1, *[1] * (update.ndim - 1)) >= self.rate
+        return update * (keep / (1 - self.rate)).to(update.dtype)
+
+
+class Classifier(nn.Module):
+    """LayerNorm and a linear head on the class token.
+
+    Args:
+        encoder: pre-trained.
+        num_classes: C.
+        drop_path: of the last block; less before it, in proportion to the depth [ours].
+    """
+
+    def __init__(self, encoder: AudioEncoder, num_classes: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, ClassificationHead(encoder.embed_dim, num_classes)
+        self.num_branches = 2 * len(encoder.blocks) if drop_path else 0
+        self._uniforms: list[Tensor] = []
+        for number, block in enumerate(encoder.blocks, start=1):
+            assert isinstance(block, Block)
+            if drop_path:
+                block.drop_path = _SharedDropPath(drop_path * number / len(encoder.blocks), self._uniforms)
+
+    def forward(self, spectrogram: Tensor, uniforms: Tensor | None = None) -> Tensor:
+        """Classify (B, 1, F, T): logits (B, C). In training, `uniforms` (B, num_branches) decide on drop path."""
+        self._uniforms[:] = [] if uniforms is None else uniforms.unbind(1)
+        return self.head(self.encoder(spectrogram))
+
+
+class Training:
+    """Trains one job; several ranks divide each step's clips and the evaluations.
 
     Args:
         job: what.
         classifier: what starts; trained in place, on its device.
         labelled: the data set.
         spectrograms: its log-mels.
-        config: resolved, so that nothing the task sets is left open.
+        settings: how.
+        accelerator: device and ranks.
+        folder: of the job: checkpoints and `metrics.jsonl`.
+        stop: SIGTERM, shared by the jobs of a run.
+        progress: called with the number of steps done.
     """
 
     def __init__(
@@ -122,209 +164,197 @@ class Trainer:
         classifier: Classifier,
         labelled: LabelledSet,
         spectrograms: Spectrograms,
-        config: FinetuneConfig,
+        settings: Settings,
+        *,
+        accelerator: Accelerator,
+        folder: Path,
+        stop: StopSignal | None = None,
+        progress: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self.job, self.labelled, self.spectrograms, self.config = job, labelled, spectrograms, config
-        self.classifier, self.patch_size = classifier, classifier.encoder.patch_size
-        self.average = WeightAverage(classifier, config.optim.ema or 0.0)
-        self.steps, self.batch = int(config.steps or 0), int(config.batch or 0)
-        self.optimizer = adamw(
-            classifier,
-            learning_rate=float(config.optim.learning_rate or 0),
-            weight_decay=config.optim.weight_decay,
-            betas=config.optim.betas,
-            rate_of=layer_decay(len(classifier.encoder.blocks), float(config.optim.layer_decay or 1)),
+        self.job, self.classifier, self.settings = job, classifier, settings
+        self.labelled, self.spectrograms, self.accelerator = labelled, spectrograms, accelerator
+        self.targets = labelled.target_matrix(np.arange(len(labelled.clips))).astype(np.float32)
+        self.average = WeightAverage(classifier, settings.ema)
+        self.history, self.last = History(), dict[str, Predictions]()
+        is_averaged = self.average.module is not classifier
+        self.loop = Loop(
+            accelerator,
+            folder,
+            self._forward,
+            adamw(
+                classifier,
+                learning_rate=settings.learning_rate,
+                weight_decay=WEIGHT_DECAY,
+                betas=BETAS,
+                rate_of=layer_decay(len(classifier.encoder.blocks), settings.layer_decay),
+            ),
+            {"classifier": classifier} | ({"average": self.average.module} if is_averaged else {}),
+            num_steps=settings.steps,
+            rate=lambda step: warmup_cosine(step, warmup=round(WARMUP * settings.steps), total=settings.steps),
+            autocast=self._autocast,
+            after_step=lambda step, is_skipped: self.average.update(is_skipped),
+            log_every=-(-settings.steps // settings.evaluations),
+            on_log=self._evaluate,
+            save_every=settings.save_every,
+            bad=spectrograms.bad,
+            stop=stop or StopSignal(),
+            progress=progress,
         )
-        self.peak = [group["lr"] for group in self.optimizer.param_groups]
-        balanced = config.balanced_draws or 0
-        weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
-        self.draws = Draws(job.train, batch=self.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced)
-        self.step, self.history = 0, History(bad=spectrograms.bad)
-        self.losses = torch.zeros((), device=spectrograms.device)  # not read back at every step
+        self.augmentation = self._augmentation()
 
-    def run(self, folder: Path, on_step: Callable[[Trainer, bool], None]) -> dict[str, tuple[Indices, Probabilities]]:
-        """Train to the end, from the folder's checkpoint if there is one.
-
-        Args:
-            folder: for the checkpoint, which is written whole or not at all.
-            on_step: called after every step, and told whether it was an evaluated one.
+    def run(self, *, resume: bool = False) -> bool:
+        """Train to the end, from the folder's checkpoint if the run is resumed and there is one.
 
         Returns:
-            Of each watched set, the clips that could be read and their probabilities (n, C) after the last step.
+            Whether the end was reached; else SIGTERM asked to stop, and all is saved. `history`, `last` (predictions by
+            watched set) and `average.module` are then those of the last step.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or of another training.
-            TrainingError: at an evaluation, the loss or a probability is not finite.
+            CheckpointError: the checkpoint is of another version or training.
+            DataError: too many clips cannot be read.
+            TrainingError: loss or gradient are not finite several steps in a row, or a probability at an evaluation.
         """
-        self._restore(folder / CHECKPOINT)
-        every = -(-self.steps // self.config.evaluations)
-        last: dict[str, tuple[Indices, Probabilities]] = {}
-        since = self.step
-        started = time.perf_counter()
-        if self.step == self.steps:
-            last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
-        for found in self.spectrograms.stream(self.draws, range(self.step, self.steps)):
-            if found:
-                self.losses += self._train_step(found)
-            self.step += 1
-            is_evaluated = self.step % every == 0 or self.step == self.steps
-            if is_evaluated:
-                self.history.seconds += time.perf_counter() - started
-                last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
-                loss = float(self.losses) / (self.step - self._logged())
-                if not (math.isfinite(loss) and all(np.isfinite(found).all() for _, found in last.values())):
-                    raise TrainingError(
-                        f"{self.job.name}: the loss or a probability is not finite at step {self.step}: lower "
-                        "--optim.learning-rate, and begin again in another --out"
-                    )
-                scores = {name: score(self.labelled, *result) for name, result in last.items()}
-                self.history.record(self.step, loss, scores)
-                self.losses.zero_()
-                started = time.perf_counter()
-            if self.step % self.config.save_every == 0 and self.step < self.steps:
-                self.history.seconds += time.perf_counter() - started
-                self._save(folder / CHECKPOINT)
-                started = time.perf_counter()
-            on_step(self, is_evaluated)
-        assert self.step > since or last
-        return last
+        is_main = self.accelerator.is_main_process
+        self.loop.resume(find_checkpoint(self.loop.out, is_main=is_main) if resume else None)
+        if "history" in self.loop.extra:
+            self.history = History(**self.loop.extra["history"])
+        if not self.loop.train(self._batches()):
+            return False
+        if not self.last:  # resumed after the last step
+            self.last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
+        return True
 
-    def predict(self, indices: Indices) -> tuple[Indices, Probabilities]:
+    def predict(self, indices: Indices) -> Predictions:
         """Return the clips that can be read, and their probabilities (n, C): softmax, or sigmoid of several labels."""
-        model = self.average.module.eval()
-        at_once = self.config.clips_at_once or self.batch
+        model, at_once = self.average.module.eval(), self.settings.clips_at_once or self.settings.batch
         batches = np.array_split(self.spectrograms.by_length(indices), max(1, -(-len(indices) // at_once)))
-        kept: list[int] = []
-        rows: list[Tensor] = []
-        for found in self.spectrograms.stream(batches, range(len(batches))):
-            pieces = [(row, piece) for row, (_, own) in enumerate(found) for piece in self._windows(own)]
+        rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        rows: list[tuple[int, Probabilities]] = []
+        for found in self.spectrograms.stream(batches, range(rank, len(batches), num_ranks)):
+            pieces = [(row, piece) for row, (_, mel) in enumerate(found) for piece in self._windows(mel)]
             total = torch.zeros(len(found), len(self.labelled.classes), device=self.spectrograms.device)
             num_frames = torch.zeros(len(found), 1, device=total.device)
-            for group in _by_length([piece for _, piece in pieces], self.patch_size, at_once):
+            for places, inputs in self._grouped(dict(enumerate(piece for _, piece in pieces)), at_once):
                 with torch.inference_mode(), self._autocast():
-                    logits = model(torch.stack([own for _, own in group])[:, None]).float()
+                    logits = model(inputs).float()
                 probability = logits.sigmoid() if self.labelled.is_multi_label else logits.softmax(-1)
-                places = torch.tensor([pieces[place][0] for place, _ in group], device=total.device)
-                length = group[0][1].shape[-1]  # the weight of a window, as in `aape classify`
-                total.index_add_(0, places, length * probability)
-                num_frames.index_add_(0, places, torch.full_like(probability[:, :1], length))
-            kept += [index for index, _ in found]
-            rows.append((total / num_frames).cpu())
-        order = np.argsort(kept)
-        return np.asarray(kept, dtype=np.int64)[order], torch.cat(rows).numpy()[order]
+                owners = torch.tensor([pieces[place][0] for place in places], device=total.device)
+                length = inputs.shape[-1]  # the weight of a window, as in `aape classify`
+                total.index_add_(0, owners, length * probability)
+                num_frames.index_add_(0, owners, torch.full_like(probability[:, :1], length))
+            rows += zip((index for index, _ in found), (total / num_frames).cpu().numpy(), strict=True)
+        rows = sorted(gather_object(rows), key=lambda row: row[0])
+        kept = np.asarray([index for index, _ in rows], dtype=np.int64)
+        return kept, np.stack([probabilities for _, probabilities in rows])
 
-    def _train_step(self, found: list[tuple[int, Tensor]]) -> Tensor:
-        generator = np.random.default_rng((self.job.seed, self.step, 1))
-        torch.manual_seed(int(generator.integers(1 << 62)))  # of drop path
-        factor = warmup_cosine(self.step, warmup=round(self.config.optim.warmup_ratio * self.steps), total=self.steps)
-        for group, peak in zip(self.optimizer.param_groups, self.peak, strict=True):
-            group["lr"] = factor * peak
-        pieces = [self._crop(own, generator) for _, own in found]
-        targets = torch.zeros(len(found), len(self.labelled.classes), device=self.spectrograms.device)
-        for row, (index, _) in enumerate(found):
-            targets[row, list(self.labelled.targets[index])] = 1
-        mixup, largest = self.config.augment.mixup or 0.0, self.config.augment.spec_augment or 0.0
-        if mixup:
-            pieces, targets = mix_up(pieces, targets, alpha=mixup, generator=generator)
-        if largest:
-            pieces = [spec_augment(piece, largest=largest, generator=generator) for piece in pieces]
-        is_binary = self.labelled.is_multi_label or bool(mixup)
+    def _augmentation(self) -> Augmentation:
+        settings, labelled, job = self.settings, self.labelled, self.job
+        balanced = settings.balanced_draws
+        weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
+        return Augmentation(
+            Draws(job.train, batch=settings.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced),
+            seed=job.seed,
+            bins=self.spectrograms.log_mel.n_mels,
+            crop=settings.num_frames or settings.crop_frames,
+            is_padded=settings.num_frames is not None,
+            patch_size=self.classifier.encoder.patch_size,
+            num_branches=self.classifier.num_branches,
+            mixup=settings.mixup,
+            spec_augment=settings.spec_augment,
+            frames=self.spectrograms.frames,
+            rank=self.accelerator.process_index,
+            num_ranks=self.accelerator.num_processes,
+        )
+
+    def _batches(self) -> Iterator[list[Any]]:
+        """Yield, step by step, this rank's clips of one length after the other: places, inputs, targets, draws."""
+        steps = range(self.loop.step, self.settings.steps)
+        for step, found in zip(steps, self.spectrograms.stream(self.augmentation, steps), strict=True):
+            mels = dict(found)  # by clip, if it can be read
+            draws = self.augmentation.draw(step)
+            clip_at = {place: draws.clips[place] for place in self.augmentation.read(draws)}
+            at = {place: mels[clip] for place, clip in clip_at.items() if clip in mels}
+            if self.spectrograms.frames is None:
+                draws = self.augmentation.draw(step, {place: mel.shape[-1] for place, mel in at.items()})
+            pieces = {place: self._crop(mel, draws.starts[place]) for place, mel in at.items()}
+            inputs, targets = {}, {}
+            for place in self.augmentation.share(draws):
+                if place in pieces:
+                    inputs[place], targets[place] = self._mixed(place, pieces, draws)
+            at_once = self.settings.clips_at_once or self.settings.batch
+            yield [(places, x, targets, draws) for places, x in self._grouped(inputs, at_once)]
+
+    def _mixed(self, place: int, pieces: dict[int, Tensor], draws: StepDraws) -> tuple[Tensor, NDArray[np.float32]]:
+        """Return what is trained on at a place, (F, T) and (C,); a clip whose partner cannot be read stays as it is."""
+        piece, target, partner = pieces[place], self.targets[draws.clips[place]], int(draws.partners[place])
+        if self.settings.mixup and partner in pieces:
+            share = float(draws.shares[place])
+            piece = mix_up(piece, pieces[partner], share)
+            target = np.float32(share) * target + (1 - np.float32(share)) * self.targets[draws.clips[partner]]
+        return hide(piece, draws.bands[place]) if place in draws.bands else piece, target
+
+    def _forward(self, step: int, batch: Any) -> Pass:
+        places, inputs, targets, draws = batch
         self.classifier.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=targets.device)
-        at_once = self.config.clips_at_once or self.batch
-        for part in _by_length(pieces, self.patch_size, at_once):
-            with self._autocast():
-                logits = self.classifier(torch.stack([own for _, own in part])[:, None]).float()
-            wanted = targets[[place for place, _ in part]]
-            criterion = F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy
-            loss = criterion(logits, wanted)
-            loss = loss * (len(part) / len(pieces))  # a mean over clips, whatever the parts
-            loss.backward()
-            total += loss.detach()
-        self.optimizer.step()
-        self.average.update()
-        return total
+        uniforms = None
+        if self.classifier.num_branches:
+            uniforms = torch.stack([draws.uniforms[place] for place in places]).to(inputs.device)
+        logits = _wide(self.classifier(inputs, uniforms))
+        target = torch.from_numpy(np.stack([targets[place] for place in places])).to(logits)
+        is_binary = self.labelled.is_multi_label or self.settings.mixup
+        loss = (F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy)(logits, target)
+        names = [self.labelled.clips[draws.clips[place]].name for place in places]
+        return Pass(loss, len(places) / self.settings.batch, names, {"loss": loss.detach()})
 
-    def _crop(self, own: Tensor, generator: np.random.Generator) -> Tensor:
-        """Cut a random part out of a longer clip; pad a shorter one where there is a fixed length."""
-        limit = self.config.num_frames or self.config.crop_frames
-        if own.shape[-1] > limit:
-            start = int(generator.integers(0, own.shape[-1] - limit + 1))
-            return own[:, start : start + limit]
-        return F.pad(own, (0, (self.config.num_frames or 0) - own.shape[-1])) if self.config.num_frames else own
+    def _evaluate(self, step: int, values: dict[str, float]) -> None:
+        """Score the watched sets, remember it, and add it to what is logged."""
+        self.last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
+        loss = values.get("loss", math.nan)
+        if not (math.isfinite(loss) and all(np.isfinite(rows).all() for _, rows in self.last.values())):
+            raise TrainingError(
+                f"{self.job.name}: the loss or a probability is not finite at step {step}: lower "
+                "--optim.learning-rate, and begin again in another --out"
+            )
+        scores = {name: score(self.labelled, *predictions) for name, predictions in self.last.items()}
+        since = step - (self.history.steps[-1] if self.history.steps else 0)
+        self.history.record(step, loss, scores, since * self.settings.batch / max(1e-9, values["clips_per_second"]))
+        self.loop.extra["history"] = vars(self.history)
+        values.update({f"{name}_{metric}": value for name, own in scores.items() for metric, value in own.items()})
 
-    def _windows(self, own: Tensor) -> Sequence[Tensor]:
+    def _crop(self, mel: Tensor, start: int) -> Tensor:
+        """Cut a longer clip; pad a shorter one where there is a fixed length."""
+        fixed = self.settings.num_frames
+        piece = mel[:, start : start + (fixed or self.settings.crop_frames)]
+        return F.pad(piece, (0, fixed - piece.shape[-1])) if fixed else piece
+
+    def _windows(self, mel: Tensor) -> Sequence[Tensor]:
         """Return what of a clip is scored: the start, padded, where there is a fixed length; else all (method 1)."""
-        if self.config.num_frames:
-            return [F.pad(own, (0, self.config.num_frames - own.shape[-1]))]
-        return own.split(SEGMENT_FRAMES if own.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
+        if self.settings.num_frames:
+            return [F.pad(mel, (0, self.settings.num_frames - mel.shape[-1]))]
+        return mel.split(SEGMENT_FRAMES if mel.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        device, precision = self.spectrograms.device, self.config.optim.precision
-        is_bf16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
-        return torch.autocast(device.type, torch.bfloat16, enabled=is_bf16)
+    def _grouped(self, pieces: dict[int, Tensor], at_once: int) -> Iterator[tuple[list[int], Tensor]]:
+        """Group log-mels (F, T) by patches, zero-padded to whole ones: places, at most so many, and (B, 1, F, T)."""
+        patch_size = self.classifier.encoder.patch_size
+        for group in group_by_length({place: piece.shape[-1] for place, piece in pieces.items()}, patch_size):
+            for start in range(0, len(group), at_once):
+                places = group[start : start + at_once]
+                padded = [F.pad(pieces[place], (0, -pieces[place].shape[-1] % patch_size)) for place in places]
+                yield places, torch.stack(padded)[:, None]
 
-    def _logged(self) -> int:
-        return self.history.steps[-1] if self.history.steps else 0
-
-    def _save(self, path: Path) -> None:
-        content = io.BytesIO()
-        state = {
-            "step": self.step,
-            "classifier": self.classifier.state_dict(),
-            "average": self.average.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": vars(self.history),
-            "losses": self.losses,
-        }
-        torch.save(state, content)
-        digest = hashlib.sha256(content.getbuffer()).digest()
-        content.write(digest)
-        write_atomically(path, content.getvalue())
-
-    def _restore(self, path: Path) -> None:
-        if not path.exists():
-            return
-        try:
-            content = path.read_bytes()
-            own, digest = content[:-32], content[-32:]
-            if hashlib.sha256(own).digest() != digest:
-                raise ValueError("its checksum does not agree")
-            state = torch.load(io.BytesIO(own), map_location=self.spectrograms.device, weights_only=True)
-            self.classifier.load_state_dict(state["classifier"])
-            self.average.module.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.history, self.losses = state["step"], History(**state["history"]), state["losses"]
-            self.spectrograms.bad.update(self.history.bad)
-            self.history.bad = self.spectrograms.bad
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: cannot be continued ({str(error).splitlines()[0]}): delete it") from error
+    def _autocast(self) -> Any:
+        return autocast(self.spectrograms.device, self.settings.precision)
 
 
 def score(labelled: LabelledSet, indices: Indices, probabilities: Probabilities) -> dict[str, float]:
     """Return the set's metrics: mAP and d-prime of several labels per clip, else accuracy and balanced accuracy."""
     if labelled.is_multi_label:
-        scores = multi_label_scores(probabilities, target_matrix(labelled, indices))
+        scores = multi_label_scores(probabilities, labelled.target_matrix(indices))
         return {"mAP": scores.mean_average_precision, "d_prime": scores.d_prime}
     confusion = confusion_matrix(labelled.labels()[indices], probabilities.argmax(-1), len(labelled.classes))
     return {"accuracy": accuracy(confusion), "balanced_accuracy": balanced_accuracy(confusion)}
 
 
-def target_matrix(labelled: LabelledSet, indices: Indices) -> NDArray[np.int64]:
-    """Return the classes of clips as 0 and 1, (n, C)."""
-    matrix = np.zeros((len(indices), len(labelled.classes)), dtype=np.int64)
-    for row, index in enumerate(indices):
-        matrix[row, list(labelled.targets[index])] = 1
-    return matrix
-
-
-def _by_length(pieces: Sequence[Tensor], patch: int, at_once: int) -> Iterator[list[tuple[int, Tensor]]]:
-    """Group (place, log-mel (F, T)) by the number of patches, zero-padded to whole ones, at most so many at once."""
-    groups: dict[int, list[tuple[int, Tensor]]] = {}
-    for place, piece in enumerate(pieces):
-        padded = F.pad(piece, (0, -piece.shape[-1] % patch))
-        groups.setdefault(padded.shape[-1], []).append((place, padded))
-    for length in sorted(groups):
-        for start in range(0, len(groups[length]), at_once):
-            yield groups[length][start : start + at_once]
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in float32, or float64 if they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -12,20 +12,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aape.data.labelled import LabelledSet, describe
-from aape.downstream.partitions import Partition
+from aape.downstream.metrics import confusion_matrix, multi_label_scores, recall_per_class
+from aape.downstream.partitions import Indices, Partition
 from aape.errors import one_line
 from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+Predictions = tuple[Indices, NDArray[np.float32]]  # of the clips that could be read (n,), probabilities (n, C)
 Curves = Mapping[str, ArrayLike]  # by metric, one value for each evaluated step
 COLUMNS = {"best": "best", "best_on_validation": "best val.", "last": "last"}
 METRICS = {"accuracy": ("acc.", 100), "balanced_accuracy": ("bal.", 100), "mAP": ("mAP", 100), "d_prime": ("d'", 1)}
 NOT_AVAILABLE = "n/a"
 CAPTION = (
     "Per cent, accuracy and balanced accuracy; ± standard deviation over seeds. `best` selects on test data, as the "
-    "paper does; `best val.` on validation data. Interval: 95 % bootstrap over test clips, of the last step."
+    "paper does; `best val.` on validation data."
 )
 MEANING = {
     "best": "the highest test score of all evaluated steps: it selects on test data, as the paper does",
@@ -145,13 +147,14 @@ def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(
-        title=title, caption=CAPTION, title_justify="left", caption_justify="left",
-        box=SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False,
-    )  # fmt: skip
     lasts = [row["scores"]["last"] for row in rows.values()]
     metrics = list(lasts[0])
     has_interval = "interval" in lasts[0][metrics[0]]
+    caption = f"{CAPTION} Interval: 95 % bootstrap over test clips, of the last step." if has_interval else CAPTION
+    table = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left",
+        box=SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False,
+    )  # fmt: skip
     # On a narrow terminal cells break into lines: a number that is cut short could be read as another.
     table.add_column("", overflow="fold", min_width=10)
     for heading in COLUMNS.values():
@@ -182,6 +185,41 @@ def write_scores(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
                 shown = [NOT_AVAILABLE if number is None else f"{number:.6f}" for number in numbers]
                 lines.append([row_name, name, metric, *shown, row["learning_rate"]])
     write_csv(path, lines)
+
+
+def write_classes(out: Path, labelled: LabelledSet, results: Sequence[Predictions]) -> list[dict[str, Any]]:
+    """Write `per_class.csv`, and `confusion.csv` of sets with one label per clip: last step, all folds and seeds.
+
+    Args:
+        out: the run folder.
+        labelled: the set.
+        results: of every run, its test clips (n,) and their probabilities (n, C).
+
+    Returns:
+        The rows of `per_class.csv`: class, its test clips, each counted once, and recall or the mean over runs of the
+        average precision.
+    """
+    classes = labelled.classes
+    tested = np.unique(np.concatenate([indices for indices, _ in results]))
+    counts = labelled.target_matrix(tested).sum(0)
+    if labelled.is_multi_label:
+        name = "average_precision"
+        each = [multi_label_scores(rows, labelled.target_matrix(own)).average_precision for own, rows in results]
+        num_finite = np.isfinite(each).sum(axis=0)
+        values = np.where(num_finite, np.nansum(each, axis=0) / np.maximum(1, num_finite), np.nan)
+    else:
+        name, labels = "recall", labelled.labels()
+        confusion = sum(confusion_matrix(labels[indices], rows.argmax(-1), len(classes)) for indices, rows in results)
+        values = recall_per_class(np.asarray(confusion))
+        table = zip(classes, np.asarray(confusion).tolist(), strict=True)
+        write_csv(out / "confusion.csv", [["true \\ predicted", *classes], *([own, *row] for own, row in table)])
+    rows = [
+        {"class": own, "clips": int(count), name: None if np.isnan(value) else float(value)}
+        for own, count, value in zip(classes, counts, values, strict=True)
+    ]
+    cells = [[row["class"], row["clips"], "" if row[name] is None else f"{row[name]:.6f}"] for row in rows]
+    write_csv(out / "per_class.csv", [["class", "clips", name], *cells])
+    return rows
 
 
 def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel
-from aape.errors import AudioError, DataError
+from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
+from aape.runs.guards import BadFiles, ignore_sigterm
 
 MOST_KEPT_BYTES = 1 << 31
 MOST_CHECKED = 50_000  # clips that are all read before training; of larger sets the bad ones turn up on the way
@@ -36,14 +37,16 @@ class Batches(Protocol):
 class _Reader(Dataset[list[tuple[int, Any]]]):
     """Reads a step's clips: (index, samples), or (index, reason) of a clip that cannot be used."""
 
-    def __init__(self, clips: Sequence[Clip], batches: Batches, sample_rate: int) -> None:
-        self.clips, self.batches, self.sample_rate = clips, batches, sample_rate
+    def __init__(self, clips: Sequence[Clip], batches: Batches, sample_rate: int, min_samples: int) -> None:
+        self.clips, self.batches, self.sample_rate, self.min_samples = clips, batches, sample_rate, min_samples
 
     def __getitem__(self, step: int) -> list[tuple[int, Wave | str]]:
         found: list[tuple[int, Wave | str]] = []
         for index in self.batches[step].tolist():
             try:
-                found.append((index, load_clip(self.clips[index], sample_rate=self.sample_rate)))
+                wave = load_clip(self.clips[index], sample_rate=self.sample_rate)
+                looped = np.resize(wave, self.min_samples) if len(wave) < self.min_samples else wave
+                found.append((index, looped))
             except AudioError as error:
                 found.append((index, error.reason))
         return found
@@ -57,7 +60,12 @@ class Spectrograms:
         front_end: of the encoder.
         device: where log-mels are computed.
         workers: processes that read audio.
+        loop_to: shorter clips are looped to so many seconds; 0 for none.
         max_bad_fraction: share of unreadable clips above which to stop.
+
+    Attributes:
+        bad: the clips that cannot be read.
+        frames: of each clip, (n,), 0 if it cannot be read; None where they are too many to be read beforehand.
     """
 
     def __init__(
@@ -67,11 +75,14 @@ class Spectrograms:
         *,
         device: torch.device,
         workers: int = 0,
+        loop_to: float = 0.0,
         max_bad_fraction: float = 0.01,
     ) -> None:
-        self.clips, self.device, self.workers, self.max_bad_fraction = clips, device, workers, max_bad_fraction
+        self.clips, self.device, self.workers = clips, device, workers
         self.log_mel = LogMel(**dataclasses.asdict(front_end))
-        self.bad: dict[str, str] = {}
+        self.min_samples = round(loop_to * front_end.sample_rate)
+        self.bad = BadFiles(len(clips), max_bad_fraction)
+        self.frames: NDArray[np.int64] | None = None
         self._kept: dict[int, Tensor] = {}
         self._is_complete = False
 
@@ -84,11 +95,14 @@ class Spectrograms:
         if len(self.clips) > MOST_CHECKED:
             return
         batches = np.array_split(np.arange(len(self.clips)), -(-len(self.clips) // _READ_AT_ONCE))
+        self.frames = np.zeros(len(self.clips), np.int64)
         num_bytes, done = 0, 0
-        for number, found in enumerate(self._read(batches, range(len(batches)))):
-            num_bytes += sum(4 * own.numel() for _, own in found)
+        for number, found in enumerate(self._read(batches, range(len(batches)), self.bad.add)):
+            for index, mel in found:
+                self.frames[index] = mel.shape[-1]
+                num_bytes += 4 * mel.numel()
             if num_bytes <= MOST_KEPT_BYTES:
-                self._kept.update((index, own.cpu()) for index, own in found)
+                self._kept.update((index, mel.cpu()) for index, mel in found)
             else:
                 self._kept.clear()
             done += len(batches[number])
@@ -97,38 +111,38 @@ class Spectrograms:
         self._is_complete = num_bytes <= MOST_KEPT_BYTES
 
     def of(self, clips: Sequence[Clip]) -> Spectrograms:
-        """Return those of the readable clips, numbered anew; what was bad stays listed."""
+        """Return those of some of the clips, numbered anew; what was bad stays listed."""
         left = copy.copy(self)
-        left.clips = clips
-        numbers = {clip.name: index for index, clip in enumerate(clips)}
-        named = ((self.clips[index].name, own) for index, own in self._kept.items())
-        left._kept = {numbers[name]: own for name, own in named if name in numbers}
+        numbers = {clip.name: number for number, clip in enumerate(self.clips)}
+        chosen = [numbers[clip.name] for clip in clips]
+        left.clips, left.frames = clips, None if self.frames is None else self.frames[chosen]
+        left._kept = {index: self._kept[number] for index, number in enumerate(chosen) if number in self._kept}
         return left
 
     def by_length(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return clips (n,) so that those of one length stand together, where the log-mels are kept."""
-        if not self._is_complete:
-            return indices
-        lengths = [self._kept[index].shape[-1] if index in self._kept else 0 for index in indices.tolist()]
-        return indices[np.argsort(lengths, kind="stable")]
+        """Return clips (n,) so that those of one length stand together, where lengths are known."""
+        return indices if self.frames is None else indices[np.argsort(self.frames[indices], kind="stable")]
 
     def stream(self, batches: Batches, steps: Iterable[int]) -> Iterator[list[tuple[int, Tensor]]]:
         """Yield, for each step, index and log-mel (F, T) of those of its clips that can be read."""
         if not self._is_complete:
-            yield from self._read(batches, steps)
+            yield from self._read(batches, steps, self.bad.note)
             return
         for step in steps:
             kept = [index for index in batches[step].tolist() if index in self._kept]
             yield [(index, self._kept[index].to(self.device)) for index in kept]
 
-    def _read(self, batches: Batches, steps: Iterable[int]) -> Iterator[list[tuple[int, Tensor]]]:
-        reader = _Reader(self.clips, batches, self.log_mel.sample_rate)
+    def _read(
+        self, batches: Batches, steps: Iterable[int], tell: Callable[[list[tuple[str, str]]], None]
+    ) -> Iterator[list[tuple[int, Tensor]]]:
+        reader = _Reader(self.clips, batches, self.log_mel.sample_rate, self.min_samples)
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
-            reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=_as_they_are
-        )
+            reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=_as_they_are,
+            worker_init_fn=ignore_sigterm,
+        )  # fmt: skip
         for found in loader:
-            self._note([(self.clips[index].name, own) for index, own in found if isinstance(own, str)])
-            yield self._log_mels([(index, own) for index, own in found if not isinstance(own, str)])
+            tell([(self.clips[index].name, reason) for index, reason in found if isinstance(reason, str)])
+            yield self._log_mels([(index, wave) for index, wave in found if not isinstance(wave, str)])
 
     def _log_mels(self, waves: list[tuple[int, Wave]]) -> list[tuple[int, Tensor]]:
         """Compute clips of one length together."""
@@ -141,15 +155,6 @@ class Spectrograms:
             with torch.no_grad():
                 done.update(zip((index for index, _ in same), self.log_mel(batch)[:, 0], strict=True))
         return [(index, done[index]) for index, _ in waves]
-
-    def _note(self, bad: list[tuple[str, str]]) -> None:
-        self.bad.update(bad)
-        if bad and len(self.bad) > self.max_bad_fraction * len(self.clips):
-            name, reason = next(iter(self.bad.items()))
-            raise DataError(
-                f"{len(self.bad)} of {len(self.clips)} clips cannot be read, more than max_bad_fraction = "
-                f"{self.max_bad_fraction:g} allows; the first: {name}: {reason}"
-            )
 
 
 def _as_they_are(found: Any) -> Any:

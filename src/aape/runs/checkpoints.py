@@ -128,16 +128,24 @@ def read_checkpoint(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, 
     """
     from safetensors.torch import load_file
 
-    old = [name for name in OLD_NAMES if (folder / name).exists()]
-    if old or not (folder / STATE_NAME).exists():
-        raise CheckpointError(
-            f"{folder}: written by another version of aape ({old[0] if old else f'no {STATE_NAME}'}), and cannot be "
-            "continued: begin again in another --out; its saved model can be used as --init"
-        )
+    refuse_old(folder)
+    if not (folder / STATE_NAME).exists():
+        raise _of_another_version(folder, f"no {STATE_NAME}")
     own = folder / f"rank-{rank}.safetensors"
     with described(folder):
         state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
         return state, load_file(folder / TENSORS_NAME), load_file(own) if own.exists() else None
+
+
+def refuse_old(folder: Path) -> None:
+    """Refuse a folder with a checkpoint of a version that unpickled.
+
+    Raises:
+        CheckpointError: names it.
+    """
+    for name in OLD_NAMES:
+        if (folder / name).exists():
+            raise _of_another_version(folder, name)
 
 
 @contextlib.contextmanager
@@ -203,6 +211,13 @@ def save_failed(out: str | os.PathLike[str], step: int, needed: int, error: Base
     return CheckpointError(
         f"{out}: checkpoint-{step} could not be written ({reason}); {kept}. It needs {needed / 1e6:.1f} MB, and "
         f"{free / 1e6:.1f} MB are free: make room and go on with --resume"
+    )
+
+
+def _of_another_version(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: written by another version of aape ({what}), and cannot be continued: begin again in another "
+        "--out; its saved model can be used as --init"
     )
 
 

@@ -90,8 +90,10 @@ class WeightAverage:
         self.module = copy.deepcopy(module).requires_grad_(False).eval() if decay else module
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take the module's present weights in."""
+    def update(self, is_skipped: Tensor) -> None:
+        """Take the module's present weights in; `is_skipped`, 1.0 on the device (), leaves the average as it is."""
         if self.decay:
-            ours: list[Tensor] = list(self.module.parameters())
-            torch._foreach_lerp_(ours, list[Tensor](self.source.parameters()), 1 - self.decay)
+            average: list[Tensor] = list(self.module.parameters())
+            share = (1 - self.decay) * (1 - is_skipped.double())
+            shares: list[Tensor] = [share.to(parameter.dtype) for parameter in average]
+            torch._foreach_lerp_(average, list[Tensor](self.source.parameters()), shares)
