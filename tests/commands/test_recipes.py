@@ -14,6 +14,7 @@ from aape.commands.options import parse
 from aape.commands.pretrain import PretrainConfig
 from aape.commands.recipe import find_recipe, shipped_recipes
 from aape.commands.recipes import RUNS, resolved
+from aape.commands.table import read_list
 from aape.errors import ConfigError
 
 NEEDED = ["--data", "d", "--out", "o"]
@@ -77,6 +78,10 @@ def test_a_folder_with_a_grid_works_as_the_package_s_own(tmp_path, monkeypatch):
     assert (probe.data, probe.checkpoint, probe.out) == ("t.csv", "runs/b", "runs/b-t")
     with pytest.raises(ConfigError, match="no recipe 'mine/a-t'"):
         find_recipe("mine/a-t")
+    shutil.copytree("mine", "paper")  # as the queue takes it, so do its lines
+    assert [str(entry.out) for entry in read_list("paper")] == ["runs/a", "runs/b", "runs/b-t"]
+    Path("paper/grid.yaml").unlink()
+    assert read_list("paper")[0].config.out == "runs/paper/pretrain/aape"
     Path("mine/grid.yaml").write_text("out: o\nencoders: {a: {about: one, stepz: 3}}\n")
     with pytest.raises(ConfigError, match=r"'stepz' in mine/grid.yaml, a: did you mean 'steps'"):
         parse(PretrainConfig, ["--config", "mine/a", *NEEDED])

@@ -80,7 +80,7 @@ def find_recipe(name: str, verb: str = "") -> Recipe:
     """Find a recipe: a file, one of the package by its name, or NAME in a FOLDER with a grid, as FOLDER/NAME.
 
     Args:
-        name: such as "tiny", "paper/aape" or "mine.yaml"; a file of that name comes first.
+        name: such as "tiny", "paper/aape" or "mine.yaml"; what is in the current folder comes first.
         verb: the verb it has to be for, "" for any.
 
     Raises:
@@ -180,10 +180,10 @@ def _find(name: str, folder: Path, children: tuple[Path, ...], verb: str = "") -
     path = folder / name
     if path.exists() and not path.is_dir():
         return _read_file(path, children)
-    if name in shipped_recipes():
-        return shipped_recipes()[name]
     if (path.parent / GRID_NAME).exists() and path.name in (grid := read_grid(path.parent)).recipes:
         return grid.recipes[path.name]
+    if name in shipped_recipes():
+        return shipped_recipes()[name]
     of = f" (the base of {children[-1]})" if children else ""
     if path.suffix in (".yaml", ".yml"):
         raise ConfigError(f"cannot read the recipe {path}{of}: No such file; by name, {_nearest(name, verb)}")
