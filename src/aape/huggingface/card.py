@@ -30,6 +30,10 @@ _AUTO = {
     "AaPEForPreTraining": "AutoModelForPreTraining",
 }
 _UNKNOWN = "Not stated."
+_METHOD = [
+    "K. Yamamoto and K. Okusa, *AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio Representation",
+    "Learning*, [arXiv 2512.03637](https://arxiv.org/abs/2512.03637); an independent implementation.",
+]
 _MOST_LABELS = 50  # that are listed
 
 
@@ -57,42 +61,32 @@ def model_card(config: Any, num_parameters: int) -> str:
     }
     encoder, front_end = config.encoder, config.front_end
     stem = "an aliasing-aware patch embedding (AaPE)" if encoder["stem"] == "aape" else "a standard patch embedding"
-    lines = [
-        "---",
-        yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(),
-        "---",
-        "",
-        f"# An audio encoder of {num_parameters / 1e6:.1f} M parameters"
-        + (f" that tells {len(labels)} classes apart" if is_classifier else ""),
-        "",
-        f"A Vision Transformer over log-mel spectrograms with {stem}: {encoder['embed_dim']} wide,"
-        f" {encoder['depth']} blocks, {encoder['num_heads']} heads. Input: mono sound at {front_end['sample_rate']} Hz,"
-        f" {front_end['n_mels']} mel bins.",
-        "",
-        "## Use",
-        "",
-        *_code("python", _USE.get(architecture, _USE[""])),
-        "",
-        "or, with transformers:",
-        "",
-        *_code("python", _HUB_USE.format(auto=_AUTO.get(architecture, "AutoModel"), rate=front_end["sample_rate"])),
-    ]
+    classes = f" that tells {len(labels)} classes apart" if is_classifier else ""
+    hub_use = _HUB_USE.format(auto=_AUTO.get(architecture, "AutoModel"), rate=front_end["sample_rate"])
+    sections = {
+        f"# An audio encoder of {num_parameters / 1e6:.1f} M parameters{classes}": [
+            f"A Vision Transformer over log-mel spectrograms with {stem}: {encoder['embed_dim']} wide,"
+            f" {encoder['depth']} blocks, {encoder['num_heads']} heads. Input: mono sound at"
+            f" {front_end['sample_rate']} Hz, {front_end['n_mels']} mel bins."
+        ],
+        "## Use": [
+            *_code("python", _USE.get(architecture, _USE[""])),
+            *("", "or, with transformers:", ""),
+            *_code("python", hub_use),
+        ],
+    }
     if labels:
         kind = "several of them, or none, at a time" if config.problem_type == "multi_label_classification" else "one"
         more = f", and {len(labels) - _MOST_LABELS} more (config.json)" if len(labels) > _MOST_LABELS else ""
-        lines += ["", "## Classes", "", f"A sound has {kind}: {', '.join(map(str, labels[:_MOST_LABELS]))}{more}."]
-    lines += ["", "## Data", "", str(card.get("data") or _UNKNOWN)]
-    lines += ["", "## Licence", "", str(card.get("license") or _UNKNOWN)]
-    lines += ["", "## Recipe", "", *_recipe(config.training)]
-    lines += ["", "## Scores", "", *_scores(card.get("scores") or [])]
-    lines += [
-        "",
-        "## Method",
-        "",
-        "K. Yamamoto and K. Okusa, *AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio Representation",
-        "Learning*, [arXiv 2512.03637](https://arxiv.org/abs/2512.03637); an independent implementation.",
-        "",
-    ]
+        sections["## Classes"] = [f"A sound has {kind}: {', '.join(map(str, labels[:_MOST_LABELS]))}{more}."]
+    sections["## Data"] = [str(card.get("data") or _UNKNOWN)]
+    sections["## Licence"] = [str(card.get("license") or _UNKNOWN)]
+    sections["## Recipe"] = _recipe(config.training)
+    sections["## Scores"] = _scores(card.get("scores") or [])
+    sections["## Method"] = _METHOD
+    lines = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
+    for title, text in sections.items():
+        lines += [title, "", *text, ""]
     return "\n".join(lines)
 
 

@@ -62,7 +62,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
 
         Args:
             input_values: standardised log-mel (B, T, F), as `AaPEFeatureExtractor` makes it, or (B, 1, F, T).
-            attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
+            attention_mask: which frames are valid (B, T), the first ones; None for all.
 
         Returns:
             Tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for those of padding;
@@ -139,16 +139,15 @@ class AaPEPreTrainedModel(PreTrainedModel):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         has_card = api.file_exists(repo_id, "README.md", revision=revision)
+        options: dict[str, Any] = {
+            "commit_message": commit_message or f"Upload {type(self).__name__}",
+            "commit_description": commit_description,
+            "ignore_patterns": ["README.md"] if has_card else None,
+        }
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **save_options)
             commit = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message or f"Upload {type(self).__name__}",
-                commit_description=commit_description,
-                revision=revision,
-                create_pr=create_pr,
-                ignore_patterns=["README.md"] if has_card else None,
+                repo_id=repo_id, folder_path=folder, revision=revision, create_pr=create_pr, **options
             )
         return str(commit)
 
@@ -195,53 +194,8 @@ def _uninitialised(module: nn.Module, recurse: bool = True) -> dict[str, Any]:
     return {name: tensor for name, tensor in tensors if not getattr(tensor, "_is_hf_initialized", False)}
 
 
-class AaPEModel(AaPEPreTrainedModel):
-    """The encoder."""
-
-    _keys_to_ignore_on_load_unexpected = (r"^(head|teacher|predictor|projection)\.",)
-
-    def __init__(self, config: AaPEConfig) -> None:
-        super().__init__(config)
-        self.post_init()
-
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Any, ...]:
-        """Encode spectrograms.
-
-        Args:
-            input_values: see `encode`.
-            attention_mask: see `encode`.
-            output_attentions: not available.
-            output_hidden_states: not available.
-            return_dict: False for a tuple.
-
-        Returns:
-            `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency; `pooler_output`
-            (B, 2D), class token and mean patch token.
-
-        Raises:
-            ValueError: another shape, a clip without frames, or something is asked for that is not available.
-        """
-        self._check_outputs(output_attentions, output_hidden_states)
-        tokens, pooled = self.encode(input_values, attention_mask)
-        return self._as_asked(BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled), return_dict)
-
-
-class AaPEForAudioClassification(AaPEPreTrainedModel):
-    """The encoder, and LayerNorm and a linear layer on its class token (method 8)."""
-
-    _keys_to_ignore_on_load_unexpected = (r"^(teacher|predictor|projection)\.",)
-
-    def __init__(self, config: AaPEConfig) -> None:
-        super().__init__(config)
-        self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
-        self.post_init()
+class _EncoderUser(AaPEPreTrainedModel):
+    """The call that the models for use share."""
 
     def forward(
         self,
@@ -251,35 +205,67 @@ class AaPEForAudioClassification(AaPEPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple[Any, ...]:
-        """Classify spectrograms.
+    ) -> Any:
+        """Encode or classify spectrograms.
 
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
-            labels: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary cross-entropy.
+            labels: of a classifier only: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary
+                cross-entropy.
             output_attentions: not available.
             output_hidden_states: not available.
             return_dict: False for a tuple.
 
         Returns:
-            `logits` (B, C), and `loss` where labels are given.
+            Of an encoder `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency, and
+            `pooler_output` (B, 2D), class token and mean patch token; of a classifier `logits` (B, C), and `loss` where
+            labels are given.
 
         Raises:
             ValueError: another shape, a clip without frames, or something is asked for that is not available.
         """
         self._check_outputs(output_attentions, output_hidden_states)
+        return self._as_asked(self._outputs(input_values, attention_mask, labels), return_dict)
+
+    def _outputs(self, input_values: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> ModelOutput:
+        raise NotImplementedError
+
+
+class AaPEModel(_EncoderUser):
+    """The encoder."""
+
+    _keys_to_ignore_on_load_unexpected = (r"^(head|teacher|predictor|projection)\.",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self.post_init()
+
+    def _outputs(self, input_values: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> ModelOutput:
+        if labels is not None:
+            raise ValueError("labels: an encoder has no classes; load it with AutoModelForAudioClassification")
+        tokens, pooled = self.encode(input_values, attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
+
+
+class AaPEForAudioClassification(_EncoderUser):
+    """The encoder, and LayerNorm and a linear layer on its class token (method 8)."""
+
+    _keys_to_ignore_on_load_unexpected = (r"^(teacher|predictor|projection)\.",)
+
+    def __init__(self, config: AaPEConfig) -> None:
+        super().__init__(config)
+        self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
+        self.post_init()
+
+    def _outputs(self, input_values: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> ModelOutput:
         logits = self.head(self.encode(input_values, attention_mask)[0])
         loss = None
-        if labels is not None:
-            is_multi_label = labels.ndim == 2
-            criterion = (
-                nn.functional.binary_cross_entropy_with_logits if is_multi_label else nn.functional.cross_entropy
-            )
-            loss = criterion(logits, labels.to(logits.dtype) if is_multi_label else labels)
-        return self._as_asked(SequenceClassifierOutput(loss=loss, logits=logits), return_dict)
+        if labels is not None and labels.ndim == 2:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        elif labels is not None:
+            loss = nn.functional.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _fresh_part(self, name: str) -> nn.Module | None:
-        if name != "head":
-            return None
-        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels)
+        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels) if name == "head" else None

@@ -107,15 +107,7 @@ def _stems(name: str, start: float, end: float) -> list[str]:
     return [f"{prefix}{name}{ending}" for ending in endings for prefix in ("", "Y")]
 
 
-_FINETUNING = {
-    "batch": 128, "num_frames": 1008, "optim.learning_rate": 5e-5, "optim.layer_decay": 0.70, "optim.ema": 0.995,
-    "augment.mixup": 0.8, "augment.spec_augment": 0.2,
-}  # fmt: skip
-AS20K = Corpus(
-    "AudioSet-20K", partial(read, train_lists=("balanced_train_segments.csv",)), {"steps": 40_000, **_FINETUNING}
-)
+AS20K = Corpus("AudioSet-20K", partial(read, train_lists=("balanced_train_segments.csv",)))
 AS2M = Corpus(
-    "AudioSet-2M",
-    partial(read, train_lists=("balanced_train_segments.csv", "unbalanced_train_segments.csv")),
-    {"steps": 300_000, "balanced_draws": 200_000, **_FINETUNING},
+    "AudioSet-2M", partial(read, train_lists=("balanced_train_segments.csv", "unbalanced_train_segments.csv"))
 )

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aape.data.clips import Clip
 from aape.data.labelled import LabelledSet, label_clips
@@ -22,14 +21,10 @@ class Corpus:
     Attributes:
         title: its name.
         read: reads its folder.
-        finetuning: what method 8 sets for it, by option of `aape finetune`.
-        probing: what method 9 sets for it, by option of `aape probe`.
     """
 
     title: str
     read: Callable[[Path], LabelledSet]
-    finetuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    probing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def require(root: Path, title: str, *names: str) -> None:
