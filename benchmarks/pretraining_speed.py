@@ -21,13 +21,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from aape.commands.pretrain import PretrainConfig
+from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.data.clips import clip_seconds, load_clip, read_manifest
 from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
-from aape.pretraining.run import build_trainer
 from aape.pretraining.teacher_student import TeacherStudent
 from measuring import TURNS, write
 from stem_speed import BFLOAT16_PEAK, COUNTED, DEVICE, attention_operations, sblu_operations
@@ -122,8 +121,8 @@ def main() -> None:
             crop_seconds=seconds, masking=MaskingConfig(num_views=options.views), log_every=10_000,
             save_every=10_000,
         )  # fmt: skip
-        trainer, _ = build_trainer(config)
-        draws, size = trainer.train_dataset, options.clips * options.batches
+        run = Pretraining(config)
+        draws, size = run.draws, options.clips * options.batches
         order = draws.epoch_order(0).tolist()
 
         places = [
@@ -152,7 +151,7 @@ def main() -> None:
         results["loader_clips_per_second"] = {str(workers): load(workers) for workers in options.workers}
         results["first_batch_seconds"] = first_batches(clips, options.clips, options.turns)
         print({key: value for key, value in results.items() if "second" in key}, flush=True)
-        results |= _steps(trainer, options.turns)
+        results |= _steps(run, options.turns)
     if DEVICE == "cuda":
         peak = next((peak for name, peak in BFLOAT16_PEAK.items() if name in torch.cuda.get_device_name()), None)
         rate = results["step_clips_per_second"]
@@ -161,35 +160,25 @@ def main() -> None:
     write(f"pretraining_{'gpu' if DEVICE == 'cuda' else 'cpu'}", results)
 
 
-def _steps(trainer: Any, turns: int) -> dict[str, float]:
-    """Time the bare step, the Trainer's step with guards and logs, and the Trainer with its loader, turn by turn."""
-    from accelerate.utils import send_to_device
-
-    args = trainer.args
-    batch = next(iter(trainer.get_train_dataloader()))
-    trainer.create_optimizer_and_scheduler(1000)
-    trainer.current_gradient_accumulation_steps = 1
-    model = trainer.model.to(args.device)
-    inputs = {key: value for key, value in send_to_device(batch, args.device).items() if key not in ("bad", "clip")}
+def _steps(run: Pretraining, turns: int) -> dict[str, float]:
+    """Time the bare step, and the loop's with guards and logs, turn by turn."""
+    loop, batch = run.loop, next(next(run.batches()))
+    parameters = [parameter for parameter in run.method.parameters() if parameter.requires_grad]
+    optimizer: Any = loop.optimizer
+    loop.progress = loop.on_log = lambda *_: None
 
     def bare() -> None:
-        with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
-            loss = model(**inputs)["loss"]
+        with loop.autocast():
+            loss = run.forward(0, batch).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 4.0)
-        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        torch.nn.utils.clip_grad_norm_(parameters, 4.0)
         optimizer.found_inf = None
         optimizer.step()
-        model.zero_grad()
-        model.method.update_teacher(0.999)
+        optimizer.zero_grad()
+        run.method.update_teacher(0.999)
 
     def guarded() -> None:
-        trainer.training_step(model, dict(batch), None)
-        trainer._clip_grad_norm(model)
-        trainer.optimizer.step()
-        model.zero_grad()
-        model.method.update_teacher(0.999, trainer.found_inf)
-        trainer.settle(leave=1)
+        loop.train([[batch]])  # one step
 
     times: dict[str, list[float]] = {"bare": [], "guarded": []}
     for _ in range(turns + 1):

@@ -38,7 +38,7 @@ from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
 from aape.models.stats import read_stats
-from aape.runs.checkpoints import publish
+from aape.runs.checkpoints import MANIFEST_NAME, publish
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn",
              "socket.connect", "ctypes.dlopen", "pickle.find_class", "os.symlink", "os.link")  # fmt: skip
@@ -300,7 +300,7 @@ def resume_attacks(folder: Path) -> dict[str, Attack]:
                 file.write(f"evil: !!python/object/apply:os.system ['touch {canary}']\n")
         else:
             (out / "checkpoint-1" / name).write_bytes(pickle.dumps(Bomb(canary)))
-            shutil.copytree(out / "checkpoint-1", out / "hostile")
+            shutil.copytree(out / "checkpoint-1", out / "hostile", ignore=shutil.ignore_patterns(MANIFEST_NAME))
             publish(out / "hostile", out / "checkpoint-1")  # a manifest that agrees
         command = [*options(out), "--resume", "--debug"]  # with it errors come out as they are
         attacks[f"resume: {name}"] = lambda command=command: cli.main(command)

@@ -8,6 +8,7 @@ from aape.data.demo import AUDIO
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, of its compiler
 def test_a_compiled_run_compiles_once(tmp_path):
     """A recompilation in every step would cost minutes each, and nobody would know why."""
     from torch._dynamo.utils import counters

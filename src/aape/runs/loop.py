@@ -129,18 +129,18 @@ class Loop:
             DataError: too many clips cannot be read.
             CheckpointError: a checkpoint cannot be written.
         """
-        steps, num_ranks = iter(batches), self.accelerator.num_processes
+        num_ranks = self.accelerator.num_processes
         parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         optimizer: Any = self.optimizer
         with self.stop.caught():
-            while self.step < self.num_steps and not self.is_stopping:
+            for step, passes in zip(range(self.step, self.num_steps), batches, strict=False):
                 for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
-                    group["lr"] = peak * self.rate(self.step)
+                    group["lr"] = peak * self.rate(step)
                 is_bad = torch.zeros((), dtype=torch.bool, device=self.accelerator.device)
                 clips: list[str] = []
-                for batch in next(steps):
+                for batch in passes:
                     with self.autocast():
-                        part = self.forward(self.step, batch)
+                        part = self.forward(step, batch)
                     (part.weight * part.loss).backward()
                     is_bad |= ~torch.isfinite(part.loss.detach())
                     self.measured.add(part.measured, part.weight, num_clips=len(part.clips))
@@ -150,13 +150,15 @@ class Loop:
                 self.measured.add({"grad_norm": norm}, 1 / num_ranks)
                 # A bad step is left out on the device, as gradient scaling does; the host reads the flag a step later
                 is_bad = is_bad | ~torch.isfinite(norm)
-                is_skipped = self.flags.raise_(is_bad, self.stop.is_set, about=(self.step, clips))
+                is_skipped = self.flags.raise_(is_bad, self.stop.is_set, about=(step, clips))
                 optimizer.found_inf = is_skipped
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-                self.after_step(self.step, is_skipped)
-                self.step += 1
+                self.after_step(step, is_skipped)
+                self.step = step + 1
                 self._periodic()
+                if self.is_stopping:
+                    break
         return self.step == self.num_steps
 
     def _periodic(self) -> None:
