@@ -34,6 +34,8 @@ def test_the_list_names_each_with_its_verb_and_what_it_is(capsys):
     for line, (name, recipe) in zip(lines, shipped_recipes().items(), strict=True):
         assert re.fullmatch(rf"{re.escape(name)} +{recipe.verb} +\S.{{10,}}", line)
         assert recipe.verb in RUNS
+    assert cli.main(["recipes", "paper"]) == 0
+    assert capsys.readouterr().out.splitlines() == [line for line in lines if line.startswith("paper/")]
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

@@ -144,6 +144,7 @@ def build_parser(verb: str, config_class: type) -> argparse.ArgumentParser:
     options = option_table(config_class).values()
     needed = [option.metavar if option.positional else f"{option.flag} {option.metavar}"
               for option in options if option.is_required]  # fmt: skip
+    needed += [f"[{option.metavar}]" for option in options if option.positional and not option.is_required]
     parser = argparse.ArgumentParser(
         prog=f"aape {verb}".strip(),
         usage=" ".join(["aape", verb, *needed, "[--config RECIPE] [options]"]),

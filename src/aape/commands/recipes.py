@@ -21,7 +21,7 @@ class RecipesConfig:
     """`aape recipes`: list the recipes, or print one as YAML with every option, to save and edit.
 
     Args:
-        name: the recipe to print, a name or a path.
+        name: the recipe to print, a name or a path; or a folder of the list, such as paper.
     """
 
     name: str | None = field(default=None, metadata={"positional": True})
@@ -33,10 +33,11 @@ def recipes(config: RecipesConfig) -> None:
     Raises:
         ConfigError: there is no such recipe, or it does not say which verb it is for.
     """
-    if config.name is not None:
+    folder = "" if config.name is None else f"{config.name.rstrip('/')}/"
+    shown = {name: recipe for name, recipe in shipped_recipes().items() if name.startswith(folder)}
+    if config.name is not None and (config.name in shipped_recipes() or not shown):
         print(as_yaml(find_recipe(config.name)), end="")
         return
-    shown = shipped_recipes()
     width = max(map(len, shown))
     for name, recipe in shown.items():
         print(f"{name:<{width}}  {recipe.verb:<8}  {recipe.about}")

@@ -1,4 +1,4 @@
-"""Aliasing-aware patch embedding: the standard token, and beside it what its stride would fold (Figure 3; method 5)."""
+"""Aliasing-aware patch embedding (Figure 3; docs/method.md 5): a standard token, and what its stride would fold."""
 
 from __future__ import annotations
 
@@ -36,16 +36,15 @@ class AaPE(Stem):
         sblu_dim: Z, SBLU outputs per frequency patch.
         mask_context: zero the hidden patches, per view, before the high-pass, so that nothing of them leaks.
         lambda_shape: (width, depth, heads) of the Lambda Encoder.
-        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame; ln 2 is a raw
-            decay of 0, and near 0 the windows are as long as the taps allow.
+        decay_start: decay of all kernels above its lower bound at the start, in nepers per frame; ln 2 is a raw decay
+            of 0, and near 0 the windows are as long as the taps allow.
         device: where the parameters are made.
         dtype: of the parameters.
         timm_options: see `PatchEmbed`.
 
     Raises:
-        TypeError: an option that timm does not pass.
         ValueError: another phase, an even number of taps, a stride that does not divide the patch, a decay that is not
-            positive, or as `PatchEmbed`.
+            positive; and as `PatchEmbed`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where SBLU's kernels come from: predicted for each token (adaptive), or learned per frequency patch (method 4)."""
+"""Where SBLU's kernels come from (docs/method.md 4): predicted for each token, or learned per frequency patch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The standard stem: one linear map per patch, and its position (method 4). And what every stem promises to timm."""
+"""The standard stem: one linear map per patch, and its position (docs/method.md 4). And what a stem promises timm."""
 
 from __future__ import annotations
 
@@ -43,11 +43,7 @@ class Stem(nn.Module):
         return self.grid_size[0], -(-img_size[1] // self.patch_size[1])
 
     def pad(self, spectrogram: Tensor) -> Tensor:
-        """Zero-pad time to the next multiple of the patch, at least one patch.
-
-        Raises:
-            ValueError: if the spectrogram is not (B, 1, F, T) with this stem's F and T >= 1.
-        """
+        """Zero-pad time to the next multiple of the patch; ValueError if it is not (B, 1, F, T) with this stem's F."""
         if spectrogram.ndim != 4 or spectrogram.shape[1:3] != (1, self.img_size[0]) or not spectrogram.shape[-1]:
             raise ValueError(
                 f"expected a spectrogram (B, 1, {self.img_size[0]}, T), T >= 1, got {tuple(spectrogram.shape)}"

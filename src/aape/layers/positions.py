@@ -1,4 +1,4 @@
-"""Two-dimensional positions of spectrogram patches, token order n = f Nt + t."""
+"""Two-dimensional positions of spectrogram patches, token order n = f Nt + t (docs/method.md 4 and 6)."""
 
 from __future__ import annotations
 

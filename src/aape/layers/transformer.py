@@ -1,4 +1,4 @@
-"""Pre-norm Transformer blocks: self-attention for encoders, cross-attention for the predictor."""
+"""Pre-norm Transformer blocks (docs/method.md 6 and 7): self-attention for encoders, cross-attention for predictors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NORM_EPS = 1e-6
-
-
-class Mlp(nn.Sequential):
-    """Linear, GELU, Linear: (..., D) -> (..., D)."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
 
 class SelfAttention(nn.Module):
@@ -27,8 +20,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within (..., N, D)."""
-        q, k, v = _split_heads(self.qkv(x), self.num_heads, 3)
-        return self.proj(_merge_heads(_attention(q, k, v)))
+        return self.proj(_attend(*_split_heads(self.qkv(x), self.num_heads, 3)))
 
 
 class CrossAttention(nn.Module):
@@ -45,15 +37,11 @@ class CrossAttention(nn.Module):
         """Read the context (B, V, D) from the queries (B, Q, width)."""
         (q,) = _split_heads(self.q(x), self.num_heads, 1)
         k, v = _split_heads(self.kv(context), self.num_heads, 2)
-        return self.proj(_merge_heads(_attention(q, k, v)))
+        return self.proj(_attend(q, k, v))
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for whole clips, in training, and makes up for it in the others.
-
-    Args:
-        rate: share of the clips.
-    """
+    """Leaves a residual branch out for a share of the clips, in training, and makes up for it in the others."""
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
@@ -75,7 +63,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
         self.attn = SelfAttention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = _mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath()
 
     def attend(self, x: Tensor) -> Tensor:
@@ -100,7 +88,7 @@ class CrossBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
         self.attn = CrossAttention(width, context_dim, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.mlp = _mlp(width, int(width * mlp_ratio))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Update queries (B, Q, width) from a context (B, V, D)."""
@@ -116,21 +104,21 @@ def init_transformer_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention (..., heads, N, D / heads)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        # The CPU's fused backward takes ten times as long in bfloat16 as in float32 (torch 2.13).
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v)
+def _mlp(dim: int, hidden_dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, dim))
 
 
 def _split_heads(x: Tensor, num_heads: int, parts: int) -> tuple[Tensor, ...]:
     """(..., N, parts * D) -> `parts` tensors (..., heads, N, D / heads)."""
-    x = x.unflatten(-1, (parts, num_heads, -1)).movedim(-3, 0).transpose(-2, -3)
-    return x.unbind(0)
+    return x.unflatten(-1, (parts, num_heads, -1)).movedim(-3, 0).transpose(-2, -3).unbind(0)
 
 
-def _merge_heads(x: Tensor) -> Tensor:
-    """(..., heads, N, D / heads) -> (..., N, D)."""
-    return x.transpose(-2, -3).flatten(-2)
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention of heads (..., heads, N, D / heads), which are merged: (..., N, D)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # The CPU's fused backward takes ten times as long in bfloat16 as in float32 (torch 2.13).
+        with torch.autocast("cpu", enabled=False):
+            out = F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v)
+    return out.transpose(-2, -3).flatten(-2)

@@ -1,4 +1,4 @@
-"""One Vision Transformer over spectrogram patches, for pre-training, fine-tuning and inference (method 6)."""
+"""The Vision Transformer over spectrogram patches, in training and in use (docs/method.md 6)."""
 
 from __future__ import annotations
 

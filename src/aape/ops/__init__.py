@@ -1,4 +1,4 @@
-"""The signal processing of Figure 3 (SBLU: Eq. 2 to 4). Each operator has a definition, and faster forms of it."""
+"""The signal processing of Figure 3 (SBLU is Eq. 2 to 4). Each operator has a definition, and faster forms of it."""
 
 from aape.ops.high_pass import high_pass
 from aape.ops.mix_norm_decimate import mix_norm_decimate

@@ -1,4 +1,4 @@
-"""The zero-phase high-pass in front of SBLU (Figure 3; method 5): what a patch cannot represent, and nothing else."""
+"""The zero-phase high-pass in front of SBLU (Figure 3; docs/method.md 5): what a patch cannot represent, no more."""
 
 from __future__ import annotations
 

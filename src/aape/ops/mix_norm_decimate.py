@@ -1,4 +1,4 @@
-"""C, GroupNorm and the depthwise time convolution behind SBLU, as one map (Figure 3; method 5).
+"""C, GroupNorm and the depthwise time convolution behind SBLU, as one map (Figure 3; docs/method.md 5).
 
 All of it is linear but for the statistics of the norm. So C, the affine norm and the convolution act as one map
 (Q H -> Z) per frequency patch, and the statistics of y = C m come from the moments of m: y itself, (B, Nf Z, T), is
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from aape.ops.switches import use_reference
 
 BLOCK = 64  # patches per matrix product
+Map = Callable[[Tensor], Tensor]
 
 
 def mix_norm_decimate(
@@ -42,7 +43,7 @@ def mix_norm_decimate(
         norm_bias: likewise.
         taps: weight of the depthwise convolution with kernel and stride Q (Nf Z, 1, Q).
         num_freq: Nf.
-        in_order: says that the patches of a view are all Nf Nt in order, f first, which is quicker.
+        in_order: says that the patches of each view are all there are, in the order of tokens, which is quicker.
         eps: of GroupNorm.
 
     Returns:
@@ -66,7 +67,7 @@ def mix_norm_decimate(
             z = mix_norm_decimate_reference(views, f, *per_patch, eps=eps)
         else:
             z = _fold(views, f, *per_patch, eps=eps, in_order=in_order)
-        return z.view(*m.shape[:-2], -1)
+        return z.view(*m.shape[:-2], width // num_freq)
 
 
 def mix_norm_decimate_reference(
@@ -127,7 +128,7 @@ def _fold(
     return (mapped + constant[group]) * rstd[group] + (shift * tap_sum)[f]
 
 
-def _by_transposing(num_freq: int, num_time: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Any]:
+def _by_transposing(num_freq: int, num_time: int) -> tuple[Map, Map, Any]:
     """Bring together the patches of each frequency patch where all are in order; returns as `_by_blocks`."""
 
     def together(values: Tensor) -> Tensor:
@@ -139,17 +140,11 @@ def _by_transposing(num_freq: int, num_time: int) -> tuple[Callable[[Tensor], Te
     return together, back, slice(None)
 
 
-def _by_blocks(f: Tensor, num_freq: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Any]:
+def _by_blocks(f: Tensor, num_freq: int) -> tuple[Map, Map, Any]:
     """Bring together the patches of each frequency patch in blocks, each one matrix product.
 
-    How many blocks there are follows from the number of patches alone: nothing has to be read back from the device.
-
-    Args:
-        f: frequency patch of each patch.
-        num_freq: Nf.
-
-    Returns:
-        A map (patches, X) -> (blocks, 64, X), its inverse, and the frequency patch of each block.
+    Returns a map (patches, X) -> (blocks, 64, X), its inverse, and f of each block. How many blocks there are follows
+    from the number of patches alone: nothing has to be read back from the device.
     """
     counts = torch.zeros(num_freq, dtype=f.dtype, device=f.device).scatter_add(0, f, torch.ones_like(f))
     blocks = (counts + BLOCK - 1) // BLOCK

@@ -1,4 +1,4 @@
-"""SBLU, the Structured Bilateral Laplace Unit: magnitudes of a bank of damped sinusoids (Eq. 2 to 4, method 3).
+"""SBLU, Structured Bilateral Laplace Unit: magnitudes of a bank of damped sinusoids (Eq. 2 to 4; docs/method.md 3).
 
 The public functions, and the operator that PyTorch dispatches: `sblu.c` on a CPU where it could be compiled, Triton on
 a CUDA device, plain PyTorch elsewhere. `sblu_reference.py` is the definition of all of them, README.md derives them.

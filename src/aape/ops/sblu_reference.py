@@ -1,4 +1,4 @@
-"""SBLU as the paper writes it (Eq. 2 to 4; method 3): the judge of every faster form, and no more."""
+"""SBLU as the paper writes it (Eq. 2 to 4; docs/method.md 3): the judge of every faster form, and no more."""
 
 from __future__ import annotations
 
