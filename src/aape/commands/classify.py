@@ -1,4 +1,4 @@
-"""`aape classify`: names for what is heard in sound files."""
+"""`aape classify`: labels for sound files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """`aape classify`: sound files in, names of what is heard in them out.
+    """`aape classify`: sound files in, their labels out.
 
     Args:
         inputs: sound files, and folders of them.

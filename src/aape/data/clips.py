@@ -85,12 +85,12 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     files: list[str] = []
     for item in inputs:
         entry = os.fspath(item)
-        found: list[str] = []
+        inner: list[str] = []
         if os.path.isdir(entry):
             closed: list[OSError] = []
-            found = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)]
-            found += sorted(error.filename for error in closed)
-        files.extend(found or [entry])
+            inner = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)]
+            inner += sorted(error.filename for error in closed)
+        files.extend(inner or [entry])
     return files
 
 
@@ -197,7 +197,7 @@ def _walk(folder: Path, extensions: tuple[str, ...], on_error: Callable[[OSError
     `on_error` is told of folders that cannot be read; os.walk would leave them out without a word.
     """
     seen = set()
-    found = []
+    paths: list[Path] = []
     for root, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
         status = os.stat(root)
         if (status.st_dev, status.st_ino) in seen:  # a link back up would never end
@@ -205,8 +205,8 @@ def _walk(folder: Path, extensions: tuple[str, ...], on_error: Callable[[OSError
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(root, name) for name in files if _has_extension(name, extensions)]
-    yield from sorted(found)
+        paths += [Path(root, name) for name in files if _has_extension(name, extensions)]
+    yield from sorted(paths)
 
 
 def _has_extension(name: str, extensions: tuple[str, ...]) -> bool:

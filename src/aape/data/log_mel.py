@@ -218,25 +218,25 @@ def measure_statistics(
     return Statistics(mean, math.sqrt(variance), len(clips) - len(bad), num_frames, bad)
 
 
-def time_statistics(spectrogram: Tensor, is_counted: Tensor | None = None) -> Tensor:
+def time_statistics(spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
     """Return mean, standard deviation, maximum and standard deviation of the frame-to-frame difference of every bin.
 
     Args:
         spectrogram: (..., F, T). With a single frame there is no difference, and its standard deviation is 0.
-        is_counted: the frames that are the clip's own (..., T), the first ones; None for all.
+        valid: the frames that are not padding (..., T), the first ones; None for all.
 
     Returns:
         (..., 4F), all bins of one statistic after the other.
     """
-    own = torch.ones_like(spectrogram[..., 0, :]) if is_counted is None else is_counted.to(spectrogram.dtype)
-    own = own[..., None, :]  # (..., 1, T)
+    weight = torch.ones_like(spectrogram[..., 0, :]) if valid is None else valid.to(spectrogram.dtype)
+    weight = weight[..., None, :]  # (..., 1, T)
 
     def moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         size = weight.sum(-1, keepdim=True).clamp(min=1)
         mean = (weight * x).sum(-1, keepdim=True) / size
         return mean[..., 0], ((weight * (x - mean).square()).sum(-1, keepdim=True) / size).sqrt()[..., 0]
 
-    mean, spread = moments(spectrogram, own)
-    _, delta_spread = moments(spectrogram.diff(dim=-1), own[..., 1:])
-    largest = spectrogram.masked_fill(own == 0, float("-inf")).amax(-1)
+    mean, spread = moments(spectrogram, weight)
+    _, delta_spread = moments(spectrogram.diff(dim=-1), weight[..., 1:])
+    largest = spectrogram.masked_fill(weight == 0, float("-inf")).amax(-1)
     return torch.cat([mean, spread, largest, delta_spread], -1)

@@ -88,11 +88,11 @@ def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
     Names are UTF-8, stay within the shard and are all different, as `read_manifest` asks of them.
     """
     ending = FORMATS[kind][2]
-    own = [_inner_path(clip.name) for clip in clips]
-    plain = [str(path.with_suffix(ending)) for path in own]
+    paths = [_inner_path(clip.name) for clip in clips]
+    plain = [str(path.with_suffix(ending)) for path in paths]
     counts = Counter(plain)
     names: dict[str, None] = {}
-    for path, name in zip(own, plain, strict=True):
+    for path, name in zip(paths, plain, strict=True):
         numbered = (f"{path}.{number}{ending}" for number in itertools.count(2))
         choices = itertools.chain([name] * (counts[name] == 1), [f"{path}{ending}"], numbered)
         names[next(choice for choice in choices if choice not in names)] = None

@@ -29,15 +29,15 @@ class _Entry(tarfile.TarInfo):
         return entry
 
 
-def index_tar(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
-    """Return offset and size in bytes of the wanted files of a shard, by member name, in the shard's order.
+def index_tar(path: Path, selects: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
+    """Return offset and size in bytes of the files of a shard that are asked for, by member name, in the shard's order.
 
     Args:
         path: the shard.
-        is_wanted: tells by a member's base name.
+        selects: tells by a member's base name.
 
     Raises:
-        DataError: no plain tar, damaged, or a wanted member that is no plain file, lies elsewhere or is there twice.
+        DataError: no plain tar, damaged, or such a member that is no plain file, lies elsewhere or is there twice.
     """
     places: dict[str, tuple[int, int]] = {}
     if path.exists() and not path.is_file():  # a named pipe would never end
@@ -48,7 +48,7 @@ def index_tar(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, tuple[i
             for member in shard:
                 if member.size < 0 or member.offset_data < 0:
                     raise DataError(f"member {member.name!r} has {member.size} bytes")
-                if not is_wanted(posixpath.basename(member.name)) or member.isdir():
+                if not selects(posixpath.basename(member.name)) or member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
                     raise DataError(f"member {member.name!r} is not a plain file")

@@ -84,10 +84,8 @@ def model_card(config: Any, num_parameters: int) -> str:
     sections["## Recipe"] = _recipe(config.training)
     sections["## Scores"] = _scores(card.get("scores") or [])
     sections["## Method"] = _METHOD
-    lines = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
-    for title, text in sections.items():
-        lines += [title, "", *text, ""]
-    return "\n".join(lines)
+    header = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
+    return "\n".join(header + [line for title, text in sections.items() for line in (title, "", *text, "")])
 
 
 def _recipe(training: Mapping[str, Any]) -> list[str]:

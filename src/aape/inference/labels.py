@@ -17,11 +17,11 @@ Threshold: TypeAlias = float | Mapping[str, float] | None
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is heard in a stretch of sound.
+    """The labels of a piece of sound.
 
     Attributes:
-        start: of the stretch, in seconds.
-        end: of the stretch, in seconds.
+        start: of the piece, in seconds.
+        end: of the piece, in seconds.
         labels: names of the likeliest classes, best first.
         scores: their probabilities.
     """
@@ -34,10 +34,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification(Prediction):
-    """What is heard in a whole recording; probabilities are the mean over its windows, weighted by their length.
+    """The labels of a whole recording; probabilities are the mean over its segments, weighted by their length.
 
     Attributes:
-        windows: the same for each window: one, or consecutive ones of 6.08 s in recordings longer than 10.24 s.
+        windows: the same for each segment: one, or consecutive ones of 6.08 s in recordings longer than 10.24 s.
     """
 
     windows: list[Prediction]
@@ -66,28 +66,28 @@ def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) ->
 
 
 def summarise(
-    windows: Sequence[tuple[int, float, float, FloatArray]],
+    segments: Sequence[tuple[int, float, float, FloatArray]],
     labels: Sequence[str],
     *,
     top: int = 5,
     threshold: Threshold = None,
 ) -> Classification:
-    """Put the windows of one recording together.
+    """Put the segments of one recording together.
 
     Args:
-        windows: of each, in order, its weight, its start and end in seconds, and the probabilities (C,).
+        segments: of each, in order, its weight, its start and end in seconds, and the probabilities (C,).
         labels: names of the classes.
         top: how many labels to keep, at most.
         threshold: leave out labels with a lower score; one for all, or by label (others 0).
     """
-    weights, probabilities = [weight for weight, *_ in windows], [scores for *_, scores in windows]
+    weights, probabilities = [weight for weight, *_ in segments], [scores for *_, scores in segments]
     mean = np.average(probabilities, axis=0, weights=weights)
     parts = [
         Prediction(start, end, *_best(scores, labels, top, threshold))
-        for _, start, end, scores in windows
+        for _, start, end, scores in segments
         if start < end  # the others hold the loop of a short recording only
     ]
-    return Classification(0.0, windows[-1][2], *_best(mean, labels, top, threshold), parts)
+    return Classification(0.0, segments[-1][2], *_best(mean, labels, top, threshold), parts)
 
 
 def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:

@@ -200,7 +200,7 @@ class AudioModel:
         top: int = 5,
         threshold: Threshold = None,
     ) -> Classification | list[Classification]:
-        """Name what is heard in one sound, or in several.
+        """Label one sound, or several.
 
         Args:
             wav: as for `embed`.
@@ -231,7 +231,7 @@ class AudioModel:
         batch_size: int = BATCH_SIZE,
         progress: Progress | None = None,
     ) -> tuple[list[Classification], BadClips]:
-        """Name what is heard in each clip of a data set.
+        """Label each clip of a data set.
 
         Args:
             clips: what to read.

@@ -41,13 +41,13 @@ def read_sections(values: Mapping[str, Any], where: str) -> tuple[EncoderConfig,
     return encoder, front_end
 
 
-def read_front_end(given: Any, where: str) -> FrontEndConfig:
+def read_front_end(values: Any, where: str) -> FrontEndConfig:
     """Read a front end as `read_sections` does.
 
     Raises:
         CheckpointError: as there.
     """
-    front_end = _section(given, "front_end", FrontEndConfig, where)
+    front_end = _section(values, "front_end", FrontEndConfig, where)
     try:
         LogMel(**dataclasses.asdict(front_end))
     except ValueError as error:
@@ -81,25 +81,25 @@ def read_loop_to(values: Mapping[str, Any], where: str) -> float:
     return float(value)
 
 
-def _section(given: Any, key: str, section: type[SectionT], where: str) -> SectionT:
+def _section(values: Any, key: str, section: type[SectionT], where: str) -> SectionT:
     """Read one of our dataclasses; fields that a file does not name keep their defaults."""
-    if not isinstance(given, dict):
+    if not isinstance(values, dict):
         raise CheckpointError(
-            f"{where}: {key}: " + ("missing" if given is None else f"expected a mapping, got {given!r}")
+            f"{where}: {key}: " + ("missing" if values is None else f"expected a mapping, got {values!r}")
         )
     annotations = typing.get_type_hints(section)
-    for name, value in given.items():
+    for name, value in values.items():
         if name not in annotations:
             raise CheckpointError(f"{where}: {ConfigError.unknown_key(name, annotations, key)}")
         if not _fits(value, annotations[name]):
             choices = typing.get_args(annotations[name])
-            wanted = f"one of {', '.join(choices)}" if choices else annotations[name].__name__
-            raise CheckpointError(f"{where}: {key}.{name}: expected {wanted}, got {value!r}")
+            expected = f"one of {', '.join(choices)}" if choices else annotations[name].__name__
+            raise CheckpointError(f"{where}: {key}.{name}: expected {expected}, got {value!r}")
         if type(value) is int and annotations[name] is int and value <= 0:
             raise CheckpointError(f"{where}: {key}.{name}: must be above 0, got {value}")
         if name in _MOST and value > _MOST[name]:
             raise CheckpointError(f"{where}: {key}: {name} {value}, the most is {_MOST[name]}")
-    return section(**given)
+    return section(**values)
 
 
 def _fits(value: Any, annotation: Any) -> bool:

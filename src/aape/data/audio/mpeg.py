@@ -78,12 +78,12 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
         length, samples = _frame(data, position)
         length = length or _tag(data, position)
         if length == 0:
-            found = _find_frames(data, position + 1, _MOST_SEARCHED - searched)
-            if found is None:
+            following = _find_frames(data, position + 1, _MOST_SEARCHED - searched)
+            if following is None:
                 break
-            searched += found - position
-            num_foreign += found - position if num_frames else 0  # what comes before the sound is nobody's loss
-            position = found
+            searched += following - position
+            num_foreign += following - position if num_frames else 0  # what comes before the sound is nobody's loss
+            position = following
             continue
         position, num_known = position + length, num_known + length
         num_samples, num_frames = num_samples + samples, num_frames + (samples > 0)
@@ -116,8 +116,8 @@ def _find_index(file: IO[bytes]) -> tuple[int, bytes]:
     head = read_at(file, 0, 10)
     start = _id3_size(head) if head[:3] == b"ID3" and len(head) == 10 else 0
     frame = read_at(file, start, 64)
-    found = max(frame.find(b"Xing"), frame.find(b"Info"))
-    return start, frame[found:] if 0 < found <= len(frame) - 8 else b""
+    position = max(frame.find(b"Xing"), frame.find(b"Info"))
+    return start, frame[position:] if 0 < position <= len(frame) - 8 else b""
 
 
 def _tag(data: bytes, position: int) -> int:

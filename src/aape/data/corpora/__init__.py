@@ -59,9 +59,11 @@ def read_task(task: str, data: str | os.PathLike[str], **columns: Any) -> Labell
     if task == OWN:
         return read_own(data, **columns)
     corpus = _corpus(task)
-    given = [name for name, value in columns.items() if value and name != "label"]
-    if given:
-        raise ConfigError(f"--{given[0].replace('_', '-')} is for --task {OWN}: {corpus.title} brings its own protocol")
+    options = [name for name, value in columns.items() if value and name != "label"]
+    if options:
+        raise ConfigError(
+            f"--{options[0].replace('_', '-')} is for --task {OWN}: {corpus.title} brings its own protocol"
+        )
     return corpus.read(Path(data))
 
 

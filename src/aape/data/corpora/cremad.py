@@ -22,10 +22,10 @@ def read(root: Path) -> LabelledSet:
     require(root, "CREMA-D", "AudioWAV")
     files = {clip.name: clip.path for clip in read_manifest(root / "AudioWAV")}
     parts = {name: Path(name).stem.split("_") for name in files}
-    odd = [name for name, own in parts.items() if len(own) != 4]
-    if odd:
+    misnamed = [name for name, fields in parts.items() if len(fields) != 4]
+    if misnamed:
         raise DataError(
-            f"{root}: {len(odd)} of {len(files)} files are not named ACTOR_SENTENCE_EMOTION_LEVEL: {odd[0]}"
+            f"{root}: {len(misnamed)} of {len(files)} files are not named ACTOR_SENTENCE_EMOTION_LEVEL: {misnamed[0]}"
         )
     if (root / SPLIT_FILE).is_file():
         splits = _read_split(root / SPLIT_FILE)
@@ -36,8 +36,8 @@ def read(root: Path) -> LabelledSet:
         published = PUBLISHED
     else:
         published = {"clips": NUM_CLIPS, **PUBLISHED}
-        actors = split_actors(Counter(own[0] for own in parts.values()))
-        splits = {name: actors[own[0]] for name, own in parts.items()}
+        actors = split_actors(Counter(fields[0] for fields in parts.values()))
+        splits = {name: actors[fields[0]] for name, fields in parts.items()}
         warnings = [f"the split by actor is ours; with the paper's, put {SPLIT_FILE} (filename,split) beside AudioWAV"]
     clips = [Clip(path, name, label=(parts[name] + [""] * 3)[2], split=splits[name]) for name, path in files.items()]
     groups = [parts[name][0] for name in files]
@@ -49,9 +49,11 @@ def _read_split(path: Path) -> dict[str, str]:
     splits = {row["filename"]: row["split"] for row in rows}
     if len(splits) < len(rows):
         raise DataError(f"{path}: {len(rows) - len(splits)} of {len(rows)} rows name a file again")
-    odd = [split for split in splits.values() if split not in PUBLISHED]
-    if odd:
-        raise DataError(f"{path}: {len(odd)} of {len(rows)} splits are none of {', '.join(PUBLISHED)}: {odd[0]!r}")
+    unknown = [split for split in splits.values() if split not in PUBLISHED]
+    if unknown:
+        raise DataError(
+            f"{path}: {len(unknown)} of {len(rows)} splits are none of {', '.join(PUBLISHED)}: {unknown[0]!r}"
+        )
     return splits
 
 

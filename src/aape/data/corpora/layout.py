@@ -150,7 +150,7 @@ def _check_listed(title: str, root: Path, clips: Sequence[Clip], folds: set[str]
 def count_warnings(title: str, counts: Mapping[str, tuple[int, int]]) -> list[str]:
     """Say where the number of clips found differs from the published one."""
     return [
-        f"{title}: {found:,} clips found ({name}), {published:,} published"
-        for name, (found, published) in counts.items()
-        if found != published
+        f"{title}: {number:,} clips found ({name}), {published:,} published"
+        for name, (number, published) in counts.items()
+        if number != published
     ]

@@ -26,12 +26,12 @@ def read(root: Path) -> LabelledSet:
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: not the notes of NSynth, or not all of them ({error})") from error
         fields = ("instrument_family_str", "instrument_str")
-        own: dict[str, Any] = notes if isinstance(notes, dict) else {"": None}
-        odd = [key for key, note in own.items() if not (isinstance(note, dict) and note.keys() >= set(fields))]
-        if odd:
-            wanted = " and ".join(fields)
-            raise DataError(f"{path}: {len(odd)} of {len(own)} notes have no {wanted}: a file of another version?")
-        for key, note in own.items():
+        listed: dict[str, Any] = notes if isinstance(notes, dict) else {"": None}
+        bad = [key for key, note in listed.items() if not (isinstance(note, dict) and note.keys() >= set(fields))]
+        if bad:
+            number = f"{len(bad)} of {len(listed)} notes have no {' and '.join(fields)}"
+            raise DataError(f"{path}: {number}: a file of another version?")
+        for key, note in listed.items():
             name = f"nsynth-{split}/audio/{key}.wav"
             label = str(note["instrument_family_str"])
             clips.append(Clip(str(root / name), name, label=label, split=split))
