@@ -14,7 +14,7 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     scope: dict[str, object] = {}
     exec(code, scope)
     assert scope["vector"].shape == (384,)
-    assert scope["frames"].shape[1] == 1536
+    assert scope["stem"].num_patches == 304
 
 
 def test_links_lead_somewhere():
