@@ -55,7 +55,7 @@ class PretrainConfig:
         track: log to this service as well, which has to be installed.
         watch: recipe of `aape probe`: a labelled set to probe the encoder on while it trains.
         watch_every: steps between those probes.
-        stats: JSON file of `aape stats`; measured at the start where none is given.
+        stats: JSON file of `aape stats`; measured at the start without one.
         init: model to start from, a name or a saved folder.
         resume: go on from the last checkpoint in the run folder.
         device: where to run.
@@ -242,8 +242,8 @@ class Pretraining:
 
         config = self.config
         encoder = self.method.student if config.export == "student" else self.method.teacher
-        places = ("data", "out", "stats", "watch")  # on this machine
-        training = {key: value for key, value in dataclasses.asdict(config).items() if key not in places}
+        paths = ("data", "out", "stats", "watch")  # on this machine
+        training = {key: value for key, value in dataclasses.asdict(config).items() if key not in paths}
         training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
         loop_to = config.crop_seconds if config.loop_short_clips else 0.0
         save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from aape.pretraining.losses import contrastive_loss, masked_loss, teacher_targets, utterance_loss
-    from aape.pretraining.masking import inverse_block_mask, sample_queries
-    from aape.pretraining.teacher_student import TeacherStudent
-
-__all__ = [
-    "TeacherStudent",
-    "contrastive_loss",
-    "inverse_block_mask",
-    "masked_loss",
-    "sample_queries",
-    "teacher_targets",
-    "utterance_loss",
-]
+from typing import Any
 
 # Loaded when first used, so that `aape pretrain --help` does not wait for torch.
 _MODULES = {
     "TeacherStudent": "teacher_student",
-    "contrastive_loss": "losses",
-    "inverse_block_mask": "masking",
-    "masked_loss": "losses",
-    "sample_queries": "masking",
-    "teacher_targets": "losses",
-    "utterance_loss": "losses",
+    **dict.fromkeys(("contrastive_loss", "masked_loss", "teacher_targets", "utterance_loss"), "losses"),
+    **dict.fromkeys(("inverse_block_mask", "sample_queries"), "masking"),
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -72,11 +72,11 @@ class ClipDraws(Dataset[dict[str, Any]]):
         Raises:
             DataError: too many clips in a row cannot be read.
         """
-        epoch, place = divmod(draw, len(self.clips))
+        epoch, position = divmod(draw, len(self.clips))
         order = self.epoch_order(epoch)
         bad: list[tuple[str, str]] = []
         for shift in range(min(MAX_REPLACEMENTS, len(self.clips))):
-            index = int(order[(place + shift) % len(self.clips)])
+            index = int(order[(position + shift) % len(self.clips)])
             generator = torch.Generator().manual_seed(_seed(self.seed, epoch, index))
             try:
                 wave = self._crop(self.clips[index], generator)
@@ -192,8 +192,8 @@ def load_steps(
 def draw_prefix(seed: int, step: int, min_prefix: int, num_time: int) -> int:
     """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and passes."""
     generator = torch.Generator().manual_seed(_seed(seed, -1 - step))
-    place = torch.rand((), generator=generator, dtype=torch.float64).item()
-    return min(num_time, int(min_prefix * ((num_time + 1) / min_prefix) ** place))
+    share = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return min(num_time, int(min_prefix * ((num_time + 1) / min_prefix) ** share))
 
 
 def crop_spectrograms(

@@ -131,10 +131,10 @@ def read_checkpoint(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, 
     refuse_old(folder)
     if not (folder / STATE_NAME).exists():
         raise _of_another_version(folder, f"no {STATE_NAME}")
-    own = folder / f"rank-{rank}.safetensors"
+    of_rank = folder / f"rank-{rank}.safetensors"
     with described(folder):
         state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-        return state, load_file(folder / TENSORS_NAME), load_file(own) if own.exists() else None
+        return state, load_file(folder / TENSORS_NAME), load_file(of_rank) if of_rank.exists() else None
 
 
 def refuse_old(folder: Path) -> None:
@@ -164,8 +164,7 @@ def described(checkpoint: Path) -> Iterator[None]:
 
 def list_checkpoints(out: str | os.PathLike[str]) -> list[Path]:
     """List the checkpoint folders of a run, oldest first, intact or not."""
-    found = [path for path in Path(out).glob("checkpoint-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=step_of)
+    return sorted((path for path in Path(out).glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

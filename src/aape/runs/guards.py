@@ -100,7 +100,7 @@ def ignore_sigterm(worker: int) -> None:
 
 
 class BadFiles:
-    """The clips that cannot be read: each is told once, and too many of them end the run.
+    """The clips that cannot be read: each is listed once, and too many of them end the run.
 
     Args:
         num_clips: clips of the corpus.
@@ -157,7 +157,7 @@ class BadFiles:
         self.reasons |= {record["file"]: record["reason"] for record in listed if record["step"] <= step}
 
     def tell(self) -> None:
-        """Print a line on standard error for each that was not told yet, and a count where there are many."""
+        """Print a line on standard error for each new one, and a count where there are many."""
         untold = list(self.reasons.items())[self._num_told :]
         most = max(0, self.MOST_TOLD - self._num_told)
         for name, reason in untold[:most]:

@@ -233,14 +233,14 @@ class Loop:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
-            state, tensors, own = checkpoints.read_checkpoint(checkpoint, self.accelerator.process_index)
+            state, tensors, of_rank = checkpoints.read_checkpoint(checkpoint, self.accelerator.process_index)
             with checkpoints.described(checkpoint):
                 self.step, self.num_skipped_in_row = state["step"], state["num_skipped_in_row"]
                 self.extra.clear()
                 self.extra.update(state["extra"])
                 self._load_tensors(tensors)
-                if own is not None:  # this rank was there before
-                    self._load_rank_tensors(own)
+                if of_rank is not None:  # this rank was there before
+                    self._load_rank_tensors(of_rank)
         if self.bad is not None:
             self.bad.restore(self.step)
         if self.accelerator.is_main_process:
@@ -262,32 +262,25 @@ class Loop:
         return tensors
 
     def _load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        moments: dict[int, dict[str, Tensor]] = {}
-        parts: dict[str, dict[str, Tensor]] = {name: {} for name in self.modules}
-        for name, tensor in tensors.items():
-            part, _, key = name.partition(".")
-            if part == "optimizer":
-                index, _, key = key.partition(".")
-                moments.setdefault(int(index), {})[key] = tensor
-            else:
-                parts[part][key] = tensor
         for name, module in self.modules.items():
-            module.load_state_dict(parts[name])
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            module.load_state_dict(_section(tensors, name))
+        moments = _section(tensors, "optimizer")
+        indices = sorted({int(name.partition(".")[0]) for name in moments})
+        state = {index: _section(moments, str(index)) for index in indices}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def _rank_tensors(self) -> dict[str, Tensor]:
         """What differs from rank to rank: random states, and sums that were not logged yet."""
-        random = {"random.cpu": torch.get_rng_state()}
-        if self.accelerator.device.type in ("cuda", "mps"):
-            random["random.device"] = getattr(torch, self.accelerator.device.type).get_rng_state()
-        return random | self.measured.state()
+        states = {"random.cpu": torch.get_rng_state()}
+        if (kind := self.accelerator.device.type) != "cpu":
+            states[f"random.{kind}"] = getattr(torch, kind).get_rng_state()
+        return states | self.measured.state()
 
     def _load_rank_tensors(self, tensors: dict[str, Tensor]) -> None:
-        torch.set_rng_state(tensors.pop("random.cpu"))
-        device_state = tensors.pop("random.device", None)
-        if device_state is not None and self.accelerator.device.type in ("cuda", "mps"):
-            getattr(torch, self.accelerator.device.type).set_rng_state(device_state)
+        states, kind = _section(tensors, "random"), self.accelerator.device.type
+        torch.set_rng_state(states["cpu"])
+        if kind != "cpu" and kind in states:
+            getattr(torch, kind).set_rng_state(states[kind])
         self.measured.load(tensors, self.accelerator.device)
 
 
@@ -336,9 +329,8 @@ class Measurements:
 
     def load(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Take over the state of a checkpoint."""
-        for name, value in state.items():
-            kind, _, key = name.partition(".")
-            getattr(self, kind)[key] = value.to(device)
+        self.sums = {name: value.to(device) for name, value in _section(state, "sums").items()}
+        self.weights = {name: value.to(device) for name, value in _section(state, "weights").items()}
 
 
 def sum_over_ranks(parameters: Sequence[nn.Parameter], num_ranks: int) -> None:
@@ -355,6 +347,11 @@ def sum_over_ranks(parameters: Sequence[nn.Parameter], num_ranks: int) -> None:
         torch.distributed.all_reduce(flat)
         for grad, total in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(total.view_as(grad))
+
+
+def _section(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors called `name.*`, without that prefix."""
+    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
 
 
 def _wide(device: torch.device) -> torch.dtype:
