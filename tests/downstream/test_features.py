@@ -9,7 +9,8 @@ import torch
 
 from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel, time_statistics
-from aape.downstream.features import Features, embeddings, log_mel_statistics
+from aape.downstream.features import Features, embeddings
+from aape.downstream.yardsticks import log_mel_statistics
 from aape.errors import DataError
 
 

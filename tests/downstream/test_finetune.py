@@ -14,12 +14,11 @@ import soundfile
 import torch
 
 from aape import cli
-from aape.commands import finetune as verb
 from aape.commands.finetune import AugmentConfig, FinetuneConfig, FinetuneOptimConfig, finetune, loop_length, resolve
 from aape.commands.options import option_table
 from aape.data.demo import AUDIO
 from aape.downstream import finetuning as training
-from aape.downstream import spectrograms
+from aape.downstream import jobs, spectrograms
 from aape.errors import CheckpointError, ConfigError, DataError
 from aape.inference.model import load_model
 from aape.models.config import FrontEndConfig, encoder_config
@@ -293,7 +292,7 @@ def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(con
 
 def test_the_result_outlives_a_card_that_cannot_be_written(config, tmp_path, monkeypatch):
     """The score is what the hours were for; the model's page is not."""
-    monkeypatch.setattr(verb, "_write_card", lambda *_: 1 / 0)
+    monkeypatch.setattr(jobs.Run, "write_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         finetune(config())
     assert (tmp_path / "run" / "result.json").exists()

@@ -59,7 +59,7 @@ def test_two_folds_leave_no_validation_data():
 @pytest.mark.parametrize(
     ("folds", "min_clips", "words"),
     [
-        (["a", "a", "a"], 1, "found only a"),
+        (["a", "a", "a"], 1, "there is only a"),
         (["a", "", "b"], 1, "1 of 3 clips have no fold, the first is 1.wav"),
         (["a", "b", "b"], 3, "no fold has 3 clips: the largest has 2"),
     ],

@@ -67,7 +67,7 @@ def test_drop_path_leaves_out_whole_clips_and_keeps_the_mean():
 def augmentation(num_clips=12, **options):
     draws = Draws(np.arange(num_clips), batch=8, seed=1)
     options = {"crop": 40, "is_padded": False, "mixup": 0.8, "spec_augment": 0.2, **options}
-    return Augmentation(draws, seed=1, bins=20, patch_size=16, num_branches=4, **options)
+    return Augmentation(draws=draws, seed=1, bins=20, patch_size=16, num_branches=4, **options)
 
 
 def test_mixup_keeps_the_length_of_a_clip():

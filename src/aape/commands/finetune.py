@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from aape.downstream.spectrograms import Spectrograms
     from aape.models.saved import SavedModel
 
+
+PLACES = ("data", "out", "checkpoint")  # on this machine
 # What may differ when a run is resumed.
 MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
 
@@ -33,10 +35,10 @@ class FinetuneOptimConfig:
     """AdamW with layer decay, a cosine to 0 after a linear warm-up, and an average of the weights (method 8).
 
     Args:
-        learning_rate: peak of the schedule, behind the last block [ours]; the task's own where not given, 5e-4 for csv.
-        layer_decay: factor from layer to layer, the stem being layer 0; the task's own where not given, 0.75 for csv.
-        ema: decay of the weights' moving average, which is what is scored and saved; 0 for the weights themselves; the
-            task's own where not given, 0.995 for csv.
+        learning_rate: peak of the schedule, behind the last block [ours]; by default the task's, 5e-4 for csv.
+        layer_decay: factor from layer to layer, the stem being layer 0; by default the task's, 0.75 for csv.
+        ema: decay of the weights' moving average, which is what is scored and saved; 0 for the weights themselves; by
+            default the task's, 0.995 for csv.
         precision: arithmetic; auto is bfloat16 where the device has it.
     """
 
@@ -55,9 +57,9 @@ class AugmentConfig:
     """What is done to training clips only (method 8).
 
     Args:
-        mixup: both parameters of the Beta distribution; 0 for none; the task's own where not given, 0.8 for csv.
-        spec_augment: largest share of frequencies, and of frames, that is hidden; 0 for none; the task's own where not
-            given, 0.2 for csv.
+        mixup: both parameters of the Beta distribution; 0 for none; by default the task's, 0.8 for csv.
+        spec_augment: largest share of frequencies, and of frames, that is hidden; 0 for none; by default the
+            task's, 0.2 for csv.
     """
 
     mixup: float | None = None
@@ -76,22 +78,22 @@ class FinetuneConfig:
         data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
         checkpoint: the model to start from, a name or a saved folder.
         out: folder of the run.
-        task: csv for your own data, or a public data set with its protocol.
+        task: csv for your data, or a public data set with its protocol.
         label: column of the labels.
         multi_label: labels are several per clip, separated by commas or semicolons.
         split: column that says train, valid or test.
         fold: column of the fold; every fold is left out once.
         where: COLUMN=VALUE, to use those rows only.
         num_folds: bring the folds together to this many of about equal size; 0 keeps them.
-        steps: optimiser steps; the task's own where not given, 2000 for csv.
-        batch: clips per optimiser step, over all processes; the task's own where not given, 32 for csv.
+        steps: optimiser steps; by default the task's, 2000 for csv.
+        batch: clips per optimiser step, over all processes; by default the task's, 32 for csv.
         clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
-        num_frames: frames that clips are cut or padded to; the task's own where not given; for csv every clip keeps its
-            own, and more than 1024 are scored in windows of 608.
-        crop_frames: of clips that keep their own length, longer ones are cut in training, to a random part of so many
+        num_frames: frames that clips are cut or padded to; by default the task's; for csv every clip keeps its
+            length, and more than 1024 are scored in windows of 608.
+        crop_frames: of clips that keep their length, longer ones are cut in training, to a random part of so many
             frames; less is faster, and another part every time. Scored is the whole clip.
         loop_to: length in seconds that shorter clips are looped to, in training, scoring and use; 0 takes them as they
-            are. Where not given, the model's own, and 0 with `num_frames`.
+            are. By default the model's, and 0 with `num_frames`.
         seeds: how often everything is trained.
         evaluations: how often test and validation data are scored on the way.
         selection_runs: of fold sets, let a second run without the next fold choose the step.
@@ -156,24 +158,25 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
     """
     from aape.downstream.jobs import make_jobs
+    from aape.downstream.scores import report
     from aape.models.saved import read_model
     from aape.runs.devices import close_ranks, start_ranks
     from aape.runs.folder import claim, write_run_header
 
-    saved = read_model(config.checkpoint)
-    config = resolve(config)
-    ranks = start_ranks(config.device)
+    saved, config, ranks = read_model(config.checkpoint), resolve(config), start_ranks(config.device)
     claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
     labelled, _ = _read(config)  # before hours of reading, say what is wrong with the set
     ranks.wait_for_everyone()  # all have looked, before the first one writes
     environment = write_run_header(config.out, config, device=ranks.device) if ranks.is_main_process else {}
-    spectrograms, labelled = _load(config, labelled, saved, ranks)
-    _check_data(config, labelled, ranks)
-    parts = _partitions(config, labelled)
-    jobs = make_jobs(parts, config.seeds, selection_runs=config.selection_runs)
-    run = _make_run(config, labelled, spectrograms, saved, ranks)
-    run.work_through(jobs)
-    result = _report(config, run, parts, environment) if ranks.is_main_process else {}
+    run = _prepare(config, labelled, saved, ranks)
+    parts = _partitions(config, run.labelled)
+    run.work_through(make_jobs(parts, config.seeds, selection_runs=config.selection_runs))
+    result: dict[str, Any] = {}
+    if ranks.is_main_process:
+        origin = {"pretraining": saved.training, "config": dataclasses.asdict(config), "environment": environment}
+        result = run.summarise(parts, config.seeds) | origin
+        result = report(run.out, result, {"fine-tuned": result}, run.labelled)
+        run.write_card(result, parts[0])
     close_ranks(ranks)
     return result
 
@@ -187,14 +190,14 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     for name in ("steps", "batch", "num_frames"):
         changes[name] = settings.get(name) if getattr(config, name) is None else getattr(config, name)
     for section in ("optim", "augment"):
-        own = getattr(config, section)
-        missing = [field.name for field in dataclasses.fields(own) if getattr(own, field.name) is None]
-        changes[section] = dataclasses.replace(own, **{name: settings[f"{section}.{name}"] for name in missing})
+        options = getattr(config, section)
+        missing = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) is None]
+        changes[section] = dataclasses.replace(options, **{name: settings[f"{section}.{name}"] for name in missing})
     return dataclasses.replace(config, **changes)
 
 
 def loop_length(config: FinetuneConfig, recommended: float) -> float:
-    """Return the seconds that shorter clips are looped to: the model's own, but for a task that cuts and pads."""
+    """Return the seconds that shorter clips are looped to: the model's, but for a task that cuts and pads."""
     return config.loop_to if config.loop_to is not None else 0.0 if config.num_frames else recommended
 
 
@@ -212,32 +215,54 @@ def _partitions(config: FinetuneConfig, labelled: LabelledSet) -> list[Partition
     return partitions(labelled, num_folds=config.num_folds)
 
 
-def _load(
-    config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, ranks: Accelerator
-) -> tuple[Spectrograms, LabelledSet]:
+def _prepare(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, ranks: Accelerator) -> Run:
     """Read the sounds; those that cannot be read are listed, and left out of the set."""
+    from aape.data.corpora import protocol
+    from aape.downstream.finetuning import Settings
+    from aape.downstream.jobs import Run
     from aape.downstream.spectrograms import Spectrograms
-    from aape.runs.progress import progress_bar
 
+    options = {**vars(config), **vars(config.optim), **vars(config.augment)}
+    options["balanced_draws"] = protocol(config.task, "finetuning")["balanced_draws"]
+    names = {field.name for field in dataclasses.fields(Settings)} & options.keys()
+    loop_to = loop_length(config, saved.loop_to)
     spectrograms = Spectrograms(
         labelled.clips,
         saved.front_end,
         device=ranks.device,
         workers=config.workers,
-        loop_to=loop_length(config, saved.loop_to),
+        loop_to=loop_to,
         max_bad_fraction=config.max_bad_fraction,
     )
-    if ranks.is_main_process:
-        with progress_bar("reading", len(labelled.clips)) as progress:
+    _check(spectrograms, is_main=ranks.is_main_process)
+    left = labelled.without(set(spectrograms.bad.reasons))
+    _check_data(config, left, is_main=ranks.is_main_process)
+    return Run(
+        Path(config.out),
+        left,
+        spectrograms.of(left.clips),
+        saved,
+        Settings(**{name: options[name] for name in names}),
+        ranks,
+        resume=config.resume,
+        loop_to=loop_to,
+        options={key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES},
+    )
+
+
+def _check(spectrograms: Spectrograms, *, is_main: bool) -> None:
+    """Read the set once, with a bar in the first process."""
+    from aape.runs.progress import progress_bar
+
+    if is_main:
+        with progress_bar("reading", len(spectrograms.clips)) as progress:
             spectrograms.check(progress)
         spectrograms.bad.tell()
     else:
         spectrograms.check()
-    left = labelled.without(set(spectrograms.bad.reasons))
-    return spectrograms.of(left.clips), left
 
 
-def _check_data(config: FinetuneConfig, labelled: LabelledSet, ranks: Accelerator) -> None:
+def _check_data(config: FinetuneConfig, labelled: LabelledSet, *, is_main: bool) -> None:
     """Keep a digest of the readable set in the run folder, and go on with no other."""
     from aape.runs.files import write_atomically
 
@@ -247,77 +272,5 @@ def _check_data(config: FinetuneConfig, labelled: LabelledSet, ranks: Accelerato
             f"cannot resume {config.out}: the readable clips of {config.data}, their labels, splits or folds are not "
             "those it began with: bring these back, or choose another --out"
         )
-    if ranks.is_main_process:
+    if is_main:
         write_atomically(path, digest)
-
-
-def _make_run(
-    config: FinetuneConfig, labelled: LabelledSet, spectrograms: Spectrograms, saved: SavedModel, ranks: Accelerator
-) -> Run:
-    from aape.data.corpora import protocol
-    from aape.downstream.finetuning import Settings
-    from aape.downstream.jobs import Run
-    from aape.runs.files import plain
-
-    options = {**vars(config), **vars(config.optim), **vars(config.augment)}
-    options["balanced_draws"] = protocol(config.task, "finetuning")["balanced_draws"]
-    names = [field.name for field in dataclasses.fields(Settings) if field.name in options]
-    places = ("data", "out", "checkpoint")  # on this machine
-    return Run(
-        Path(config.out),
-        labelled,
-        spectrograms,
-        saved,
-        Settings(**{name: options[name] for name in names}),
-        ranks,
-        resume=config.resume,
-        loop_to=loop_length(config, saved.loop_to),
-        training=plain({key: value for key, value in dataclasses.asdict(config).items() if key not in places}),
-    )
-
-
-def _report(config: FinetuneConfig, run: Run, parts: list[Partition], environment: dict[str, Any]) -> dict[str, Any]:
-    """Write the files of the result and the model's card, and show the scores."""
-    from aape.downstream.scores import MEANING, show
-    from aape.runs.folder import write_result
-
-    result = {
-        "task": config.task,
-        "data": config.data,
-        "checkpoint": config.checkpoint,
-        "loop_to": run.loop_to,
-        **run.summarise(parts, config.seeds),
-        "meaning": {**MEANING, "mAP": "mean over the classes that have positives of the average precision",
-                    "d_prime": "from the mean over classes of the area under the ROC curve"},
-        "pretraining": run.saved.training,
-        "config": dataclasses.asdict(config),
-        "environment": environment,
-    }  # fmt: skip
-    path = write_result(run.out, result)
-    _write_card(run.out / "model", result, parts[0])
-    show(result, {"fine-tuned": result}, run.labelled.classes)
-    print(f"-> {path}, {run.out / 'model'}")
-    return result
-
-
-def _write_card(folder: Path, result: dict[str, Any], first: Partition) -> None:
-    """Put data and scores, which are known only now, beside the weights."""
-    from aape.models.saved import read_model, save_model
-
-    saved = dict(vars(read_model(folder)))
-    name = f"{result['task']} ({Path(result['data']).name})"
-    held_out = f", fold {first.name} held out" if result["protocol"] != "split" else ""
-    saved["card"] = {
-        "data": f"{name}: trained on {len(first.train)} clips{held_out}.",
-        "scores": [
-            {
-                "data": name,
-                "metric": metric.replace("_", " "),
-                "value": round(values["mean"], 4),
-                "protocol": f"{result['protocol']}, last step, mean over seeds: {result['config']['seeds']}",
-            }
-            for metric, values in result["scores"]["last"].items()
-            if math.isfinite(values["mean"])
-        ],
-    }
-    save_model(folder, saved.pop("encoder"), saved.pop("front_end"), **saved)

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from aape.downstream.features import Features
     from aape.downstream.partitions import Partition
     from aape.downstream.probing import ProbeScores, Protocol
-    from aape.inference import AudioModel
-    from aape.runs.guards import BadFiles
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class ProbeConfig:
         data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
         checkpoint: the model, a name or a saved folder.
         out: folder of the run.
-        task: csv for your own data, or a public data set with its protocol.
+        task: csv for your data, or a public data set with its protocol.
         label: column of the labels.
         split: column that says train, valid or test.
         fold: column of the fold; every fold is left out once.
@@ -38,14 +36,14 @@ class ProbeConfig:
         group: column of what clips have in common (an instrument, a speaker), for intervals and held-out clips.
         min_fold_clips: smaller folds are trained on and never tested.
         num_folds: bring the folds together to this many of about equal size; 0 keeps them.
-        steps: optimiser steps of each probe; the task's own where not given, 8000 for csv.
-        batch: clips per optimiser step; the task's own where not given, 128 for csv.
+        steps: optimiser steps of each probe; by default the task's, 8000 for csv.
+        batch: clips per optimiser step; by default the task's, 128 for csv.
         seeds: how often each probe is trained.
         learning_rates: peak rates, of which validation data choose one [ours].
         validate_every: steps between looks at the validation and test data.
         device: where to run.
-        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. The model's own where
-            not stated.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the
+            model's.
         yardsticks: also score the untrained encoder and log-mel statistics.
         max_bad_fraction: share of unreadable clips above which to stop.
     """
@@ -78,17 +76,7 @@ class ProbeConfig:
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
-    """Probe an encoder and both yardsticks; torchrun's processes divide the sounds among themselves.
-
-    Args:
-        config: the options.
-
-    Returns:
-        As `run_probe`.
-
-    Raises:
-        ConfigError, DataError: as `run_probe`.
-    """
+    """Probe an encoder and both yardsticks, as `run_probe`; torchrun's processes divide the sounds."""
     from aape.runs.devices import start_ranks
 
     return run_probe(config, start_ranks(config.device))
@@ -111,27 +99,35 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
         ConfigError: options that exclude each other or make no protocol; `config.out` holds another run.
         DataError: a set that cannot be probed, or too many bad files.
     """
+    from aape.downstream.yardsticks import compute_features
     from aape.inference import load_model
-    from aape.models.saved import shipped_models
     from aape.runs.devices import close_ranks
     from aape.runs.folder import claim, write_run_header
+    from aape.runs.guards import BadFiles
+    from aape.runs.progress import progress_bar
 
-    config = resolve(config)
+    config, out = resolve(config), Path(config.out)
     may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
-    claim(config.out, config, may_change=may_change, resume=True, names=shipped_models())
+    claim(out, config, may_change=may_change, resume=True)
     labelled, _ = read_set(config)  # before hours of embedding, say what is wrong with the set
     model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
-    is_main = ranks is None or ranks.is_main_process
-    environment = write_run_header(config.out, config, device=model.device) if is_main else {}
-    features, bad = _compute_features(model, labelled, config, ranks)
+    is_main, seeds = ranks is None or ranks.is_main_process, config.seeds if config.yardsticks else 0
+    environment = write_run_header(out, config, device=model.device) if is_main else {}
+    features = compute_features(
+        model, labelled.clips, out / "features", seeds=seeds, ranks=ranks, progress_bar=progress_bar
+    )
     if ranks is not None:
         close_ranks(ranks)
     if not is_main:
         return {}
+    bad = BadFiles(len(labelled.clips), config.max_bad_fraction)
+    bad.add(pair for matrices in features.values() for matrix in matrices for pair in matrix.bad)
     bad.tell()
-    left = labelled.without(set(bad.reasons))
-    protocol, scores = _score(model, features, labelled, left, config)
-    return _report(config, left, protocol, scores, bad, {"pretraining": model.training, "environment": environment})
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: others are no faster
+    protocol = build_protocol(labelled.without(set(bad.reasons)), config, device)
+    scores = _score(features, [clip.name for clip in labelled.clips], set(bad.reasons), protocol)
+    origin = {"pretraining": model.training, "config": dataclasses.asdict(config), "environment": environment}
+    return _report(config, labelled.without(set(bad.reasons)), protocol, scores, bad.reasons, origin)
 
 
 def resolve(config: ProbeConfig) -> ProbeConfig:
@@ -181,37 +177,15 @@ def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> P
     )
 
 
-def _compute_features(
-    model: AudioModel, labelled: LabelledSet, config: ProbeConfig, ranks: Accelerator | None
-) -> tuple[dict[str, list[Features]], BadFiles]:
-    from aape.downstream.yardsticks import compute_features
-    from aape.runs.guards import BadFiles
-    from aape.runs.progress import progress_bar
-
-    seeds = config.seeds if config.yardsticks else 0
-    folder = Path(config.out) / "features"
-    features = compute_features(model, labelled.clips, folder, seeds=seeds, ranks=ranks, progress_bar=progress_bar)
-    bad = BadFiles(len(labelled.clips), config.max_bad_fraction)
-    bad.add(pair for sets in features.values() for item in sets for pair in item.bad)
-    return features, bad
-
-
 def _score(
-    model: AudioModel,
-    features: dict[str, list[Features]],
-    labelled: LabelledSet,
-    left: LabelledSet,
-    config: ProbeConfig,
-) -> tuple[Protocol, dict[str, ProbeScores]]:
-    """Train the linear layers of every row on what is left of the set."""
+    features: dict[str, list[Features]], names: list[str], bad: set[str], protocol: Protocol
+) -> dict[str, ProbeScores]:
+    """Train the linear layers of every row on the readable ones of all clips."""
     import numpy as np
 
     from aape.downstream.probing import score
     from aape.runs.progress import progress_bar
 
-    # The layers are tiny: anything but CUDA is no faster than the CPU, and the CPU gives the same bits everywhere.
-    protocol = build_protocol(left, config, "cuda" if model.device.type == "cuda" else "cpu")
-    names, kept = [clip.name for clip in labelled.clips], {clip.name for clip in left.clips}
     total, done = protocol.num_runs * len(features), 0
     with progress_bar("linear layers", total) as progress:
 
@@ -220,49 +194,40 @@ def _score(
             done += runs
             progress(done, total)
 
-        matrices = {row: np.stack([item.of(names, kept) for item in sets]) for row, sets in features.items()}
-        return protocol, {row: score(own, protocol, advance) for row, own in matrices.items()}
+        kept = set(names) - bad
+        stacked = {row: np.stack([item.of(names, kept) for item in matrices]) for row, matrices in features.items()}
+        return {row: score(matrices, protocol, advance) for row, matrices in stacked.items()}
 
 
 def _report(
     config: ProbeConfig,
-    left: LabelledSet,
+    labelled: LabelledSet,
     protocol: Protocol,
     scores: dict[str, ProbeScores],
-    bad: BadFiles,
+    bad: dict[str, str],
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the files of the result, and show it."""
     from aape.downstream.probing import MEANING, margin
-    from aape.downstream.scores import describe_run, show, write_scores
+    from aape.downstream.scores import describe_run, report, write_scores
     from aape.downstream.yardsticks import ENCODER
     from aape.runs.files import write_atomically
-    from aape.runs.folder import write_result
 
     out, rows = Path(config.out), {row: item.summary for row, item in scores.items()}
-    described = describe_run(left, protocol.partitions, bad.reasons)
+    described = describe_run(labelled, protocol.partitions, bad)
     for row, summary in rows.items():
         if summary["sweep"] is not None and summary["sweep"]["is_at_edge"]:
-            rate = summary["learning_rate"]
-            described["warnings"].append(
-                f"{row}: the chosen learning rate, {rate:g}, is at the edge of the sweep: widen it"
-            )
+            rate = f"the chosen learning rate, {summary['learning_rate']:g}"
+            described["warnings"].append(f"{row}: {rate}, is at the edge of the sweep: widen it")
     result = {
-        "task": config.task,
-        "data": config.data,
-        "checkpoint": config.checkpoint,
         "rows": rows,
         "margins_of_the_encoder": {row: margin(scores[ENCODER], scores[row]) for row in scores if row != ENCODER},
-        "classes": left.classes,
+        "classes": labelled.classes,
         **described,
         "meaning": MEANING,
-        "config": dataclasses.asdict(config),
         **origin,
     }
     lines = [json.dumps({"features": row, **entry}) for row, item in scores.items() for entry in item.curves]
     write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
     write_scores(out / "results.csv", rows)
-    path = write_result(out, result)
-    show(result, rows, left.classes)
-    print(f"-> {path}")
-    return result
+    return report(out, result, rows, labelled)

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 Band = tuple[int, int]  # first and number of what is hidden
 
 
-def mix_up(own: Tensor, other: Tensor, share: float) -> Tensor:
+def mix_up(mel: Tensor, other: Tensor, share: float) -> Tensor:
     """Mix two standardised log-mels (F, T): `share` of the one and the rest of the other; targets are mixed likewise.
 
     A clip keeps its length: what it is mixed with is cut, or continued with zeros, the mean of the training audio.
     """
-    other = F.pad(other, (0, own.shape[-1] - other.shape[-1]))  # cuts where that is negative
-    return share * own + (1 - share) * other
+    other = F.pad(other, (0, mel.shape[-1] - other.shape[-1]))  # cuts where that is negative
+    return share * mel + (1 - share) * other
 
 
 def draw_bands(shape: tuple[int, int], *, largest: float, generator: np.random.Generator) -> tuple[Band, Band]:
@@ -46,8 +46,8 @@ def hide(spectrogram: Tensor, bands: tuple[Band, Band]) -> Tensor:
 
 def class_balanced_weights(targets: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """Return the weight of every clip (n,): the sum over its classes of 1000 / (clips of the class + 0.01)."""
-    counts = Counter(target for own in targets for target in own)
-    return np.asarray([sum(1000 / (counts[target] + 0.01) for target in own) for own in targets])
+    counts = Counter(target for labels in targets for target in labels)
+    return np.asarray([sum(1000 / (counts[target] + 0.01) for target in labels) for labels in targets])
 
 
 class Draws:
@@ -78,11 +78,11 @@ class Draws:
     def __getitem__(self, step: int) -> NDArray[np.int64]:
         """Return the clips of a step (batch,); a batch may hold the end of one epoch and the start of the next."""
         parts = []
-        position, wanted = step * self.batch, self.batch
-        while wanted:
+        position, count = step * self.batch, self.batch
+        while count:
             epoch, offset = divmod(position, self.per_epoch)
-            parts.append(self._epoch_order(epoch)[offset : offset + wanted])
-            position, wanted = position + len(parts[-1]), wanted - len(parts[-1])
+            parts.append(self._epoch_order(epoch)[offset : offset + count])
+            position, count = position + len(parts[-1]), count - len(parts[-1])
         return np.concatenate(parts)
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
@@ -98,11 +98,11 @@ class Draws:
 
 @dataclass
 class StepDraws:
-    """All that is random in a step, by place in its batch of B clips.
+    """All that is random in a step, by slot in its batch of B clips.
 
     Attributes:
         clips: the clips, (B,).
-        partners: the place that each is mixed with, (B,); its own without mixup.
+        partners: the slot that each is mixed with, (B,); its own without mixup.
         shares: of a clip in its mixture, (B,).
         starts: first frame of the crop.
         bands: what is hidden, of those that SpecAugment is for.
@@ -117,13 +117,14 @@ class StepDraws:
     uniforms: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """Draws what is random in a step as a function of seed and step, so that all ranks and a resumed run agree.
 
-    Where the lengths of all clips are known, all places share a generator. Where clips are read on the way only, a rank
-    knows the lengths of its own, and what depends on a length comes from a generator of the place's own.
+    Where the lengths of all clips are known, all slots share a generator. Where clips are read on the way only, a rank
+    knows the lengths of its share, and what depends on a length comes from a generator of the slot.
 
-    Args:
+    Attributes:
         draws: the clips of each step.
         seed: of everything.
         bins: F.
@@ -138,26 +139,18 @@ class Augmentation:
         num_ranks: number of shares.
     """
 
-    def __init__(
-        self,
-        draws: Draws,
-        *,
-        seed: int,
-        bins: int,
-        crop: int,
-        is_padded: bool,
-        patch_size: int,
-        num_branches: int,
-        mixup: float = 0.0,
-        spec_augment: float = 0.0,
-        frames: NDArray[np.int64] | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        self.rank, self.num_ranks = rank, num_ranks
-        self.draws, self.seed, self.bins, self.crop, self.is_padded = draws, seed, bins, crop, is_padded
-        self.patch_size, self.num_branches = patch_size, num_branches
-        self.mixup, self.spec_augment, self.frames = mixup, spec_augment, frames
+    draws: Draws
+    seed: int
+    bins: int
+    crop: int
+    is_padded: bool
+    patch_size: int
+    num_branches: int
+    mixup: float = 0.0
+    spec_augment: float = 0.0
+    frames: NDArray[np.int64] | None = None
+    rank: int = 0
+    num_ranks: int = 1
 
     def __getitem__(self, step: int) -> NDArray[np.int64]:
         """Return the clips that this rank reads for a step."""
@@ -165,64 +158,61 @@ class Augmentation:
         return draws.clips[self.read(draws)]
 
     def share(self, draws: StepDraws) -> range:
-        """Return this rank's places."""
+        """Return this rank's slots."""
         batch = len(draws.clips)
         return range(batch * self.rank // self.num_ranks, batch * (self.rank + 1) // self.num_ranks)
 
     def read(self, draws: StepDraws) -> list[int]:
-        """Return the places that this rank has to read: its own and their partners."""
-        own = self.share(draws)
-        return sorted({*own, *draws.partners[own].tolist()})
+        """Return the slots that this rank has to read: its own and their partners."""
+        share = self.share(draws)
+        return sorted({*share, *draws.partners[share].tolist()})
 
     def draw(self, step: int, frames: Mapping[int, int] | None = None) -> StepDraws:
         """Draw a step.
 
         Args:
             step: which.
-            frames: frames of the clips by place, where they are known only now; partners never depend on them.
+            frames: frames of the clips by slot, where they are known only now; partners never depend on them.
         """
-        clips = self.draws[step]
+        clips, is_known = self.draws[step], self.frames is not None
         shared = np.random.default_rng((self.seed, step, 1))
         drop_path_seed = int(shared.integers(1 << 62))
-        if self.frames is not None:
-            frames = dict(enumerate(self.frames[clips].tolist()))
-        found = StepDraws(clips, np.arange(len(clips)), np.ones(len(clips)))
-        generators = {place: self._generator(step, place, shared) for place in frames or {}}
-        lengths = {}
-        for place, length in (frames or {}).items():
+        lengths = frames or {} if self.frames is None else dict(enumerate(self.frames[clips].tolist()))
+        generators = {
+            slot: shared if is_known else np.random.default_rng((self.seed, step, 2, slot)) for slot in lengths
+        }
+        draws = StepDraws(clips, np.arange(len(clips)), np.ones(len(clips)))
+        for slot, length in lengths.items():
             room = max(0, length - self.crop)
-            found.starts[place] = int(generators[place].integers(0, room + 1)) if room else 0
-            lengths[place] = self.crop if room or self.is_padded else length
+            draws.starts[slot] = int(generators[slot].integers(0, room + 1)) if room else 0
+        lengths = {slot: self.crop if self.is_padded else min(self.crop, length) for slot, length in lengths.items()}
         if self.mixup:
-            found.partners = shared.permutation(len(clips))
-            found.shares = shared.beta(self.mixup, self.mixup, len(clips))
+            draws.partners = shared.permutation(len(clips))
+            draws.shares = shared.beta(self.mixup, self.mixup, len(clips))
         if self.spec_augment:
-            for place, length in lengths.items():
+            for slot, length in lengths.items():
                 shape = (self.bins, length)
-                found.bands[place] = draw_bands(shape, largest=self.spec_augment, generator=generators[place])
-        if self.frames is not None:
-            found.uniforms = self._uniforms(lengths, drop_path_seed)
+                draws.bands[slot] = draw_bands(shape, largest=self.spec_augment, generator=generators[slot])
+        if is_known:
+            draws.uniforms = self._uniforms(lengths, drop_path_seed)
         else:
-            for place, length in lengths.items():
-                found.uniforms |= self._uniforms({place: length}, int(generators[place].integers(1 << 62)))
-        return found
-
-    def _generator(self, step: int, place: int, shared: np.random.Generator) -> np.random.Generator:
-        return shared if self.frames is not None else np.random.default_rng((self.seed, step, 2, place))
+            for slot, length in lengths.items():
+                draws.uniforms |= self._uniforms({slot: length}, int(generators[slot].integers(1 << 62)))
+        return draws
 
     def _uniforms(self, lengths: Mapping[int, int], seed: int) -> dict[int, Tensor]:
         """Draw the numbers of drop path for clips of one length after the other, branch by branch."""
         generator = torch.Generator().manual_seed(seed)
         uniforms: dict[int, Tensor] = {}
-        for places in group_by_length(lengths, self.patch_size):
-            numbers = torch.rand(self.num_branches, len(places), generator=generator)
-            uniforms.update(zip(places, numbers.unbind(1), strict=True))
+        for slots in group_by_length(lengths, self.patch_size):
+            numbers = torch.rand(self.num_branches, len(slots), generator=generator)
+            uniforms.update(zip(slots, numbers.unbind(1), strict=True))
         return uniforms
 
 
 def group_by_length(lengths: Mapping[int, int], patch_size: int) -> list[list[int]]:
-    """Group places by the number of patches of what is there, given its frames; the shortest first."""
+    """Group slots by the number of patches that their frames make; the shortest first."""
     groups: dict[int, list[int]] = {}
-    for place, length in lengths.items():
-        groups.setdefault(-(-length // patch_size), []).append(place)
+    for slot, length in lengths.items():
+        groups.setdefault(-(-length // patch_size), []).append(slot)
     return [groups[count] for count in sorted(groups)]

@@ -1,12 +1,8 @@
-"""What a probe sees of every clip, computed once: frozen features in a file that names what they were made from.
-
-n clips, D width of the encoder, F mel bins.
-"""
+"""Frozen features of every clip, computed once and kept in a file that knows what they were made from."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +13,17 @@ import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
-from aape.data.clips import Clip, load_clip
-from aape.data.log_mel import time_statistics
-from aape.errors import AudioError, DataError
+from aape.data.clips import Clip
+from aape.errors import DataError
 from aape.runs.files import file_state, npz, read_npz, write_atomically
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from aape.data.log_mel import LogMel
     from aape.inference import AudioModel
 
 Progress = Callable[[int, int], None]
-Bad = list[tuple[str, str]]  # name and reason
+Vectors = tuple[NDArray, list[tuple[str, str]]]  # one per readable clip; name and reason of the others
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class Features:
     """
 
     values: NDArray[np.float32]
-    bad: Bad
+    bad: list[tuple[str, str]]
     from_cache: bool = False
 
     def of(self, names: Sequence[str], kept: set[str]) -> NDArray[np.float32]:
@@ -61,60 +55,54 @@ def embeddings(
     ranks: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> Features:
-    """Return class token and mean patch token of every clip, (n, 2D), from a file if they are in it.
+    """Return class token and mean patch token of every clip, (n, 2D), as `compute_once` does."""
+
+    def compute(share: Sequence[Clip]) -> Vectors:
+        return model.embed_clips(list(share), progress=progress)
+
+    return compute_once(f"embeddings {model.fingerprint()}", clips, compute, cache, ranks)
+
+
+def compute_once(
+    what: str,
+    clips: Sequence[Clip],
+    compute: Callable[[Sequence[Clip]], Vectors],
+    cache: Path,
+    ranks: Accelerator | None = None,
+) -> Features:
+    """Read features from a file, or compute and write them.
 
     Args:
-        model: the frozen encoder.
-        clips: what to embed.
-        cache: NPZ file; used if it was written for this encoder, front end and these sound files, else replaced.
-        ranks: the processes to divide the clips among, each of which has to call and gets all; None for this one.
-        progress: called with (done, total).
+        what: all that they depend on but the sound files.
+        clips: the sound files; their labels do not matter, size and date do.
+        compute: called with this process's share of the clips.
+        cache: NPZ file; replaced if it is damaged, or was written for anything else.
+        ranks: the processes that share the work, each of which has to call and gets all; None for this one alone.
 
     Raises:
         DataError: a vector is not finite.
     """
-
-    def compute(share: Sequence[Clip]) -> tuple[NDArray, Bad]:
-        return model.embed_clips(list(share), progress=progress)
-
-    return _cached(cache, f"embeddings {model.fingerprint()}", clips, compute, ranks)
-
-
-def log_mel_statistics(
-    log_mel: LogMel,
-    clips: Sequence[Clip],
-    *,
-    cache: Path,
-    ranks: Accelerator | None = None,
-    progress: Progress | None = None,
-) -> Features:
-    """Return mean, standard deviation, maximum and delta standard deviation over time of every mel bin, (n, 4F).
-
-    Args:
-        log_mel: the front end of the encoder that this is the yardstick of.
-        clips: the sound files.
-        cache: NPZ file, as in `embeddings`.
-        ranks: as in `embeddings`.
-        progress: called with (done, total).
-    """
-
-    def compute(share: Sequence[Clip]) -> tuple[NDArray, Bad]:
-        values, bad = [np.empty((0, 4 * log_mel.n_mels), np.float32)], []
-        for done, clip in enumerate(share, start=1):
-            try:
-                wave = load_clip(clip, sample_rate=log_mel.sample_rate)
-            except AudioError as error:
-                bad.append((clip.name, error.reason))
-            else:
-                with torch.inference_mode():
-                    values.append(time_statistics(log_mel(torch.from_numpy(wave)[None])[0]).numpy())
-            if progress is not None:
-                progress(done, len(share))
-        return np.concatenate(values), bad
-
-    names = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "f_min", "f_max", "mean", "std")
-    front_end = json.dumps({name: getattr(log_mel, name) for name in names})
-    return _cached(cache, f"log-mel statistics {front_end}", clips, compute, ranks)
+    fingerprint = _fingerprint(what, clips)
+    rank, num_ranks = (0, 1) if ranks is None else (ranks.process_index, ranks.num_processes)
+    cached = [read_features(cache, fingerprint) if rank == 0 else None]
+    if num_ranks > 1:
+        torch.distributed.broadcast_object_list(cached, src=0)
+    if cached[0] is not None:
+        return cached[0]
+    shares = [compute(clips[len(clips) * rank // num_ranks : len(clips) * (rank + 1) // num_ranks])]
+    if num_ranks > 1:
+        shares = gather_object(shares)
+    values = np.concatenate([np.asarray(vectors, dtype=np.float32) for vectors, _ in shares])
+    bad = [pair for _, pairs in shares for pair in pairs]
+    if len(values) + len(bad) != len(clips):
+        raise DataError(f"{len(clips)} clips gave {len(values)} vectors and {len(bad)} refusals")
+    if not np.isfinite(values).all():
+        raise DataError(f"{cache.stem}: the features are not finite: the model is damaged")
+    if rank == 0:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        pairs = np.asarray(bad, dtype=np.str_).reshape(-1, 2)
+        write_atomically(cache, npz(features=values, bad=pairs, fingerprint=np.asarray(fingerprint)))
+    return Features(values, bad)
 
 
 def read_features(path: Path, fingerprint: str) -> Features | None:
@@ -129,41 +117,9 @@ def read_features(path: Path, fingerprint: str) -> Features | None:
         return None
 
 
-def _cached(
-    path: Path,
-    what: str,
-    clips: Sequence[Clip],
-    compute: Callable[[Sequence[Clip]], tuple[NDArray, Bad]],
-    ranks: Accelerator | None,
-) -> Features:
-    fingerprint = _fingerprint(what, clips)
-    rank, num_ranks = (0, 1) if ranks is None else (ranks.process_index, ranks.num_processes)
-    cached = [read_features(path, fingerprint) if rank == 0 else None]
-    if num_ranks > 1:
-        torch.distributed.broadcast_object_list(cached, src=0)
-    if cached[0] is not None:
-        return cached[0]
-    shares = [compute(clips[len(clips) * rank // num_ranks : len(clips) * (rank + 1) // num_ranks])]
-    if num_ranks > 1:
-        shares = gather_object(shares)
-    values = np.concatenate([np.asarray(own, dtype=np.float32) for own, _ in shares])
-    bad = [pair for _, own in shares for pair in own]
-    if len(values) + len(bad) != len(clips):
-        raise DataError(f"{len(clips)} clips gave {len(values)} vectors and {len(bad)} refusals")
-    if not np.isfinite(values).all():
-        raise DataError(f"{path.stem}: the features are not finite: the model is damaged")
-    if rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        named = np.asarray(bad, dtype=np.str_).reshape(-1, 2)
-        write_atomically(path, npz(features=values, bad=named, fingerprint=np.asarray(fingerprint)))
-    return Features(values, bad)
-
-
 def _fingerprint(what: str, clips: Sequence[Clip]) -> str:
-    """Hash what the features depend on. Labels are not part of it; size and date of every sound file are."""
     digest = hashlib.sha256(what.encode())
     for clip in clips:
-        digest.update(
-            repr((clip.name, clip.offset, clip.size, file_state(clip.path))).encode(errors="backslashreplace")
-        )
+        state = (clip.name, clip.offset, clip.size, file_state(clip.path))
+        digest.update(repr(state).encode(errors="backslashreplace"))
     return digest.hexdigest()

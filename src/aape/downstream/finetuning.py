@@ -103,6 +103,12 @@ class History:
             for metric, value in values.items():
                 self.scores.setdefault(name, {}).setdefault(metric, []).append(value)
 
+    def last_line(self) -> str:
+        """Return the last evaluation in words."""
+        scores = [(f"{name} {metric}", c[-1]) for name, pair in self.scores.items() for metric, c in pair.items()]
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores)
+        return f"loss {self.loss[-1]:.4f}  {shown}"
+
 
 class _SharedDropPath(DropPath):
     """Drop path by numbers that are drawn elsewhere, so that ranks leave the same branches out."""
@@ -176,31 +182,24 @@ class Training:
         self.targets = labelled.target_matrix(np.arange(len(labelled.clips))).astype(np.float32)
         self.average = WeightAverage(classifier, settings.ema)
         self.history, self.last = History(), dict[str, Predictions]()
-        is_averaged = self.average.module is not classifier
-        self.loop = Loop(
-            accelerator,
-            folder,
-            self._forward,
-            adamw(
-                classifier,
-                learning_rate=settings.learning_rate,
-                weight_decay=WEIGHT_DECAY,
-                betas=BETAS,
-                rate_of=layer_decay(len(classifier.encoder.blocks), settings.layer_decay),
-            ),
-            {"classifier": classifier} | ({"average": self.average.module} if is_averaged else {}),
-            num_steps=settings.steps,
-            rate=lambda step: warmup_cosine(step, warmup=round(WARMUP * settings.steps), total=settings.steps),
-            autocast=self._autocast,
-            after_step=lambda step, is_skipped: self.average.update(is_skipped),
-            log_every=-(-settings.steps // settings.evaluations),
-            on_log=self._evaluate,
-            save_every=settings.save_every,
-            bad=spectrograms.bad,
-            stop=stop or StopSignal(),
-            progress=progress,
+        self.at_once = settings.clips_at_once or settings.batch
+        self.loop = self._loop(folder, stop or StopSignal(), progress)
+        balanced = settings.balanced_draws
+        weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
+        self.augmentation = Augmentation(
+            draws=Draws(job.train, batch=settings.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced),
+            seed=job.seed,
+            bins=spectrograms.log_mel.n_mels,
+            crop=settings.num_frames or settings.crop_frames,
+            is_padded=settings.num_frames is not None,
+            patch_size=classifier.encoder.patch_size,
+            num_branches=classifier.num_branches,
+            mixup=settings.mixup,
+            spec_augment=settings.spec_augment,
+            frames=spectrograms.frames,
+            rank=accelerator.process_index,
+            num_ranks=accelerator.num_processes,
         )
-        self.augmentation = self._augmentation()
 
     def run(self, *, resume: bool = False) -> bool:
         """Train to the end, from the folder's checkpoint if the run is resumed and there is one.
@@ -224,87 +223,95 @@ class Training:
             self.last = {name: self.predict(indices) for name, indices in self.job.watched.items()}
         return True
 
+    def _loop(self, folder: Path, stop: StopSignal, progress: Callable[[int], None]) -> Loop:
+        settings, classifier = self.settings, self.classifier
+        rates = layer_decay(len(classifier.encoder.blocks), settings.layer_decay)
+        is_averaged = self.average.module is not classifier
+        return Loop(
+            self.accelerator,
+            folder,
+            self._forward,
+            adamw(
+                classifier,
+                learning_rate=settings.learning_rate,
+                weight_decay=WEIGHT_DECAY,
+                betas=BETAS,
+                rate_of=rates,
+            ),
+            {"classifier": classifier} | ({"average": self.average.module} if is_averaged else {}),
+            num_steps=settings.steps,
+            rate=lambda step: warmup_cosine(step, warmup=round(WARMUP * settings.steps), total=settings.steps),
+            autocast=self._autocast,
+            after_step=lambda step, is_skipped: self.average.update(is_skipped),
+            log_every=-(-settings.steps // settings.evaluations),
+            on_log=self._evaluate,
+            save_every=settings.save_every,
+            bad=self.spectrograms.bad,
+            stop=stop,
+            progress=progress,
+        )
+
     def predict(self, indices: Indices) -> Predictions:
         """Return the clips that can be read, and their probabilities (n, C): softmax, or sigmoid of several labels."""
-        model, at_once = self.average.module.eval(), self.settings.clips_at_once or self.settings.batch
-        batches = np.array_split(self.spectrograms.by_length(indices), max(1, -(-len(indices) // at_once)))
+        model = self.average.module.eval()
+        batches = np.array_split(self.spectrograms.by_length(indices), max(1, -(-len(indices) // self.at_once)))
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
         rows: list[tuple[int, Probabilities]] = []
-        for found in self.spectrograms.stream(batches, range(rank, len(batches), num_ranks)):
-            pieces = [(row, piece) for row, (_, mel) in enumerate(found) for piece in self._windows(mel)]
-            total = torch.zeros(len(found), len(self.labelled.classes), device=self.spectrograms.device)
-            num_frames = torch.zeros(len(found), 1, device=total.device)
-            for places, inputs in self._grouped(dict(enumerate(piece for _, piece in pieces)), at_once):
+        for mels in self.spectrograms.stream(batches, range(rank, len(batches), num_ranks)):
+            pieces = [(row, piece) for row, (_, mel) in enumerate(mels) for piece in self._windows(mel)]
+            total = torch.zeros(len(mels), len(self.labelled.classes), device=self.spectrograms.device)
+            num_frames = torch.zeros(len(mels), 1, device=total.device)
+            for slots, inputs in self._grouped(dict(enumerate(piece for _, piece in pieces))):
                 with torch.inference_mode(), self._autocast():
                     logits = model(inputs).float()
                 probability = logits.sigmoid() if self.labelled.is_multi_label else logits.softmax(-1)
-                owners = torch.tensor([pieces[place][0] for place in places], device=total.device)
+                owners = torch.tensor([pieces[slot][0] for slot in slots], device=total.device)
                 length = inputs.shape[-1]  # the weight of a window, as in `aape classify`
                 total.index_add_(0, owners, length * probability)
                 num_frames.index_add_(0, owners, torch.full_like(probability[:, :1], length))
-            rows += zip((index for index, _ in found), (total / num_frames).cpu().numpy(), strict=True)
+            rows += zip((index for index, _ in mels), (total / num_frames).cpu().numpy(), strict=True)
         rows = sorted(gather_object(rows), key=lambda row: row[0])
         kept = np.asarray([index for index, _ in rows], dtype=np.int64)
         return kept, np.stack([probabilities for _, probabilities in rows])
 
-    def _augmentation(self) -> Augmentation:
-        settings, labelled, job = self.settings, self.labelled, self.job
-        balanced = settings.balanced_draws
-        weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
-        return Augmentation(
-            Draws(job.train, batch=settings.batch, seed=job.seed, weights=weights, draws_per_epoch=balanced),
-            seed=job.seed,
-            bins=self.spectrograms.log_mel.n_mels,
-            crop=settings.num_frames or settings.crop_frames,
-            is_padded=settings.num_frames is not None,
-            patch_size=self.classifier.encoder.patch_size,
-            num_branches=self.classifier.num_branches,
-            mixup=settings.mixup,
-            spec_augment=settings.spec_augment,
-            frames=self.spectrograms.frames,
-            rank=self.accelerator.process_index,
-            num_ranks=self.accelerator.num_processes,
-        )
-
     def _batches(self) -> Iterator[list[Any]]:
-        """Yield, step by step, this rank's clips of one length after the other: places, inputs, targets, draws."""
+        """Yield, step by step, this rank's clips of one length after the other: slots, inputs, targets, draws."""
         steps = range(self.loop.step, self.settings.steps)
-        for step, found in zip(steps, self.spectrograms.stream(self.augmentation, steps), strict=True):
-            mels = dict(found)  # by clip, if it can be read
+        for step, clips in zip(steps, self.spectrograms.stream(self.augmentation, steps), strict=True):
+            mels = dict(clips)  # by clip, if it can be read
             draws = self.augmentation.draw(step)
-            clip_at = {place: draws.clips[place] for place in self.augmentation.read(draws)}
-            at = {place: mels[clip] for place, clip in clip_at.items() if clip in mels}
+            clip_at = {slot: draws.clips[slot] for slot in self.augmentation.read(draws)}
+            at = {slot: mels[clip] for slot, clip in clip_at.items() if clip in mels}
             if self.spectrograms.frames is None:
-                draws = self.augmentation.draw(step, {place: mel.shape[-1] for place, mel in at.items()})
-            pieces = {place: self._crop(mel, draws.starts[place]) for place, mel in at.items()}
+                draws = self.augmentation.draw(step, {slot: mel.shape[-1] for slot, mel in at.items()})
+            pieces = {slot: self._crop(mel, draws.starts[slot]) for slot, mel in at.items()}
             inputs, targets = {}, {}
-            for place in self.augmentation.share(draws):
-                if place in pieces:
-                    inputs[place], targets[place] = self._mixed(place, pieces, draws)
-            at_once = self.settings.clips_at_once or self.settings.batch
-            yield [(places, x, targets, draws) for places, x in self._grouped(inputs, at_once)]
+            for slot in self.augmentation.share(draws):
+                if slot in pieces:
+                    inputs[slot], targets[slot] = self._mixed(slot, pieces, draws)
+            yield [(slots, x, targets, draws) for slots, x in self._grouped(inputs)]
 
-    def _mixed(self, place: int, pieces: dict[int, Tensor], draws: StepDraws) -> tuple[Tensor, NDArray[np.float32]]:
-        """Return what is trained on at a place, (F, T) and (C,); a clip whose partner cannot be read stays as it is."""
-        piece, target, partner = pieces[place], self.targets[draws.clips[place]], int(draws.partners[place])
+    def _mixed(self, slot: int, pieces: dict[int, Tensor], draws: StepDraws) -> tuple[Tensor, NDArray[np.float32]]:
+        """Return what is trained on in a slot, (F, T) and (C,); a clip whose partner cannot be read stays as it is."""
+        piece, target, partner = pieces[slot], self.targets[draws.clips[slot]], int(draws.partners[slot])
         if self.settings.mixup and partner in pieces:
-            share = float(draws.shares[place])
+            share = float(draws.shares[slot])
             piece = mix_up(piece, pieces[partner], share)
             target = np.float32(share) * target + (1 - np.float32(share)) * self.targets[draws.clips[partner]]
-        return hide(piece, draws.bands[place]) if place in draws.bands else piece, target
+        return hide(piece, draws.bands[slot]) if slot in draws.bands else piece, target
 
     def _forward(self, step: int, batch: Any) -> Pass:
-        places, inputs, targets, draws = batch
+        slots, inputs, targets, draws = batch
         self.classifier.train()
         uniforms = None
         if self.classifier.num_branches:
-            uniforms = torch.stack([draws.uniforms[place] for place in places]).to(inputs.device)
+            uniforms = torch.stack([draws.uniforms[slot] for slot in slots]).to(inputs.device)
         logits = _wide(self.classifier(inputs, uniforms))
-        target = torch.from_numpy(np.stack([targets[place] for place in places])).to(logits)
+        target = torch.from_numpy(np.stack([targets[slot] for slot in slots])).to(logits)
         is_binary = self.labelled.is_multi_label or self.settings.mixup
         loss = (F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy)(logits, target)
-        names = [self.labelled.clips[draws.clips[place]].name for place in places]
-        return Pass(loss, len(places) / self.settings.batch, names, {"loss": loss.detach()})
+        names = [self.labelled.clips[draws.clips[slot]].name for slot in slots]
+        return Pass(loss, len(slots) / self.settings.batch, names, {"loss": loss.detach()})
 
     def _evaluate(self, step: int, values: dict[str, float]) -> None:
         """Score the watched sets, remember it, and add it to what is logged."""
@@ -319,7 +326,7 @@ class Training:
         since = step - (self.history.steps[-1] if self.history.steps else 0)
         self.history.record(step, loss, scores, since * self.settings.batch / max(1e-9, values["clips_per_second"]))
         self.loop.extra["history"] = vars(self.history)
-        values.update({f"{name}_{metric}": value for name, own in scores.items() for metric, value in own.items()})
+        values.update({f"{name}_{metric}": value for name, pair in scores.items() for metric, value in pair.items()})
 
     def _crop(self, mel: Tensor, start: int) -> Tensor:
         """Cut a longer clip; pad a shorter one where there is a fixed length."""
@@ -333,14 +340,14 @@ class Training:
             return [F.pad(mel, (0, self.settings.num_frames - mel.shape[-1]))]
         return mel.split(SEGMENT_FRAMES if mel.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)
 
-    def _grouped(self, pieces: dict[int, Tensor], at_once: int) -> Iterator[tuple[list[int], Tensor]]:
-        """Group log-mels (F, T) by patches, zero-padded to whole ones: places, at most so many, and (B, 1, F, T)."""
+    def _grouped(self, pieces: dict[int, Tensor]) -> Iterator[tuple[list[int], Tensor]]:
+        """Group log-mels (F, T) by patches, zero-padded to whole ones: slots, at most so many, and (B, 1, F, T)."""
         patch_size = self.classifier.encoder.patch_size
-        for group in group_by_length({place: piece.shape[-1] for place, piece in pieces.items()}, patch_size):
-            for start in range(0, len(group), at_once):
-                places = group[start : start + at_once]
-                padded = [F.pad(pieces[place], (0, -pieces[place].shape[-1] % patch_size)) for place in places]
-                yield places, torch.stack(padded)[:, None]
+        for group in group_by_length({slot: piece.shape[-1] for slot, piece in pieces.items()}, patch_size):
+            for start in range(0, len(group), self.at_once):
+                slots = group[start : start + self.at_once]
+                padded = [F.pad(pieces[slot], (0, -pieces[slot].shape[-1] % patch_size)) for slot in slots]
+                yield slots, torch.stack(padded)[:, None]
 
     def _autocast(self) -> Any:
         return autocast(self.spectrograms.device, self.settings.precision)

@@ -1,14 +1,13 @@
-"""The trainings of a run: one for every seed and partition, each in a folder of its own and done only once."""
+"""The trainings of a run: one for every seed and partition, each in its folder and done only once."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
+import math
 import shutil
-import sys
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,24 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from aape.data.labelled import LabelledSet
 from aape.downstream.finetuning import Classifier, History, Job, Settings, Training
 from aape.downstream.partitions import Partition
-from aape.downstream.scores import Predictions, describe_run, summarise_curves, write_classes
+from aape.downstream.scores import MEANING, Predictions, describe_run, summarise_curves, write_classes
 from aape.downstream.spectrograms import Spectrograms
 from aape.errors import CheckpointError
-from aape.models.saved import SavedModel, save_model
+from aape.models.saved import SavedModel, read_model, save_model
 from aape.runs.checkpoints import list_checkpoints, refuse_old
 from aape.runs.files import Records, npz, plain, read_npz, write_atomically, write_json
 from aape.runs.guards import StopSignal
-from aape.runs.progress import progress_bar
+from aape.runs.progress import TrainingBar
 
 
 @dataclass(frozen=True)
 class Done:
-    """A finished job: what it measured, and the predictions of its last step by watched set."""
+    """A finished job: what it measured, and its last predictions by watched set."""
 
     history: History
     last: dict[str, Predictions]
@@ -68,10 +68,10 @@ class Run:
         spectrograms: its log-mels.
         saved: the model to start from.
         settings: how to train.
-        accelerator: device and ranks; the first one writes.
+        ranks: device and processes; the first one writes.
         resume: go on from checkpoints.
         loop_to: length in seconds that shorter clips are looped to, saved with the model.
-        training: how the model was trained, saved with it.
+        options: of the run, saved with the model.
         done: finished jobs, by name.
     """
 
@@ -80,29 +80,26 @@ class Run:
     spectrograms: Spectrograms
     saved: SavedModel
     settings: Settings
-    accelerator: Accelerator
+    ranks: Accelerator
     resume: bool = False
     loop_to: float = 0.0
-    training: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     done: dict[str, Done] = field(default_factory=dict)
 
-    def work_through(self, jobs: Sequence[Job]) -> dict[str, Done]:
+    def work_through(self, jobs: Sequence[Job]) -> None:
         """Train one job after the other, or read what an earlier process has finished; the first one's model is saved.
 
         Raises:
             CheckpointError, DataError, TrainingError: as `Training.run`; a finished job is damaged.
             SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
         """
-        is_main, stop, steps = self.accelerator.is_main_process, StopSignal(), self.settings.steps
-        bar = progress_bar("fine-tuning", len(jobs) * steps)
-        with bar if is_main else contextlib.nullcontext(lambda done, total: None) as progress:
+        stop, steps, is_main = StopSignal(), self.settings.steps, self.ranks.is_main_process
+        with TrainingBar("fine-tuning", len(jobs) * steps, is_shown=is_main) as bar:
             for number, job in enumerate(jobs):
-                show = lambda step, number=number: progress(number * steps + step, len(jobs) * steps)  # noqa: E731
-                self.done[job.name] = self._finished(job) or self._train(job, stop, show, is_saved=number == 0)
-                show(steps)
-                if is_main:
-                    self._tell({name: done.history for name, done in self.done.items()})
-        return self.done
+                done = self._finished(job) or self._train(job, stop, bar, number * steps, is_saved=number == 0)
+                self.done[job.name] = done
+                bar.advance((number + 1) * steps)
+                self._tell()
 
     def summarise(self, parts: Sequence[Partition], seeds: int) -> dict[str, Any]:
         """Return what `result.json` says of the finished jobs; write `per_class.csv` and `confusion.csv`."""
@@ -114,59 +111,73 @@ class Run:
             [self.done.get(job_name(seed, part, "-selection"), self.done[job_name(seed, part)]) for part in parts]
             for seed in range(seeds)
         ]
-        has_validation = all("validation" in done.history.scores for own in choosers for done in own)
-        per_class = write_classes(self.out, self.labelled, [done.last["test"] for own in tests for done in own])
+        has_validation = all("validation" in done.history.scores for folds in choosers for done in folds)
+        per_class = write_classes(self.out, self.labelled, [done.last["test"] for folds in tests for done in folds])
         described = describe_run(self.labelled, parts, bad)
         silent = [row["class"] for row in per_class if not row["clips"]]
         if self.labelled.is_multi_label and silent:
             counted = f"{len(silent)} of {len(per_class)} classes"
             described["warnings"].append(f"{counted} have no positive test clip, and are left out of mAP")
-        seconds = sum(done.history.seconds for own in tests for done in own)
+        seconds = sum(done.history.seconds for folds in tests for done in folds)
         return {
+            "loop_to": self.loop_to,
             "scores": summarise_curves(
-                [[done.history.scores["test"] for done in own] for own in tests],
-                [[done.history.scores["validation"] for done in own] for own in choosers] if has_validation else [],
+                [[done.history.scores["test"] for done in folds] for folds in tests],
+                [[done.history.scores["validation"] for done in folds] for folds in choosers] if has_validation else [],
             ),
             "per_class": per_class,
             **described,
-            "batches_per_second": sum(done.history.steps[-1] for own in tests for done in own) / max(1e-9, seconds),
+            "meaning": MEANING,
+            "batches_per_second": sum(done.history.steps[-1] for folds in tests for done in folds) / max(1e-9, seconds),
         }
 
-    def _train(self, job: Job, stop: StopSignal, progress: Callable[[int], None], *, is_saved: bool) -> Done:
-        folder = self.out / "jobs" / job.name
+    def write_card(self, result: dict[str, Any], first: Partition) -> None:
+        """Put data and scores, which are known only now, beside the weights."""
+        saved = dict(vars(read_model(self.out / "model")))
+        name = f"{result['task']} ({Path(result['data']).name})"
+        held_out = f", fold {first.name} held out" if self.labelled.has_folds else ""
+        kind = f"{result['protocol']}, last step, mean over seeds: {result['config']['seeds']}"
+        means = {metric.replace("_", " "): values["mean"] for metric, values in result["scores"]["last"].items()}
+        saved["card"] = {
+            "data": f"{name}: trained on {len(first.train)} clips{held_out}.",
+            "scores": [
+                {"data": name, "metric": metric, "value": round(mean, 4), "protocol": kind}
+                for metric, mean in means.items()
+                if math.isfinite(mean)
+            ],
+        }
+        save_model(self.out / "model", saved.pop("encoder"), saved.pop("front_end"), **saved)
+
+    def _train(self, job: Job, stop: StopSignal, bar: TrainingBar, steps_before: int, *, is_saved: bool) -> Done:
+        folder = self._folder(job)
         refuse_old(folder)
         torch.manual_seed(job.seed)
         encoder, num_classes = copy.deepcopy(self.saved.encoder), len(self.labelled.classes)
         classifier = Classifier(encoder, num_classes, self.settings.drop_path).to(self.spectrograms.device)
-        self.spectrograms.bad.records = Records(folder / "bad_files.jsonl")
 
         def show(step: int) -> None:
-            progress(step)
-            history = training.history
-            if self.accelerator.is_main_process and history.steps[-1:] == [step]:
-                self._tell({**{name: done.history for name, done in self.done.items()}, job.name: history})
-                line = f"{job.name}  step {step}/{self.settings.steps}  loss {history.loss[-1]:.4f}"
-                for watched, scores in history.scores.items():
-                    for metric, values in scores.items():
-                        line += f"  {watched} {metric.replace('_', ' ')} {values[-1]:.3f}"
-                print(line, file=sys.stderr)
+            bar.advance(steps_before + step)
+            if training.history.steps[-1:] == [step]:
+                self.done[job.name] = Done(training.history, training.last)
+                self._tell()
+                bar.note(steps_before + step, f"{job.name}  {training.history.last_line()}")
 
         training = Training(
             job, classifier, self.labelled, self.spectrograms, self.settings,
-            accelerator=self.accelerator, folder=folder, stop=stop, progress=show,
+            accelerator=self.ranks, folder=folder, stop=stop, progress=show,
         )  # fmt: skip
+        is_main = self.ranks.is_main_process
         if not training.run(resume=self.resume):
-            stop.leave(self.out, training.loop.step, is_main=self.accelerator.is_main_process)
-        model = training.average.module
-        assert isinstance(model, Classifier)
-        if self.accelerator.is_main_process:
-            if is_saved:
-                self._save_model(model, job)
-            self._finish(folder, training)
-        self.accelerator.wait_for_everyone()
+            stop.leave(self.out, training.loop.step, is_main=is_main)
+        if is_main and is_saved:
+            self._save_model(training.average.module, job)
+        if is_main:
+            self._finish(job, training.history, training.last)
+        self.ranks.wait_for_everyone()
         return Done(training.history, training.last)
 
-    def _save_model(self, model: Classifier, job: Job) -> None:
+    def _save_model(self, model: nn.Module, job: Job) -> None:
+        assert isinstance(model, Classifier)
         save_model(
             self.out / "model",
             model.encoder,
@@ -174,56 +185,57 @@ class Run:
             head=model.head,
             labels=self.labelled.classes,
             multi_label=self.labelled.is_multi_label,
-            training={"finetuning": self.training, "pretraining": self.saved.training, "job": job.name},
+            training={"finetuning": plain(self.options), "pretraining": self.saved.training, "job": job.name},
             loop_to=self.loop_to,
         )
 
-    def _finish(self, folder: Path, training: Training) -> None:
+    def _finish(self, job: Job, history: History, last: dict[str, Predictions]) -> None:
         """Write what a finished job leaves behind, and remove its checkpoints."""
         arrays: dict[str, Any] = {}
-        for name, (indices, probabilities) in training.last.items():
+        for name, (indices, probabilities) in last.items():
             arrays[f"{name}_file"] = np.asarray([self.labelled.clips[index].name for index in indices], dtype=np.str_)
             arrays[f"{name}_probability"] = probabilities
-        write_atomically(folder / "last.npz", npz(**arrays))
-        write_json(folder / "history.json", vars(training.history))
-        for checkpoint in list_checkpoints(folder):
+        write_atomically(self._folder(job) / "last.npz", npz(**arrays))
+        write_json(self._folder(job) / "history.json", vars(history))
+        for checkpoint in list_checkpoints(self._folder(job)):
             shutil.rmtree(checkpoint)
+
+    def _folder(self, job: Job) -> Path:
+        """Return a job's folder; bad files that turn up from now on are listed there."""
+        folder = self.out / "jobs" / job.name
+        self.spectrograms.bad.records = Records(folder / "bad_files.jsonl")
+        return folder
 
     def _finished(self, job: Job) -> Done | None:
         """Read a job that an earlier process has finished."""
-        folder = self.out / "jobs" / job.name
-        path = folder / "history.json"  # written last
+        path = self._folder(job) / "history.json"  # written last
         if not path.exists():
             return None
         try:
             history = History(**json.loads(path.read_text(encoding="utf-8")))
-            for own in history.scores.values():  # JSON has null for NaN
-                own.update((metric, np.asarray(values, dtype=np.float64).tolist()) for metric, values in own.items())
-            places = {clip.name: index for index, clip in enumerate(self.labelled.clips)}
-            arrays = read_npz(folder / "last.npz") or {}
-            last = {
-                name: (
-                    np.asarray([places[str(file)] for file in arrays[f"{name}_file"]], dtype=np.int64),
-                    arrays[f"{name}_probability"],
-                )
-                for name in history.scores
-            }
+            for scores in history.scores.values():  # JSON has null for NaN
+                scores.update((metric, np.asarray(values, np.float64).tolist()) for metric, values in scores.items())
+            numbers = {clip.name: index for index, clip in enumerate(self.labelled.clips)}
+            arrays, last = read_npz(path.with_name("last.npz")) or {}, {}
+            for name in history.scores:
+                indices = np.asarray([numbers[str(file)] for file in arrays[f"{name}_file"]], dtype=np.int64)
+                last[name] = indices, arrays[f"{name}_probability"]
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{folder}: does not belong to this data set, or is damaged ({error}): delete it"
-            ) from error
-        self.spectrograms.bad.records = Records(folder / "bad_files.jsonl")
+            reason = f"does not belong to this data set, or is damaged ({error})"
+            raise CheckpointError(f"{path.parent}: {reason}: delete it") from error
         self.spectrograms.bad.restore(self.settings.steps)
         return Done(history, last)
 
-    def _tell(self, histories: dict[str, History]) -> None:
+    def _tell(self) -> None:
         """Write `metrics.jsonl` of the run, and name new bad files."""
+        if not self.ranks.is_main_process:
+            return
         self.spectrograms.bad.tell()
         lines = []
-        for name, history in histories.items():
-            for place, step in enumerate(history.steps):
-                entry: dict[str, Any] = {"job": name, "step": step, "loss": history.loss[place]}
-                for watched, own in history.scores.items():
-                    entry |= {f"{watched}_{metric}": values[place] for metric, values in own.items()}
+        for name, done in self.done.items():
+            for row, step in enumerate(done.history.steps):
+                entry: dict[str, Any] = {"job": name, "step": step, "loss": done.history.loss[row]}
+                for watched, scores in done.history.scores.items():
+                    entry |= {f"{watched}_{metric}": values[row] for metric, values in scores.items()}
                 lines.append(json.dumps(plain(entry)))
         write_atomically(self.out / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())

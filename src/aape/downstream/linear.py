@@ -1,6 +1,6 @@
 """Many linear layers trained at once: learning rates, seeds and folds share one batched matrix product.
 
-Letters: R runs (layers), G feature matrices, n clips, B clips per batch, D features, C classes, E evaluated steps.
+L runs (layers), M feature matrices, n clips, B clips per batch, D features, K classes, E evaluated steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Run:
         evaluate: sets of clips to score on the way; the training never depends on them.
         learning_rate: the peak, at the first step.
         seed: of the start and of the order of the clips.
-        matrix: which of the G feature matrices.
+        matrix: which of the M feature matrices.
     """
 
     train: NDArray[np.int64]
@@ -64,7 +64,7 @@ class History:
 
 
 def standardisation(features: NDArray[np.float32], rows: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """Return mean and reciprocal standard deviation of the given rows, (D,) each, computed in float64.
+    """Return mean and reciprocal standard deviation of some rows, (D,) each, computed in float64.
 
     A feature that is constant over the rows gets a reciprocal of 0: no training signal reaches its weight, so outside
     the training set it would only add noise.
@@ -95,10 +95,10 @@ def train_linear(
     batch may hold the end of one permutation and the start of the next.
 
     Args:
-        features: G matrices, (G, n, D), not standardised.
+        features: M matrices, (M, n, D), not standardised.
         labels: classes, (n,).
         runs: what to train.
-        num_classes: C.
+        num_classes: K.
         steps: optimiser steps of every run.
         batch: clips per step, B.
         validate_every: steps between two evaluations; the last step is always evaluated.
@@ -140,28 +140,28 @@ class _Layers:
     ) -> None:
         self.table, self.target, self.runs = table, target, runs
         mean, scale = (np.stack(values) for values in zip(*scalings, strict=True))
-        self.mean, self.scale = (torch.from_numpy(own).float().to(table.device)[:, None] for own in (mean, scale))
+        self.mean, self.scale = (torch.from_numpy(array).float().to(table.device)[:, None] for array in (mean, scale))
         generators = [torch.Generator().manual_seed(run.seed) for run in runs]
-        # torch.nn.Linear's own start, from each run's own generator: a run is the same in whatever company it trains.
+        # The start of torch.nn.Linear, from each run's generator: a run is the same in whatever company it trains.
         width = table.shape[1]
         bound = 1 / math.sqrt(width)
-        starts = [torch.empty(num_classes, width + 1).uniform_(-bound, bound, generator=own) for own in generators]
-        self.orders = [_Order(run.train, own) for run, own in zip(runs, generators, strict=True)]
-        # The first row of a run's matrix in the table, (R, 1).
+        starts = [torch.empty(num_classes, width + 1).uniform_(-bound, bound, generator=g) for g in generators]
+        self.orders = [_Order(run.train, generator) for run, generator in zip(runs, generators, strict=True)]
+        # The first row of a run's matrix in the table, (L, 1).
         self.offset = torch.tensor([run.matrix * len(target) for run in runs], device=table.device)[:, None]
         # Runs of one learning rate, which stand side by side, share a parameter group.
         self.weights: list[Tensor] = []
         self.biases: list[Tensor] = []
         self.peaks: list[float] = []
-        for rate, own in itertools.groupby(zip(runs, starts, strict=True), key=lambda pair: pair[0].learning_rate):
-            start = torch.stack([start for _, start in own]).to(table.device)
+        for rate, pairs in itertools.groupby(zip(runs, starts, strict=True), key=lambda pair: pair[0].learning_rate):
+            start = torch.stack([start for _, start in pairs]).to(table.device)
             self.weights.append(nn.Parameter(start[..., :width].clone()))
             self.biases.append(nn.Parameter(start[..., width:].clone()))
             self.peaks.append(rate)
 
     def train(self, steps: int, batch: int, validate_every: int) -> list[History]:
         """Train all layers to the end; one history each."""
-        groups = [{"params": list(own)} for own in zip(self.weights, self.biases, strict=True)]
+        groups = [{"params": list(pair)} for pair in zip(self.weights, self.biases, strict=True)]
         adam = torch.optim.Adam(groups, fused=True)
         x = torch.empty(len(self.runs), batch, self.table.shape[1], device=self.table.device)
         losses, scores, evaluated = [], [], []
@@ -171,14 +171,14 @@ class _Layers:
             indices = torch.from_numpy(np.stack([order.take(block * batch) for order in self.orders]))
             indices = indices.to(self.table.device).view(len(self.runs), block, batch)
             block_loss = torch.zeros(len(self.runs), device=self.table.device)
-            for rows in indices.unbind(1):  # (R, B)
+            for rows in indices.unbind(1):  # (L, B)
                 torch.index_select(self.table, 0, (rows + self.offset).flatten(), out=x.view(-1, x.shape[-1]))
                 x.sub_(self.mean).mul_(self.scale)
                 for group, peak in zip(adam.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
                 # Classes before clips: a softmax over a short last dimension is twenty times slower on a CPU.
-                logits = torch.baddbmm(torch.cat(self.biases), torch.cat(self.weights), x.transpose(1, 2))  # (R, C, B)
-                loss = F.cross_entropy(logits, self.target[rows], reduction="none").mean(1)  # (R,)
+                logits = torch.baddbmm(torch.cat(self.biases), torch.cat(self.weights), x.transpose(1, 2))  # (L, K, B)
+                loss = F.cross_entropy(logits, self.target[rows], reduction="none").mean(1)  # (L,)
                 adam.zero_grad()
                 loss.sum().backward()
                 adam.step()
@@ -189,8 +189,8 @@ class _Layers:
             scores.append(self._evaluate())
         histories = []
         for row, run in enumerate(self.runs):
-            own = np.asarray([[score[:3] for score in found[row]] for found in scores], dtype=np.float64)
-            curves = own.reshape(len(evaluated), len(run.evaluate), 3).transpose(2, 1, 0)
+            array = np.asarray([[score[:3] for score in by_run[row]] for by_run in scores], dtype=np.float64)
+            curves = array.reshape(len(evaluated), len(run.evaluate), 3).transpose(2, 1, 0)
             predictions = tuple(score[3] for score in scores[-1][row])
             train_loss = np.asarray(losses)[:, row]
             histories.append(History(np.asarray(evaluated), curves[0], curves[1], curves[2], train_loss, predictions))
@@ -199,19 +199,19 @@ class _Layers:
     def _evaluate(self) -> list[list[tuple[float, float, float, NDArray[np.int64]]]]:
         """Return, for each run and each of its sets: accuracy, balanced accuracy, loss and predictions."""
         weights, biases = torch.cat(self.weights).detach(), torch.cat(self.biases).detach()
-        found = []
+        by_run = []
         for row, run in enumerate(self.runs):
             scores = []
             for indices in run.evaluate:
                 rows = torch.from_numpy(indices).to(self.table.device)
                 x = self.table.index_select(0, rows + self.offset[row]).sub_(self.mean[row]).mul_(self.scale[row])
-                logits = torch.addmm(biases[row].T, x, weights[row].T)  # (n, C)
+                logits = torch.addmm(biases[row].T, x, weights[row].T)  # (n, K)
                 truth, predicted = self.target[rows], logits.argmax(-1).cpu().numpy()
                 confusion = confusion_matrix(truth.cpu().numpy(), predicted, logits.shape[-1])
                 loss = float(F.cross_entropy(logits, truth))
                 scores.append((accuracy(confusion), balanced_accuracy(confusion), loss, predicted))
-            found.append(scores)
-        return found
+            by_run.append(scores)
+        return by_run
 
 
 class _Order:

@@ -46,7 +46,7 @@ class Partition:
 
     def without(self, clips: Indices) -> Partition:
         """Return the partition without these clips."""
-        left = (np.setdiff1d(own, clips) for own in (self.train, self.test, self.validation))
+        left = (np.setdiff1d(indices, clips) for indices in (self.train, self.test, self.validation))
         return Partition(self.name, *left)
 
     def unseen(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], set[int]]:
@@ -72,14 +72,14 @@ def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0)
         folds = [clip.fold for clip in labelled.clips]
         if num_folds:
             folds = list(group_folds(folds, names, num_folds))
-        found = fold_partitions(folds, names, min_clips=min_clips)
+        parts = fold_partitions(folds, names, min_clips=min_clips)
     else:
-        found = [split_partition([clip.split for clip in labelled.clips], names)]
-    for item in found:
+        parts = [split_partition([clip.split for clip in labelled.clips], names)]
+    for item in parts:
         if len({target for index in item.train for target in labelled.targets[index]}) < 2:
             what = f"without fold {item.name!r} " if labelled.has_folds else ""
             raise DataError(f"the training set {what}has a single class")
-    return found
+    return parts
 
 
 def group_folds(folds: Sequence[str | None], names: Sequence[str], num_folds: int) -> list[str]:
@@ -157,19 +157,19 @@ def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_cl
     column = np.asarray([str(fold).strip() for fold in folds])
     counts = Counter(column.tolist())
     if len(counts) < 2:
-        raise DataError(f"leave one fold out needs two folds or more, found only {', '.join(counts) or 'none'}")
+        raise DataError(f"leave one fold out needs two folds or more, there is only {', '.join(counts) or 'none'}")
     tested = sorted((fold for fold, count in counts.items() if count >= min_clips), key=_natural_key)
     if not tested:
         raise DataError(f"no fold has {min_clips} clips: the largest has {max(counts.values())}")
-    found = []
+    parts = []
     for position, fold in enumerate(tested):
         following = tested[(position + 1) % len(tested)]
         train = np.flatnonzero(column != fold)
         validation = np.flatnonzero((column == following) & (column != fold))
         if len(validation) == len(train):
             validation = validation[:0]
-        found.append(Partition(fold, train, np.flatnonzero(column == fold), validation))
-    return found
+        parts.append(Partition(fold, train, np.flatnonzero(column == fold), validation))
+    return parts
 
 
 def hold_out(
@@ -196,12 +196,12 @@ def hold_out(
     held_counts = np.zeros_like(remaining)
     held: set[int] = set()
     for label in np.unique(labels[candidates]):
-        own = np.unique(groups[candidates][labels[candidates] == label])
-        for group in generator.permutation(own):
+        groups_of_class = np.unique(groups[candidates][labels[candidates] == label])
+        for group in generator.permutation(groups_of_class):
             if held_counts[label] >= share[label]:
                 break
-            members = candidates[groups[candidates] == group]
-            counts = np.bincount(labels[members], minlength=len(remaining))
+            clips = candidates[groups[candidates] == group]
+            counts = np.bincount(labels[clips], minlength=len(remaining))
             if int(group) in held or np.any((counts > 0) & (remaining - counts < 1)):
                 continue
             held.add(int(group))

@@ -1,6 +1,6 @@
 """The protocol of linear probing (method 9): how learning rate and step are chosen, and what is reported.
 
-G feature matrices, n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
+M feature matrices, n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def score(
     """Choose the learning rate, train on every partition with every seed, and summarise.
 
     Args:
-        features: (G, n, D); G is 1, or one matrix per seed.
+        features: (M, n, D); M is 1, or one matrix per seed.
         protocol: the clips, labels and budget.
         progress: called with the number of layers trained since the last call.
     """
@@ -168,12 +168,12 @@ def choose_learning_rate(
     histories = _train(features, protocol, runs, progress)
     table = []
     for index, rate in enumerate(rates):
-        own = histories[index * protocol.seeds : (index + 1) * protocol.seeds]
+        of_rate = histories[index * protocol.seeds : (index + 1) * protocol.seeds]
         table.append(
             {
                 "learning_rate": rate,
-                "accuracy": float(np.mean([history.accuracy[0, -1] for history in own])),
-                "loss": float(np.mean([history.loss[0, -1] for history in own])),
+                "accuracy": float(np.mean([history.accuracy[0, -1] for history in of_rate])),
+                "loss": float(np.mean([history.loss[0, -1] for history in of_rate])),
             }
         )
     best = max(table, key=lambda row: (row["accuracy"], -row["loss"]))
@@ -210,8 +210,8 @@ def _train(
 def _by_seed(histories: list[list[History]], row: int) -> list[list[dict[str, NDArray[np.float64]]]]:
     """Turn histories by partition and seed into the curves, by seed and partition, of one of the sets they watched."""
     return [
-        [{"accuracy": history.accuracy[row], "balanced_accuracy": history.balanced[row]} for history in own]
-        for own in zip(*histories, strict=True)
+        [{"accuracy": history.accuracy[row], "balanced_accuracy": history.balanced[row]} for history in by_partition]
+        for by_partition in zip(*histories, strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from aape.downstream.metrics import confusion_matrix, multi_label_scores, recall
 from aape.downstream.partitions import Indices, Partition
 from aape.errors import one_line
 from aape.runs.files import write_atomically
+from aape.runs.folder import write_result
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +40,8 @@ MEANING = {
     "mean": "over folds and seeds; balanced accuracy is the mean recall of the classes present in a test set",
     "std_seeds": "sample standard deviation over seeds of the mean over folds",
     "std_folds": "sample standard deviation over folds of the mean over seeds",
+    "mAP": "mean over the classes that have positives of the average precision",
+    "d_prime": "from the mean over classes of the area under the ROC curve",
 }
 
 
@@ -51,13 +55,13 @@ def summarise_curves(tests: Sequence[Sequence[Curves]], choosers: Sequence[Seque
     """
     scores: dict[str, Any] = {name: {} for name in COLUMNS}
     for metric in tests[0][0]:
-        curves = [[np.asarray(own[metric], dtype=np.float64) for own in runs] for runs in tests]
-        scores["best"][metric] = summarise([[curve.max() for curve in own] for own in curves])
-        scores["last"][metric] = summarise([[curve[-1] for curve in own] for own in curves])
+        curves = [[np.asarray(run[metric], dtype=np.float64) for run in folds] for folds in tests]
+        scores["best"][metric] = summarise([[curve.max() for curve in folds] for folds in curves])
+        scores["last"][metric] = summarise([[curve[-1] for curve in folds] for folds in curves])
         if choosers:
             chosen = [
-                [curve[np.argmax(chooser[metric])] for curve, chooser in zip(own, runs, strict=True)]
-                for own, runs in zip(curves, choosers, strict=True)
+                [curve[np.argmax(chooser[metric])] for curve, chooser in zip(folds, runs, strict=True)]
+                for folds, runs in zip(curves, choosers, strict=True)
             ]
             scores["best_on_validation"][metric] = summarise(chosen)
     if not choosers:
@@ -118,23 +122,33 @@ def describe_run(labelled: LabelledSet, parts: Sequence[Partition], bad: Mapping
     }
 
 
-def show(result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> None:
-    """Print the warnings of a result on standard error, and its table.
+def report(
+    out: Path, result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], labelled: LabelledSet
+) -> dict[str, Any]:
+    """Write `result.json`, and show its warnings and its table.
 
     Args:
-        result: the content of `result.json`.
+        out: the run folder.
+        result: its content; task, data and checkpoint are added from its `config`.
         rows: see `score_table`.
-        classes: of the set.
+        labelled: the set.
+
+    Returns:
+        What was written.
     """
     from rich.console import Console
     from rich.markup import escape
 
-    notes = Console(stderr=True)
+    config = result["config"]
+    result = {"task": config["task"], "data": config["data"], "checkpoint": config["checkpoint"], **result}
+    path = write_result(out, result)
     for warning in result["warnings"]:
-        notes.print(f"warning: {one_line(warning)}", highlight=False, markup=False, soft_wrap=True)
-    folds = "" if result["protocol"] == "split" else f", {len(result['partitions'])} test folds"
-    sizes = f"{result['num_clips']} clips, {len(classes)} classes{folds}, {result['config']['seeds']} seeds"
-    Console().print(score_table(rows, escape(f"{result['data']}: {sizes}")))
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    folds = f", {len(result['partitions'])} test folds" if labelled.has_folds else ""
+    sizes = f"{result['num_clips']} clips, {len(labelled.classes)} classes{folds}, {config['seeds']} seeds"
+    Console().print(score_table(rows, escape(f"{config['data']}: {sizes}")))
+    print(f"-> {path}")
+    return result
 
 
 def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
@@ -204,7 +218,7 @@ def write_classes(out: Path, labelled: LabelledSet, results: Sequence[Prediction
     counts = labelled.target_matrix(tested).sum(0)
     if labelled.is_multi_label:
         name = "average_precision"
-        each = [multi_label_scores(rows, labelled.target_matrix(own)).average_precision for own, rows in results]
+        each = [multi_label_scores(rows, labelled.target_matrix(clips)).average_precision for clips, rows in results]
         num_finite = np.isfinite(each).sum(axis=0)
         values = np.where(num_finite, np.nansum(each, axis=0) / np.maximum(1, num_finite), np.nan)
     else:
@@ -212,10 +226,10 @@ def write_classes(out: Path, labelled: LabelledSet, results: Sequence[Prediction
         confusion = sum(confusion_matrix(labels[indices], rows.argmax(-1), len(classes)) for indices, rows in results)
         values = recall_per_class(np.asarray(confusion))
         table = zip(classes, np.asarray(confusion).tolist(), strict=True)
-        write_csv(out / "confusion.csv", [["true \\ predicted", *classes], *([own, *row] for own, row in table)])
+        write_csv(out / "confusion.csv", [["true \\ predicted", *classes], *([label, *row] for label, row in table)])
     rows = [
-        {"class": own, "clips": int(count), name: None if np.isnan(value) else float(value)}
-        for own, count, value in zip(classes, counts, values, strict=True)
+        {"class": label, "clips": int(count), name: None if np.isnan(value) else float(value)}
+        for label, count, value in zip(classes, counts, values, strict=True)
     ]
     cells = [[row["class"], row["clips"], "" if row[name] is None else f"{row[name]:.6f}"] for row in rows]
     write_csv(out / "per_class.csv", [["class", "clips", name], *cells])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,55 +35,52 @@ class Batches(Protocol):
         ...
 
 
+@dataclass
 class _Reader(Dataset[list[tuple[int, Any]]]):
     """Reads a step's clips: (index, samples), or (index, reason) of a clip that cannot be used."""
 
-    def __init__(self, clips: Sequence[Clip], batches: Batches, sample_rate: int, min_samples: int) -> None:
-        self.clips, self.batches, self.sample_rate, self.min_samples = clips, batches, sample_rate, min_samples
+    clips: Sequence[Clip]
+    batches: Batches
+    sample_rate: int
+    min_samples: int
 
     def __getitem__(self, step: int) -> list[tuple[int, Wave | str]]:
-        found: list[tuple[int, Wave | str]] = []
+        clips: list[tuple[int, Wave | str]] = []
         for index in self.batches[step].tolist():
             try:
                 wave = load_clip(self.clips[index], sample_rate=self.sample_rate)
                 looped = np.resize(wave, self.min_samples) if len(wave) < self.min_samples else wave
-                found.append((index, looped))
+                clips.append((index, looped))
             except AudioError as error:
-                found.append((index, error.reason))
-        return found
+                clips.append((index, error.reason))
+        return clips
 
 
+@dataclass
 class Spectrograms:
     """The log-mels of a data set.
 
-    Args:
+    Attributes:
         clips: the data set.
         front_end: of the encoder.
         device: where log-mels are computed.
         workers: processes that read audio.
         loop_to: shorter clips are looped to so many seconds; 0 for none.
         max_bad_fraction: share of unreadable clips above which to stop.
-
-    Attributes:
-        bad: the clips that cannot be read.
         frames: of each clip, (n,), 0 if it cannot be read; None where they are too many to be read beforehand.
     """
 
-    def __init__(
-        self,
-        clips: Sequence[Clip],
-        front_end: FrontEndConfig,
-        *,
-        device: torch.device,
-        workers: int = 0,
-        loop_to: float = 0.0,
-        max_bad_fraction: float = 0.01,
-    ) -> None:
-        self.clips, self.device, self.workers = clips, device, workers
-        self.log_mel = LogMel(**dataclasses.asdict(front_end))
-        self.min_samples = round(loop_to * front_end.sample_rate)
-        self.bad = BadFiles(len(clips), max_bad_fraction)
-        self.frames: NDArray[np.int64] | None = None
+    clips: Sequence[Clip]
+    front_end: FrontEndConfig
+    device: torch.device
+    workers: int = 0
+    loop_to: float = 0.0
+    max_bad_fraction: float = 0.01
+    frames: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        self.log_mel = LogMel(**dataclasses.asdict(self.front_end))
+        self.bad = BadFiles(len(self.clips), self.max_bad_fraction)
         self._kept: dict[int, Tensor] = {}
         self._is_complete = False
 
@@ -97,12 +95,12 @@ class Spectrograms:
         batches = np.array_split(np.arange(len(self.clips)), -(-len(self.clips) // _READ_AT_ONCE))
         self.frames = np.zeros(len(self.clips), np.int64)
         num_bytes, done = 0, 0
-        for number, found in enumerate(self._read(batches, range(len(batches)), self.bad.add)):
-            for index, mel in found:
+        for number, clips in enumerate(self._read(batches, range(len(batches)), self.bad.add)):
+            for index, mel in clips:
                 self.frames[index] = mel.shape[-1]
                 num_bytes += 4 * mel.numel()
             if num_bytes <= MOST_KEPT_BYTES:
-                self._kept.update((index, mel.cpu()) for index, mel in found)
+                self._kept.update((index, mel.cpu()) for index, mel in clips)
             else:
                 self._kept.clear()
             done += len(batches[number])
@@ -135,14 +133,15 @@ class Spectrograms:
     def _read(
         self, batches: Batches, steps: Iterable[int], tell: Callable[[list[tuple[str, str]]], None]
     ) -> Iterator[list[tuple[int, Tensor]]]:
-        reader = _Reader(self.clips, batches, self.log_mel.sample_rate, self.min_samples)
+        rate = self.log_mel.sample_rate
+        reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
             reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=_as_they_are,
             worker_init_fn=ignore_sigterm,
         )  # fmt: skip
-        for found in loader:
-            tell([(self.clips[index].name, reason) for index, reason in found if isinstance(reason, str)])
-            yield self._log_mels([(index, wave) for index, wave in found if not isinstance(wave, str)])
+        for clips in loader:
+            tell([(self.clips[index].name, reason) for index, reason in clips if isinstance(reason, str)])
+            yield self._log_mels([(index, wave) for index, wave in clips if not isinstance(wave, str)])
 
     def _log_mels(self, waves: list[tuple[int, Wave]]) -> list[tuple[int, Tensor]]:
         """Compute clips of one length together."""
@@ -157,5 +156,5 @@ class Spectrograms:
         return [(index, done[index]) for index, _ in waves]
 
 
-def _as_they_are(found: Any) -> Any:
-    return found
+def _as_they_are(clips: Any) -> Any:
+    return clips

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aape.data.clips import Clip
-from aape.downstream.features import Features, Progress, embeddings, log_mel_statistics
+import numpy as np
+import torch
+
+from aape.data.clips import Clip, load_clip
+from aape.data.log_mel import LogMel, time_statistics
+from aape.downstream.features import Features, Progress, Vectors, compute_once, embeddings
+from aape.errors import AudioError
 from aape.inference.model import random_model
 
 if TYPE_CHECKING:
@@ -28,29 +34,53 @@ def compute_features(
     ranks: Accelerator | None = None,
     progress_bar: Callable[[str, int], AbstractContextManager[Progress]],
 ) -> dict[str, list[Features]]:
-    """Compute, or read from a folder, the features of every row of a probe's table.
+    """Compute, or read from a folder, the features of every row of a probe's table: one matrix, or one per seed.
 
     Args:
         model: the encoder.
         clips: of the set.
         folder: one NPZ file for each matrix.
         seeds: random encoders, one for each seed, and with them the statistics; 0 for the encoder alone.
-        ranks: the processes to divide the clips among; None for this one.
+        ranks: see `compute_once`.
         progress_bar: such as `aape.runs.progress.progress_bar`.
-
-    Returns:
-        By row, one matrix, or one per seed.
     """
     with progress_bar(ENCODER, len(clips)) as progress:
-        found = {ENCODER: [embeddings(model, clips, cache=folder / "encoder.npz", ranks=ranks, progress=progress)]}
-    if not seeds:
-        return found
-    found[UNTRAINED] = []
+        rows = {ENCODER: [embeddings(model, clips, cache=folder / "encoder.npz", ranks=ranks, progress=progress)]}
     for seed in range(seeds):
         untrained, cache = random_model(model, seed), folder / f"untrained-{seed}.npz"
         with progress_bar(f"{UNTRAINED}, seed {seed}", len(clips)) as progress:
-            found[UNTRAINED].append(embeddings(untrained, clips, cache=cache, ranks=ranks, progress=progress))
-    cache = folder / "log-mel-statistics.npz"
-    with progress_bar(STATISTICS, len(clips)) as progress:
-        found[STATISTICS] = [log_mel_statistics(model.log_mel, clips, cache=cache, ranks=ranks, progress=progress)]
-    return found
+            features = embeddings(untrained, clips, cache=cache, ranks=ranks, progress=progress)
+            rows.setdefault(UNTRAINED, []).append(features)
+    if seeds:
+        cache = folder / "log-mel-statistics.npz"
+        with progress_bar(STATISTICS, len(clips)) as progress:
+            rows[STATISTICS] = [log_mel_statistics(model.log_mel, clips, cache=cache, ranks=ranks, progress=progress)]
+    return rows
+
+
+def log_mel_statistics(
+    log_mel: LogMel,
+    clips: Sequence[Clip],
+    *,
+    cache: Path,
+    ranks: Accelerator | None = None,
+    progress: Progress | None = None,
+) -> Features:
+    """Return mean, standard deviation, maximum and delta standard deviation over time of every mel bin, (n, 4F)."""
+
+    def compute(share: Sequence[Clip]) -> Vectors:
+        vectors, bad = [np.empty((0, 4 * log_mel.n_mels), np.float32)], []
+        for done, clip in enumerate(share, start=1):
+            try:
+                wave = load_clip(clip, sample_rate=log_mel.sample_rate)
+                with torch.inference_mode():
+                    vectors.append(time_statistics(log_mel(torch.from_numpy(wave)[None])[0]).numpy())
+            except AudioError as error:
+                bad.append((clip.name, error.reason))
+            if progress is not None:
+                progress(done, len(share))
+        return np.concatenate(vectors), bad
+
+    names = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "f_min", "f_max", "mean", "std")
+    front_end = json.dumps({name: getattr(log_mel, name) for name in names})
+    return compute_once(f"log-mel statistics {front_end}", clips, compute, cache, ranks)
