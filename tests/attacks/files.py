@@ -17,11 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from mutations import encode, with_ogg_checksums
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))  # where it is run as a program
 from aape.data.audio import read_audio
 from aape.data.audio.flac import _checksum_8, _checksum_16
 from aape.errors import AudioError
+from mutations import encode, with_ogg_checksums
 
 RATE = 16000
 TIME = np.arange(RATE // 2) / RATE

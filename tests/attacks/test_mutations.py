@@ -1,13 +1,13 @@
-"""5,000 mutations of real sound files; `python tests/attacks/fuzz.py --count 100000` is the long form."""
+"""5,000 mutations of real sound files; `python tools/fuzz.py --count 100000` is the long form."""
 
 import json
 
 import numpy as np
 import pytest
-from fuzz import SPARE_FRAMES, fuzz, judge
-from mutations import Mutant, make_seeds, mutate, ogg_checksum, with_ogg_checksums
 
 from aape.data.audio import read_audio
+from fuzz import SPARE_FRAMES, fuzz, judge
+from mutations import Mutant, make_seeds, mutate, ogg_checksum, with_ogg_checksums
 
 
 def test_no_mutation_crashes_hangs_swells_or_passes_as_sound():

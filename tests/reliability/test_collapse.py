@@ -1,8 +1,8 @@
 """A collapse is noticed after minutes, not after days."""
 
-import collapse
 import pytest
 
+import collapse
 from aape.cli import main
 from aape.data.demo import AUDIO
 

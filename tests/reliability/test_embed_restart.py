@@ -2,12 +2,12 @@
 
 import os
 
-import embed_kills
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+import embed_kills
 from aape.cli import main
 from aape.data.demo import AUDIO
 from aape.inference import AudioModel

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import time
 
-import damage
-import kills
 import pytest
 
+import damage
+import kills
 from aape.runs.checkpoints import list_checkpoints
 
 

@@ -1,6 +1,6 @@
 """Kill a real pre-training run, again and again, at moments nobody chose; resume it; compare it with an unbroken one.
 
-    python tests/reliability/kills.py --kills 100 --seed 0
+    python tools/kills.py --kills 100 --seed 0
 
 Half of the kills hit inside a save: the moment the folder that a checkpoint is written in is seen. Prints a line per
 kill and, at the end, one that says how many runs ended bit-identical in student, teacher, optimiser and log.

@@ -1,6 +1,6 @@
 """Kill `aape embed` again and again, start it again, and compare what it wrote with an unbroken run.
 
-    python tests/reliability/embed_kills.py --data CORPUS --files 2000 --kills 10 --model tiny
+    python tools/embed_kills.py --data CORPUS --files 2000 --kills 10 --model tiny
 
 The files are cut from recordings in CORPUS, a tenth to half a second each; every fiftieth is no sound. A kill (SIGKILL)
 comes up to 50 ms after another share of the work has been finished.

@@ -1,6 +1,6 @@
 """Feed mutated sound files to the reader, in a process that is watched from outside.
 
-`python tests/attacks/fuzz.py --count 100000 --seed 0 --out fuzz.json` writes a summary and exits 1 when something is
+`python tools/fuzz.py --count 100000 --seed 0 --out fuzz.json` writes a summary and exits 1 when something is
 wrong. Failures name the index of the mutant: `mutate(make_seeds(), seed, index)` makes it again.
 """
 
@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from mutations import Mutant, make_seeds, mutate
 
 from aape.data.audio import audio_seconds, read_audio
 from aape.errors import AudioError
+from mutations import Mutant, make_seeds, mutate
 
 MOST_SECONDS = 5.0  # of processor time for one file
 MOST_MEGABYTES = 256.0  # that the whole run may grow by

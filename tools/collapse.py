@@ -1,6 +1,6 @@
 """Does the alarm sound when a run collapses, and only then?
 
-    python tests/reliability/collapse.py --data FOLDER --seeds 10 --steps 500
+    python tools/collapse.py --data FOLDER --seeds 10 --steps 500
 
 Forced: momentum 0, no predictor and the same input everywhere, each alone and all together, 200 steps. Healthy: nano
 with the momentum that suits so few steps, 0.9998, one run per seed. Prints how each run's variances began and ended.

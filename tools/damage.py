@@ -1,6 +1,6 @@
 """A disk that is full in the middle of a save, and checkpoints whose bits have flipped: the last good one must load.
 
-    python tests/reliability/damage.py --offsets 50 --damages 500 --seed 0
+    python tools/damage.py --offsets 50 --damages 500 --seed 0
 
 The full disk is real to the process: a library put in front of the C library's `write` (it needs a C compiler) lets so
 many bytes through and then answers "No space left on device".

@@ -1,6 +1,6 @@
 """Thousands of steps in one process: does it lose memory, or files?
 
-    python tests/reliability/soak.py --data FOLDER --steps 5000
+    python tools/soak.py --data FOLDER --steps 5000
 
 Prints resident memory and open file descriptors on the way, and the slope of memory after step 1,000, in bytes a step.
 """
