@@ -9,6 +9,7 @@ kill and, at the end, one that says how many runs ended bit-identical in student
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shutil
@@ -54,10 +55,12 @@ def run_and_kill(data: Path, out: Path, workers: int, inside_save: bool, rng: ra
     )  # fmt: skip
     wanted = start + 2 * rng.randint(1, 3)
     wait = rng.uniform(0, 0.05) if inside_save else rng.uniform(0, 0.3)
-    place = None
+    place: str | None = None
+    places: list[Path] = []
     while process.poll() is None and place is None:
         if inside_save:
-            places = [path for path in (out / STAGING_NAME).glob("checkpoint-*") if step_of(path) > wanted]
+            with contextlib.suppress(FileNotFoundError):  # the run clears the folder when it starts
+                places = [path for path in (out / STAGING_NAME).glob("checkpoint-*") if step_of(path) > wanted]
         else:
             places = [path for path in list_checkpoints(out) if step_of(path) >= wanted]
         if places:
