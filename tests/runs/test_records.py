@@ -10,5 +10,5 @@ def test_any_name_can_be_recorded(tmp_path):
     for step, name in enumerate(names):
         records.append(step, name=name)
     assert [record["name"] for record in records.read()] == names
-    assert [record["name"] for record in records.cut_after(1)] == names[:2]
+    records.cut_after(1)
     assert [record["name"] for record in records.read()] == names[:2]

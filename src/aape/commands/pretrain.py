@@ -114,9 +114,6 @@ class PretrainConfig:
 def pretrain(config: PretrainConfig) -> None:
     """Pre-train an encoder and leave everything in the run folder: configuration, metrics, checkpoints, `model/`.
 
-    Args:
-        config: see `PretrainConfig`; one process per device, started by torchrun where there are several.
-
     Raises:
         ConfigError: options that do not fit each other, or the run that is resumed.
         DataError: no audio, or too much of it is bad.
@@ -130,20 +127,12 @@ def pretrain(config: PretrainConfig) -> None:
     if not run.train():
         run.loop.stop.leave(run.out, run.loop.step, is_main=run.is_main)
     if run.is_main:
-        run.save_model(run.out / "model")
-        run.write_result()
+        run.finish()
     close_ranks(run.accelerator)
 
 
 class Pretraining:
-    """A run, ready to train: the folder claimed, front end, method, draws and loop made.
-
-    Args:
-        config: the options.
-
-    Raises:
-        ConfigError, DataError, CheckpointError: as `pretrain`.
-    """
+    """A run, ready to train: the folder claimed, front end, method, draws and loop made; raises as `pretrain`."""
 
     def __init__(self, config: PretrainConfig) -> None:
         import torch
@@ -167,7 +156,6 @@ class Pretraining:
         self.front_end, self.shape = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
         self.method, self.statistics = _build_method(config, self.shape)
-        self.grid = self.method.student.stem.grid_size  # (Nf, Nt)
         if self.is_main:
             write_run_header(self.out, config, device=self.device)
         if config.stats is None:  # a resumed run finds them in its folder
@@ -182,12 +170,14 @@ class Pretraining:
             seed=config.seed,
             crop_samples=round(config.crop_seconds * self.front_end.sample_rate),
             sample_rate=self.front_end.sample_rate,
-            grid=self.grid,
+            grid=self.method.student.stem.grid_size,
             masking=config.masking,
             loop_short=config.loop_short_clips,
         )
-        if self.statistics is not None and checkpoint is None:  # else the checkpoint has them
-            self._fit_statistics(self.statistics)
+        if self.statistics is not None and checkpoint is None:  # else the checkpoint has its components
+            crops = (self.draws[draw] for draw in range(min(CLIPS_FOR_STATISTICS, len(clips))))
+            inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
+            self.statistics.fit(torch.cat([self.statistics.measure(*each).cpu() for each in inputs]))
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
         self.loop.resume(checkpoint)
@@ -215,12 +205,13 @@ class Pretraining:
         from aape.runs.loop import Pass
 
         self.bad.note(batch["bad"])
-        loss, num_time = self.config.loss, self.grid[1]
+        loss = self.config.loss
         spectrogram, valid = self.spectrograms(batch["waveform"], batch["num_samples"])
         known = valid if loss.ignore_padding else None
         visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
         outputs = self.method(spectrogram, visible, queries, known)
         if self.statistics is not None:
+            num_time = self.shape.num_frames // self.shape.patch_size
             prefix = draw_prefix(self.config.seed, step, loss.min_prefix, num_time) if loss.min_prefix else None
             error = self.statistics(self.method.student, spectrogram, known, prefix)
             outputs["loss"] = outputs["loss"] + loss.statistics_weight * error
@@ -233,43 +224,8 @@ class Pretraining:
         """Return log-mels (B, 1, F, T) and valid patches (B, N) on the device, as `crop_spectrograms`."""
         from aape.pretraining.draws import crop_spectrograms
 
-        sizes = {"num_frames": self.shape.num_frames, "patch_size": self.shape.patch_size}
-        return crop_spectrograms(waveform.to(self.device, non_blocking=True), num_samples, self.log_mel, **sizes)
-
-    def save_model(self, folder: Path) -> None:
-        """Write the encoder for use."""
-        from aape.models.saved import model_name, save_model
-
-        config = self.config
-        encoder = self.method.student if config.export == "student" else self.method.teacher
-        paths = ("data", "out", "stats", "watch")  # on this machine
-        training = {key: value for key, value in dataclasses.asdict(config).items() if key not in paths}
-        training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
-        loop_to = config.crop_seconds if config.loop_short_clips else 0.0
-        save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)
-
-    def write_result(self) -> None:
-        """Write `result.json`."""
-        from aape.runs.folder import write_result
-
-        result = {
-            "num_clips": len(self.draws.clips),
-            "clips_seen": self.config.steps * self.config.clips,
-            "last": self.loop.records.read()[-1],
-            "bad": [{"name": name, "reason": reason} for name, reason in self.bad.reasons.items()],
-            "skipped_steps": sorted({record["step"] for record in self.loop.skipped.read()}),
-            "collapse_alarms": self.alarm.raised,
-        }
-        write_result(self.out, result)
-        print(f"{self.config.steps} steps done -> {self.out / 'model'}")
-
-    def _fit_statistics(self, statistics: ClipStatistics) -> None:
-        """Measure the components of the clips' statistics on crops of the first epoch."""
-        import torch
-
-        crops = (self.draws[draw] for draw in range(min(CLIPS_FOR_STATISTICS, len(self.draws.clips))))
-        inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
-        statistics.fit(torch.cat([statistics.measure(*each).cpu() for each in inputs]))
+        waveform, shape = waveform.to(self.device, non_blocking=True), self.shape
+        return crop_spectrograms(waveform, num_samples, self.log_mel, shape.num_frames, shape.patch_size)
 
     def _make_loop(self, num_clips: int) -> Loop:
         from aape.runs.devices import autocast
@@ -280,13 +236,12 @@ class Pretraining:
         from aape.runs.progress import TrainingBar
 
         config, optim = self.config, self.config.optim
-        modules: dict[str, Any] = {"method": self.method.to(self.device)}
-        if self.statistics is not None:
-            modules["statistics"] = self.statistics.to(self.device)
+        parts: dict[str, Any] = {"method": self.method, "statistics": self.statistics}
+        modules = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         if optim.compile:
             self.method.compile(dynamic=False)
-        bad, self.alarm = Records(self.out / BAD_NAME), CollapseAlarm()
-        self.bad = BadFiles(num_clips, config.max_bad_fraction, bad)
+        self.bad = BadFiles(num_clips, config.max_bad_fraction, Records(self.out / BAD_NAME))
+        self.alarm = CollapseAlarm()
         self.bar = TrainingBar("pre-training", config.steps, is_shown=self.is_main)
         warmup = round(optim.warmup_ratio * config.steps)
 
@@ -339,9 +294,37 @@ class Pretraining:
     def _probe_config(self, folder: Path) -> ProbeConfig:
         from aape.commands.probe import ProbeConfig
 
-        fixed = ["--checkpoint", str(folder / "model"), "--out", str(folder), "--device", self.config.device]
-        recipe = ["--config", str(self.config.watch), "--seeds", "1", "--no-yardsticks"]
-        return parse(ProbeConfig, [*recipe, *fixed], verb="probe")
+        options = ["--config", str(self.config.watch), "--seeds", "1", "--no-yardsticks", "--checkpoint",
+                   str(folder / "model"), "--out", str(folder), "--device", self.config.device]  # fmt: skip
+        return parse(ProbeConfig, options, verb="probe")
+
+    def save_model(self, folder: Path) -> None:
+        """Write the encoder for use."""
+        from aape.models.saved import model_name, save_model
+
+        config = self.config
+        encoder = self.method.student if config.export == "student" else self.method.teacher
+        paths = ("data", "out", "stats", "watch")  # on this machine
+        training = {key: value for key, value in dataclasses.asdict(config).items() if key not in paths}
+        training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
+        loop_to = config.crop_seconds if config.loop_short_clips else 0.0
+        save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)
+
+    def finish(self) -> None:
+        """Write `model/` and `result.json`."""
+        from aape.runs.folder import write_result
+
+        self.save_model(self.out / "model")
+        result = {
+            "num_clips": len(self.draws.clips),
+            "clips_seen": self.config.steps * self.config.clips,
+            "last": self.loop.records.read()[-1],
+            "bad": [{"name": name, "reason": reason} for name, reason in self.bad.reasons.items()],
+            "skipped_steps": sorted({record["step"] for record in self.loop.skipped.read()}),
+            "collapse_alarms": self.alarm.raised,
+        }
+        write_result(self.out, result)
+        print(f"{self.config.steps} steps done -> {self.out / 'model'}")
 
 
 def _claim(config: PretrainConfig) -> Accelerator:
@@ -349,7 +332,7 @@ def _claim(config: PretrainConfig) -> Accelerator:
     from aape.runs.devices import start_ranks
     from aape.runs.folder import claim
 
-    trackers = [*(["tensorboard"] if config.tensorboard else []), *([config.track] if config.track else [])]
+    trackers = [name for name in ("tensorboard" if config.tensorboard else None, config.track) if name]
     shown = {key: str(value) for key, value in dataclasses.asdict(config).items()}
     accelerator = start_ranks(config.device, out=config.out, trackers=trackers, config=shown)
     parts = accelerator.num_processes * config.optim.accumulate

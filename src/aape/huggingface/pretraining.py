@@ -14,7 +14,7 @@ from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.models import AaPEPreTrainedModel
 from aape.models.config import PredictorConfig
 from aape.pretraining.config import LossConfig, MaskingConfig
-from aape.pretraining.masking import count_tokens, draw_views
+from aape.pretraining.masking import draw_views
 from aape.pretraining.teacher_student import TeacherStudent
 
 SectionT = TypeVar("SectionT", LossConfig, MaskingConfig, PredictorConfig)
@@ -102,12 +102,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
 
     def draw_views(self, num_clips: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw masks: indices of visible patches (B, M, V), and of those to predict (B, M, Q)."""
-        masking = self.masking
-        counts = count_tokens(self.grid_size[0] * self.grid_size[1], masking.mask_ratio, masking.query_ratio)
-        views = [
-            draw_views(self.grid_size, masking.num_views, *counts, block_sizes=masking.block_sizes, generator=generator)
-            for _ in range(num_clips)
-        ]
+        views = [draw_views(self.grid_size, self.masking, generator) for _ in range(num_clips)]
         return torch.stack([visible for visible, _ in views]), torch.stack([queries for _, queries in views])
 
     def update_teacher(self, momentum: float) -> None:

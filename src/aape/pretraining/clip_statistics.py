@@ -20,16 +20,8 @@ SCALE = (1.0, 2.0, 1.0, 4.0)
 class ClipStatistics(nn.Module):
     """The first K principal components of a clip's statistics, each of unit variance over the corpus, as targets.
 
-    Without that, a few components (level, tilt) would be nearly all of the squared error.
-
-    Args:
-        embed_dim: D.
-        n_mels: F.
-        patch_size: P.
-        num_components: K.
-
-    Raises:
-        ValueError: more components than D or 4F.
+    Without that, a few components (level, tilt) would be nearly all of the squared error. K is at most D and 4F, else
+    ValueError.
     """
 
     mean: Tensor
@@ -48,14 +40,7 @@ class ClipStatistics(nn.Module):
         self.register_buffer("basis", torch.zeros(4 * n_mels, num_components))
 
     def fit(self, statistics: Tensor) -> None:
-        """Measure the components.
-
-        Args:
-            statistics: of some of the corpus' clips (n, 4F), as `measure` gives them.
-
-        Raises:
-            DataError: too few clips.
-        """
+        """Find the components of what `measure` gives for some of the corpus' clips (n, 4F); DataError if too few."""
         num_components = self.basis.shape[1]
         if len(statistics) <= num_components:
             raise DataError(
@@ -70,9 +55,7 @@ class ClipStatistics(nn.Module):
     def measure(self, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return mean, spread, maximum and spread of the difference over time of every bin, scaled: (B, 4F).
 
-        Args:
-            spectrogram: (B, 1, F, T), standardised.
-            valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
+        Arguments as in `forward`.
         """
         frames = None
         if valid is not None:
@@ -89,7 +72,7 @@ class ClipStatistics(nn.Module):
         Args:
             encoder: the student; it sees every patch, as when it is used.
             spectrogram: (B, 1, F, T), standardised, T = Nt P.
-            valid: as in `measure`.
+            valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
             prefix: use the first so many time patches only; None for all.
         """
         if prefix is not None:

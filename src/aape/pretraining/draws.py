@@ -20,43 +20,30 @@ from aape.data.clips import Clip, clip_seconds, load_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError, DataError
 from aape.pretraining.config import MaskingConfig
-from aape.pretraining.masking import count_tokens, draw_views
+from aape.pretraining.masking import draw_views
 from aape.runs.guards import ignore_sigterm
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
 
 
 class ClipDraws(Dataset[dict[str, Any]]):
-    """All draws of a run.
-
-    Args:
-        clips: the corpus.
-        num_draws: steps times clips per step.
-        seed: of order, crops and masks.
-        crop_samples: length of a crop at `sample_rate`.
-        sample_rate: in Hz.
-        grid: (Nf, Nt) of a crop.
-        masking: views, mask ratio, blocks.
-        loop_short: loop a clip shorter than the crop until it is full; else it stays short and is padded later.
-    """
+    """All draws of a run."""
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: Sequence[Clip],  # the corpus
         *,
-        num_draws: int,
-        seed: int,
-        crop_samples: int,
-        sample_rate: int,
-        grid: tuple[int, int],
+        num_draws: int,  # steps times clips per step
+        seed: int,  # of order, crops and masks
+        crop_samples: int,  # length of a crop
+        sample_rate: int,  # Hz
+        grid: tuple[int, int],  # (Nf, Nt) of a crop
         masking: MaskingConfig,
-        loop_short: bool = False,
+        loop_short: bool = False,  # loop a clip shorter than the crop until it is full; else it is padded later
     ) -> None:
         self.clips, self.num_draws, self.seed = clips, num_draws, seed
         self.crop_samples, self.sample_rate, self.loop_short = crop_samples, sample_rate, loop_short
         self.grid, self.masking = grid, masking
-        num_tokens = grid[0] * grid[1]
-        self.num_visible, self.num_queries = count_tokens(num_tokens, masking.mask_ratio, masking.query_ratio)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
@@ -65,12 +52,8 @@ class ClipDraws(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: int) -> dict[str, Any]:
         """Return one draw.
 
-        Returns:
-            waveform (samples,), zero behind num_samples; visible (M, V); queries (M, Q); the clip's index; and the
-            (name, reason) of bad clips that this one replaces.
-
-        Raises:
-            DataError: too many clips in a row cannot be read.
+        That is waveform (samples,), zero behind num_samples; visible (M, V); queries (M, Q); the clip's index; and the
+        (name, reason) of bad clips that this one replaces. DataError: too many clips in a row cannot be read.
         """
         epoch, position = divmod(draw, len(self.clips))
         order = self.epoch_order(epoch)
@@ -83,24 +66,11 @@ class ClipDraws(Dataset[dict[str, Any]]):
             except AudioError as error:
                 bad.append((error.name, error.reason))
                 continue
-            visible, queries = draw_views(
-                self.grid,
-                self.masking.num_views,
-                self.num_visible,
-                self.num_queries,
-                block_sizes=self.masking.block_sizes,
-                generator=generator,
-            )
+            visible, queries = draw_views(self.grid, self.masking, generator)
             full = np.zeros(self.crop_samples, np.float32)
             full[: len(wave)] = wave
-            return {
-                "waveform": torch.from_numpy(full),
-                "num_samples": len(wave),
-                "visible": visible,
-                "queries": queries,
-                "clip": index,
-                "bad": bad,
-            }
+            sound = {"waveform": torch.from_numpy(full), "num_samples": len(wave)}
+            return {**sound, "visible": visible, "queries": queries, "clip": index, "bad": bad}
         raise DataError(f"{len(bad)} clips in a row cannot be read; the last: {bad[-1][0]}: {bad[-1][1]}")
 
     def epoch_order(self, epoch: int) -> Tensor:
@@ -125,13 +95,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
 class StepBatches(Sampler[list[int]]):
     """One rank's share of the draws: step s takes the draws s * clips to (s + 1) * clips, whatever the number of ranks.
 
-    Args:
-        num_draws: of the run.
-        clips: per step, over all ranks and passes.
-        passes: forward passes that a step is made of.
-        rank: which share.
-        world_size: how many shares.
-        first_step: where to begin; getting there costs nothing.
+    `clips` are those of a step, over all ranks and its `passes`. Getting to `first_step` costs nothing.
     """
 
     def __init__(
@@ -153,27 +117,15 @@ class StepBatches(Sampler[list[int]]):
 
 def collate(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Stack draws into a batch: tensors gain a first dimension B, the rest become lists."""
-    return {
-        "waveform": torch.stack([d["waveform"] for d in draws]),
-        "num_samples": [d["num_samples"] for d in draws],
-        "visible": torch.stack([d["visible"] for d in draws]),
-        "queries": torch.stack([d["queries"] for d in draws]),
-        "clip": [d["clip"] for d in draws],
-        "bad": [item for d in draws for item in d["bad"]],
-    }
+    batch: dict[str, Any] = {name: [draw[name] for draw in draws] for name in draws[0]}
+    stacked = {name: torch.stack(batch[name]) for name in ("waveform", "visible", "queries")}
+    return {**batch, **stacked, "bad": list(itertools.chain(*batch["bad"]))}
 
 
 def load_steps(
     draws: ClipDraws, order: StepBatches, *, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Iterator[dict[str, Any]]]:
-    """Read the batches of each step, as `collate` makes them; finish a step before the next: there is one loader.
-
-    Args:
-        draws: all of the run.
-        order: this rank's share of them.
-        workers: processes that read.
-        pin_memory: for a GPU.
-    """
+    """Read the batches of this rank's share, as `collate` makes them; finish a step before the next: one loader."""
     loader = DataLoader(
         draws,
         batch_sampler=order,
@@ -197,13 +149,13 @@ def draw_prefix(seed: int, step: int, min_prefix: int, num_time: int) -> int:
 
 
 def crop_spectrograms(
-    waveform: Tensor, num_samples: Sequence[int], log_mel: LogMel, *, num_frames: int, patch_size: int
+    waveform: Tensor, num_samples: Sequence[int], log_mel: LogMel, num_frames: int, patch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Compute the log-mels of crops, cut or zero-padded, after standardisation, to T frames.
 
     Args:
-        waveform: (B, samples), zero behind each clip's `num_samples`.
-        num_samples: B lengths.
+        waveform: (B, samples), zero behind each clip's `num_samples` (B of them).
+        num_samples: see `waveform`.
         log_mel: the front end.
         num_frames: T, a multiple of the patch.
         patch_size: P.

@@ -51,10 +51,7 @@ def teacher_targets(
 def masked_loss(predictions: Tensor, targets: Tensor, valid: Tensor | None = None) -> Tensor:
     """L_mask: squared distance between predictions and pooled tokens (B, M, Q, D), a mean over elements of each view.
 
-    Args:
-        predictions: (B, M, Q, D).
-        targets: (B, M, Q, D).
-        valid: queries that are not padding (B, M, Q); a view without any counts as zero.
+    With `valid` (B, M, Q), over queries that are not padding only; a view without any counts as zero.
     """
     errors = (predictions.to(targets.dtype) - targets).square().mean(-1)  # (B, M, Q)
     weight = torch.ones_like(errors) if valid is None else valid.to(errors.dtype)
@@ -72,12 +69,7 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     For anchor i and every other view p of its clip, -log(e_p / (e_p + sum of e_a over all views a of other clips)) with
     e_a = exp(z_i . z_a / temperature), averaged over p and i: the other positives are not in the denominator.
 
-    Args:
-        z: projections (M, B, D), not normalised.
-        temperature: tau.
-
-    Returns:
-        A scalar; 0 for a single view.
+    Takes projections z (M, B, D), not normalised; returns a scalar, 0 for a single view.
     """
     num_views, num_clips, _ = z.shape
     if num_views == 1:

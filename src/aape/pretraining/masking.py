@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BLOCK_SIZES = ((4, 6), (5, 5), (3, 8))  # frequency x time patches
+from aape.pretraining.config import MaskingConfig
+
 BLOCK_SHARE = 0.27  # of the tokens, covered by the blocks before single tokens are added or removed
 
 
@@ -15,7 +16,7 @@ def inverse_block_mask(
     grid: tuple[int, int],
     num_visible: int,
     *,
-    block_sizes: Sequence[tuple[int, int]] = BLOCK_SIZES,
+    block_sizes: Sequence[tuple[int, int]] = MaskingConfig.block_sizes,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw the tokens of one view that stay visible.
@@ -58,26 +59,18 @@ def inverse_block_mask(
     return flat.nonzero().flatten()
 
 
-def count_tokens(num_tokens: int, mask_ratio: float, query_ratio: float) -> tuple[int, int]:
-    """Return how many of N tokens stay visible in a view, and how many of the hidden ones are predicted."""
-    num_visible = max(1, int((1 - mask_ratio) * num_tokens + 1e-9))
-    return num_visible, max(1, round(query_ratio * (num_tokens - num_visible)))
-
-
 def draw_views(
-    grid: tuple[int, int],
-    num_views: int,
-    num_visible: int,
-    num_queries: int,
-    *,
-    block_sizes: Sequence[tuple[int, int]] = BLOCK_SIZES,
-    generator: torch.Generator | None = None,
+    grid: tuple[int, int], masking: MaskingConfig, generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """Draw the views of one clip: indices of the visible tokens (M, V), and of those to predict (M, Q)."""
+    num_tokens = grid[0] * grid[1]
+    num_visible = max(1, int((1 - masking.mask_ratio) * num_tokens + 1e-9))
+    num_queries = max(1, round(masking.query_ratio * (num_tokens - num_visible)))
     views = [
-        inverse_block_mask(grid, num_visible, block_sizes=block_sizes, generator=generator) for _ in range(num_views)
+        inverse_block_mask(grid, num_visible, block_sizes=masking.block_sizes, generator=generator)
+        for _ in range(masking.num_views)
     ]
-    queries = [sample_queries(visible, grid[0] * grid[1], num_queries, generator) for visible in views]
+    queries = [sample_queries(visible, num_tokens, num_queries, generator) for visible in views]
     return torch.stack(views), torch.stack(queries)
 
 

@@ -16,16 +16,13 @@ from aape.models.encoder import AudioEncoder
 from aape.models.predictor import build_predictor
 from aape.pretraining.config import LossConfig
 from aape.pretraining.losses import contrastive_loss, masked_loss, teacher_targets, utterance_loss
+from aape.runs.optim import follow
 
 
 class TeacherStudent(nn.Module):
     """Student, predictor and projection, trained; teacher, an average of the student over time, not trained.
 
-    Args:
-        encoder: the student's stem and encoder; the teacher starts as its copy.
-        grid_size: (Nf, Nt) of the training crops.
-        predictor: how hidden tokens are predicted.
-        loss: weights and forms of the losses.
+    `grid_size` is (Nf, Nt) of the training crops; the teacher starts as a copy of `encoder`, the student.
     """
 
     def __init__(
@@ -67,11 +64,7 @@ class TeacherStudent(nn.Module):
         return teacher_targets(outputs, self.loss.target_norm, valid)
 
     def predictions(self, spectrogram: Tensor, visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the student makes of the visible patches.
-
-        Returns:
-            Class tokens (B, M, D), predicted tokens (B, M, Q, D), and projections of the mean token (B, M, D).
-        """
+        """Return class tokens (B, M, D), predicted tokens (B, M, Q, D), and projections of the mean token (B, M, D)."""
         latent = self.student.forward_features(spectrogram, visible)  # (B, M, 1 + V, D)
         class_tokens, tokens = latent[:, :, 0], latent[:, :, 1:]
         predictions = self.predictor(tokens.flatten(0, 1), visible.flatten(0, 1), queries.flatten(0, 1))
@@ -79,23 +72,14 @@ class TeacherStudent(nn.Module):
 
     def losses(
         self,
-        predictions: Tensor,
-        targets: Tensor,
-        class_tokens: Tensor,
-        utterance: Tensor,
-        z: Tensor,
-        valid_queries: Tensor | None = None,
+        predictions: Tensor,  # (B, M, Q, D)
+        targets: Tensor,  # pooled tokens at the queries (B, M, Q, D)
+        class_tokens: Tensor,  # (B, M, D)
+        utterance: Tensor,  # (B, D)
+        z: Tensor,  # projections (B, M, D)
+        valid_queries: Tensor | None = None,  # which queries are no padding (B, M, Q); None for all
     ) -> dict[str, Tensor]:
-        """Return L = L_mask + L_utt + contrastive_weight L_con, and its parts detached.
-
-        Args:
-            predictions: (B, M, Q, D).
-            targets: pooled tokens at the queries (B, M, Q, D).
-            class_tokens: (B, M, D).
-            utterance: (B, D).
-            z: projections (B, M, D).
-            valid_queries: which queries are no padding (B, M, Q); None for all.
-        """
+        """Return L = L_mask + L_utt + contrastive_weight L_con, and its parts detached."""
         scale = self.student.embed_dim**0.5 if self.loss.reduction == "eat" else 1.0
         mask = scale * masked_loss(predictions, targets, valid_queries)
         utt = scale * utterance_loss(class_tokens, utterance)
@@ -125,22 +109,11 @@ class TeacherStudent(nn.Module):
             "prediction_variance_batch": _variance(class_tokens, 0),
         }
 
-    @torch.no_grad()
     def update_teacher(self, momentum: float, is_skipped: Tensor | None = None) -> None:
-        """Move the teacher's weights: teacher = momentum * teacher + (1 - momentum) * student.
-
-        Args:
-            momentum: of this step.
-            is_skipped: 1.0 on the device () to leave the teacher as it is.
-        """
-        teacher: list[Tensor] = list(self.teacher.parameters())
-        student: list[Tensor] = list(self.student.parameters())
+        """Set teacher = momentum * teacher + (1 - momentum) * student; as it is where `is_skipped` is 1.0 ()."""
         if is_skipped is None:
-            torch._foreach_lerp_(teacher, student, 1 - momentum)
-        else:
-            weight = (1 - momentum) * (1 - is_skipped.double())
-            weights: list[Tensor] = [weight.to(p.dtype) for p in teacher]
-            torch._foreach_lerp_(teacher, student, weights)
+            is_skipped = torch.zeros((), device=next(self.teacher.parameters()).device)
+        follow(self.teacher, self.student, momentum, is_skipped)
 
 
 def _variance(x: Tensor, dim: int, valid: Tensor | None = None) -> Tensor:

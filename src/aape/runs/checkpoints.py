@@ -32,12 +32,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def publish(staging: Path, final: Path) -> None:
-    """Flush a finished folder to the disk with its manifest, and give it its name.
-
-    Args:
-        staging: the folder that was written, on the same file system.
-        final: where it belongs; what is there is replaced.
-    """
+    """Flush a finished folder to the disk with its manifest, and move it to `final`, replacing what is there."""
     entries = {}
     for path in sorted(path for path in staging.rglob("*") if path.is_file()):
         with open(path, "rb") as file:
@@ -53,33 +48,25 @@ def publish(staging: Path, final: Path) -> None:
 
 def find_fault(folder: Path) -> str | None:
     """Compare a checkpoint with its manifest. Returns what is wrong with it, or None."""
+    name = MANIFEST_NAME
     try:
-        content = (folder / MANIFEST_NAME).read_bytes()
-    except OSError as error:
-        return f"{MANIFEST_NAME}: {error.strerror or error}"
-    try:
+        content = (folder / name).read_bytes()
         entries = json.loads(content)["files"]
-        is_intact = _manifest(entries) == content
-    except (ValueError, KeyError, TypeError):
-        is_intact = False
-    if not is_intact:
-        return f"{MANIFEST_NAME} is damaged"
-    for name, (size, digest) in entries.items():
-        try:
+        if _manifest(entries) != content:
+            return f"{name} is damaged"
+        for name, (size, digest) in entries.items():
             with open(folder / name, "rb") as file:
                 if os.fstat(file.fileno()).st_size != size or _digest(file) != digest:
                     return f"{name} is damaged"
-        except OSError as error:
-            return f"{name}: {error.strerror or error}"
+    except OSError as error:
+        return f"{name}: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError):
+        return f"{name} is damaged"
     return None
 
 
 def newest_intact(out: str | os.PathLike[str]) -> tuple[Path | None, dict[str, str]]:
-    """Find the checkpoint of a run folder to go on from.
-
-    Returns:
-        The newest intact one, None if there is none; and the newer ones that were passed over, with what is wrong.
-    """
+    """Return the newest intact checkpoint, or None; and the newer ones that are damaged, with what is wrong."""
     damaged: dict[str, str] = {}
     for folder in reversed(list_checkpoints(out)):
         fault = find_fault(folder)
@@ -90,15 +77,11 @@ def newest_intact(out: str | os.PathLike[str]) -> tuple[Path | None, dict[str, s
 
 
 def find_checkpoint(out: str | os.PathLike[str], *, is_main: bool = True) -> Path | None:
-    """Find the checkpoint of a run to go on from, and say which it is and what was passed over; remove debris.
-
-    Args:
-        out: the run folder.
-        is_main: whether this process speaks and cleans up.
-    """
+    """Find the checkpoint of a run to go on from; the main process says which, and removes what a kill left behind."""
     checkpoint, damaged = newest_intact(out)
     if is_main:
-        clear_debris(out)
+        for path in (Path(out) / STAGING_NAME, *Path(out).glob(".checkpoint-*.old")):
+            shutil.rmtree(path, ignore_errors=True)
         for name, fault in damaged.items():
             print(f"{name} is passed over: {fault}", file=sys.stderr)
         print(f"resuming from {checkpoint}" if checkpoint else f"{out} has no intact checkpoint: starting anew")
@@ -112,40 +95,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write what is no tensor."""
-    (folder / STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
-
-
 def read_checkpoint(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
-    """Read an intact checkpoint.
-
-    Returns:
-        The state, the tensors, and those of one rank: None if there were fewer ranks.
+    """Read an intact checkpoint: the state, the tensors, and those of one rank, None if there were fewer ranks.
 
     Raises:
         CheckpointError: it is damaged, or another version wrote it.
     """
     from safetensors.torch import load_file
 
-    refuse_old(folder)
-    if not (folder / STATE_NAME).exists():
-        raise _of_another_version(folder, f"no {STATE_NAME}")
+    refuse_old(folder, is_checkpoint=True)
     of_rank = folder / f"rank-{rank}.safetensors"
     with described(folder):
         state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
         return state, load_file(folder / TENSORS_NAME), load_file(of_rank) if of_rank.exists() else None
 
 
-def refuse_old(folder: Path) -> None:
-    """Refuse a folder with a checkpoint of a version that unpickled.
-
-    Raises:
-        CheckpointError: names it.
-    """
-    for name in OLD_NAMES:
-        if (folder / name).exists():
-            raise _of_another_version(folder, name)
+def refuse_old(folder: Path, *, is_checkpoint: bool = False) -> None:
+    """Raise CheckpointError for a folder of a version that unpickled, or for a checkpoint without its state."""
+    found = [name for name in OLD_NAMES if (folder / name).exists()]
+    if is_checkpoint and not (folder / STATE_NAME).exists():
+        found.append(f"no {STATE_NAME}")
+    if found:
+        raise CheckpointError(
+            f"{folder}: written by another version of aape ({found[0]}), and cannot be continued: begin again in "
+            "another --out; its saved model can be used as --init"
+        )
 
 
 @contextlib.contextmanager
@@ -173,13 +147,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def prune(out: str | os.PathLike[str], *, keep_last: int, keep_every: int = 0) -> None:
-    """Remove old checkpoints.
-
-    Args:
-        out: the run folder.
-        keep_last: how many of the newest stay.
-        keep_every: those of every so many steps stay too; 0 for none.
-    """
+    """Remove checkpoints, but for the newest `keep_last` and those of every `keep_every` steps (0 for none)."""
     for folder in list_checkpoints(out)[:-keep_last]:
         if not (keep_every and step_of(folder) % keep_every == 0):
             # Out of the way first: a process killed here must not leave half a checkpoint under its name
@@ -188,21 +156,8 @@ def prune(out: str | os.PathLike[str], *, keep_last: int, keep_every: int = 0) -
             shutil.rmtree(doomed)
 
 
-def clear_debris(out: str | os.PathLike[str]) -> None:
-    """Remove what a killed process left half-written or half-removed."""
-    for path in (Path(out) / STAGING_NAME, *Path(out).glob(".checkpoint-*.old")):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def save_failed(out: str | os.PathLike[str], step: int, needed: int, error: BaseException) -> CheckpointError:
-    """Describe a checkpoint that could not be written, and what to do.
-
-    Args:
-        out: the run folder.
-        step: the step it was for.
-        needed: its size as far as it is known, in bytes.
-        error: what happened.
-    """
+    """Describe a checkpoint of `needed` bytes that could not be written, and what to do."""
     free = shutil.disk_usage(out).free
     last, _ = newest_intact(out)
     kept = f"{last.name} is intact" if last else "there is no earlier one"
@@ -210,13 +165,6 @@ def save_failed(out: str | os.PathLike[str], step: int, needed: int, error: Base
     return CheckpointError(
         f"{out}: checkpoint-{step} could not be written ({reason}); {kept}. It needs {needed / 1e6:.1f} MB, and "
         f"{free / 1e6:.1f} MB are free: make room and go on with --resume"
-    )
-
-
-def _of_another_version(folder: Path, what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{folder}: written by another version of aape ({what}), and cannot be continued: begin again in another "
-        "--out; its saved model can be used as --init"
     )
 
 

@@ -20,11 +20,7 @@ TRACKERS = {"tensorboard": "pip install 'aape[train]'", "wandb": "pip install wa
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for "auto", "cpu", "cuda" or "mps"; "auto" takes the fastest there is.
-
-    Raises:
-        ConfigError: the device was asked for by name and is not there.
-    """
+    """Return the device for "auto", the fastest, "cpu", "cuda" or "mps"; ConfigError if it is not there."""
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
@@ -52,11 +48,7 @@ def start_ranks(
 ) -> Accelerator:
     """Make this process one of those that torchrun or `accelerate launch` started; alone it is rank 0 of 1.
 
-    Args:
-        device: "auto", "cpu", "cuda" or "mps".
-        out: the run folder, where trackers write.
-        trackers: any of `TRACKERS`, which get every log.
-        config: plain options of the run that trackers show.
+    `trackers`, any of `TRACKERS`, write to the run folder `out`, get every log and show `config`, plain options.
 
     Raises:
         ConfigError: there is no such device, or a tracker is not installed.

@@ -18,11 +18,7 @@ from aape.errors import ConfigError, DataError
 
 
 def make_folder_for(out: Path) -> None:
-    """Make the folder that a result goes to, before the work and not after it.
-
-    Raises:
-        ConfigError: it cannot be.
-    """
+    """Make the folder that a result goes to, before the work and not after it; ConfigError if that cannot be."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,11 +97,7 @@ def file_state(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 class Records:
-    """One such file.
-
-    Args:
-        path: `*.jsonl`; it need not exist.
-    """
+    """A file `*.jsonl` of one JSON object for each step noted; it need not exist."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -116,11 +108,7 @@ class Records:
             file.write(json.dumps(plain({"step": step, **values}), allow_nan=False) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """Return all whole lines; the last may have been cut by a kill.
-
-        Raises:
-            DataError: a line is no JSON object.
-        """
+        """Return all whole lines, as a kill may have cut the last; DataError if one is no JSON object."""
         try:
             lines = self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
@@ -136,10 +124,8 @@ class Records:
             records.append(record)
         return records
 
-    def cut_after(self, step: int) -> list[dict[str, Any]]:
-        """Drop what was written after `step`, and return the rest."""
-        kept = [record for record in self.read() if record["step"] <= step]
+    def cut_after(self, step: int) -> None:
+        """Drop what was written after `step`."""
         if self.path.exists():
-            lines = [json.dumps(record) + "\n" for record in kept]
+            lines = [json.dumps(record) + "\n" for record in self.read() if record["step"] <= step]
             write_atomically(self.path, "".join(lines).encode())
-        return kept

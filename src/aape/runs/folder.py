@@ -22,16 +22,7 @@ RESULT_NAME = "result.json"
 
 
 def write_run_header(out: str | os.PathLike[str], config: Any, *, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Write `config.yaml`, the resolved configuration, and `environment.json` into a run folder, which is made.
-
-    Args:
-        out: the run folder.
-        config: any dataclass.
-        device: where the run computes.
-
-    Returns:
-        The environment, as written.
-    """
+    """Write `config.yaml`, a resolved dataclass, and `environment.json`, which is returned, into a run folder."""
     import yaml
 
     folder = Path(out)
@@ -48,12 +39,8 @@ def claim(
 ) -> None:
     """Refuse to mix two runs in one folder: a folder is empty, or holds a run of the same options to go on with.
 
-    Args:
-        out: the run folder.
-        config: the options of the run, a dataclass; paths are the same however they are written.
-        may_change: options that may differ from those the run began with.
-        resume: whether to go on with a run that is there.
-        names: those of shipped models, which are no paths.
+    Options are a dataclass; `may_change` may differ, and paths are the same however they are written, if they are not
+    `names` of shipped models.
 
     Raises:
         ConfigError: the folder holds a run and `resume` is off, or one of other options, another verb or version.
@@ -84,24 +71,14 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def is_same_place(one: Any, other: Any, names: Collection[str] = ()) -> bool:
-    """Return whether two paths are one, written absolutely or from the current folder.
-
-    Args:
-        one: a path, or any other value.
-        other: the same.
-        names: what is a name and no path, such as those of shipped models: one is itself only.
-    """
+    """Return whether two values are equal, or paths of one place; one of `names`, a shipped model, is no path."""
     if one == other or not (isinstance(one, str) and isinstance(other, str)) or {one, other} & set(names):
         return bool(one == other)
     return os.path.realpath(one) == os.path.realpath(other)
 
 
 def write_result(out: str | os.PathLike[str], result: dict[str, Any]) -> Path:
-    """Write `result.json` into a run folder: whole or not at all, whenever the process is killed.
-
-    Returns:
-        The file.
-    """
+    """Write `result.json` into a run folder, whole or not at all, whenever the process is killed; returns the file."""
     path = Path(out) / RESULT_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
@@ -126,10 +103,7 @@ def describe_environment(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the checkout this package runs from, with "+changes" if the package was edited since.
-
-    None for an installed package, also where a checkout of something else happens to surround it.
-    """
+    """Return the commit of the checkout this package runs from, with "+changes" if edited; None if installed."""
     package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
@@ -140,7 +114,7 @@ def git_commit() -> str | None:
             return None
         return done.stdout.strip()
 
-    if git("ls-files", "--error-unmatch", "runs/folder.py") is None:
+    if git("ls-files", "--error-unmatch", "runs/folder.py") is None:  # a checkout of something else may surround it
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}+changes" if commit and git("status", "--porcelain", "--", ".") else commit

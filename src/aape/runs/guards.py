@@ -19,24 +19,14 @@ if TYPE_CHECKING:
 
 
 class Flags:
-    """Two flags a step, the same on all ranks: leave this step out; stop the run.
-
-    Args:
-        device: where the steps are computed.
-        world_size: number of ranks; the flags of one are those of all.
-    """
+    """Two flags a step, the same on all ranks: leave this step out; stop the run."""
 
     def __init__(self, device: torch.device, world_size: int) -> None:
         self.device, self.world_size = device, world_size
         self.pending: list[tuple[Tensor, Any, Any]] = []
 
     def raise_(self, is_skipped: Tensor, is_stop: bool, about: Any) -> Tensor:
-        """Note the flags of a step.
-
-        Args:
-            is_skipped: scalar on the device, true where loss or gradient is not finite.
-            is_stop: whether this rank was asked to stop.
-            about: comes back with the flags.
+        """Note this rank's flags of a step, and `about`, which comes back with them.
 
         Returns:
             1.0 or 0.0 (), on the device: whether any rank wants the step left out.
@@ -44,13 +34,12 @@ class Flags:
         flags = torch.stack([is_skipped.reshape(()).float(), torch.tensor(float(is_stop), device=self.device)])
         if self.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        host, event = flags, None
         if self.device.type == "cuda":
             host = torch.empty(2, pin_memory=True).copy_(flags, non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-            self.pending.append((host, event, about))
-        else:
-            self.pending.append((flags, None, about))
+        self.pending.append((host, event, about))
         return flags[0]
 
     def read(self, *, leave: int) -> Iterator[tuple[bool, bool, Any]]:
@@ -100,12 +89,9 @@ def ignore_sigterm(worker: int) -> None:
 
 
 class BadFiles:
-    """The clips that cannot be read: each is listed once, and too many of them end the run.
+    """The clips that cannot be read: more than `max_fraction` of the corpus end the run.
 
-    Args:
-        num_clips: clips of the corpus.
-        max_fraction: of them that may be bad.
-        records: where each is listed once, over all ranks and restarts, if anywhere.
+    Each is listed once in `records`, over all ranks and restarts, if there are any.
     """
 
     MOST_TOLD = 20
@@ -117,11 +103,7 @@ class BadFiles:
         self._num_told = 0
 
     def add(self, bad: Iterable[tuple[str, str]]) -> None:
-        """Remember (name, reason) pairs.
-
-        Raises:
-            DataError: more than `max_fraction` of the clips are bad.
-        """
+        """Remember (name, reason) pairs; DataError if more than `max_fraction` of the clips are bad."""
         for name, reason in bad:
             self.reasons.setdefault(name, reason)
         if len(self.reasons) > self.max_fraction * self.num_clips:
@@ -137,11 +119,7 @@ class BadFiles:
         self._noted += [item for item in bad if item[0] not in self.reasons and item not in self._noted]
 
     def gather(self, step: int, accelerator: Accelerator) -> None:
-        """Bring together what the ranks noted, and list what is new.
-
-        Raises:
-            DataError: as `add`.
-        """
+        """Bring together what the ranks noted, list what is new, and `add` it."""
         from accelerate.utils import gather_object
 
         noted = {name: reason for name, reason in sorted(gather_object(self._noted)) if name not in self.reasons}

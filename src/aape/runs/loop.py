@@ -20,6 +20,7 @@ weighted gradients, and `sum_over_ranks` adds them up once per step.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import time
@@ -44,68 +45,40 @@ MAX_SKIPPED = 5  # steps in a row
 
 @dataclass
 class Pass:
-    """What one forward pass gives.
+    """What one forward pass gives."""
 
-    Attributes:
-        loss: scalar, a mean over the clips of the pass.
-        weight: the pass's share of the step; the weights of all passes on all ranks add up to 1.
-        clips: names of the clips, for the list of skipped steps.
-        measured: scalars to average until the next log, on the device.
-    """
-
-    loss: Tensor
-    weight: float
-    clips: Sequence[str]
-    measured: dict[str, Tensor] = field(default_factory=dict)
+    loss: Tensor  # a mean over the clips of the pass
+    weight: float  # of the step; the weights of all passes on all ranks add up to 1
+    clips: Sequence[str]  # names, for the list of skipped steps
+    measured: dict[str, Tensor] = field(default_factory=dict)  # scalars on the device, averaged until the next log
 
 
 @dataclass
 class Loop:
-    """Trains `num_steps` steps, and keeps what docs/reliability.md promises.
+    """Trains `num_steps` steps, and keeps what docs/reliability.md promises."""
 
-    Attributes:
-        accelerator: device, ranks and trackers, as `start_ranks` makes it.
-        out: folder of `metrics.jsonl`, `skipped_steps.jsonl` and checkpoints.
-        forward: called with the step and a batch.
-        optimizer: a fused AdamW, as `aape.runs.optim.adamw` builds; the learning rates of its groups are the peaks.
-        modules: what checkpoints hold, by name; everything trained, and averages of it.
-        num_steps: of the whole run.
-        rate: factor of the learning rates, a pure function of the step.
-        autocast: context of the forward passes.
-        clip_grad: largest norm of the gradient; infinity for no limit.
-        after_step: called with the step and a scalar on the device, 1.0 if the step was skipped: teacher, average.
-        log_every: steps between logs; the last step is logged too.
-        on_log: called with the number of steps done and the averages, to which it may add.
-        every: (n, function) pairs; the function is called with the number of steps done every n of them.
-        save_every: steps between checkpoints; the last step is saved too.
-        keep_last: checkpoints that stay.
-        keep_every: those of every so many steps stay as well; 0 for none.
-        bad: the clips that cannot be read; ranks exchange theirs at every log and checkpoint.
-        progress: called with the number of steps done.
-        stop: SIGTERM; share one among loops that follow each other.
-        extra: JSON values of the caller's that belong to the checkpoint.
-    """
-
-    accelerator: Accelerator
-    out: Path
-    forward: Callable[[int, Any], Pass]
-    optimizer: torch.optim.Optimizer
-    modules: Mapping[str, nn.Module]
-    num_steps: int
-    rate: Callable[[int], float]
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    clip_grad: float = math.inf
+    accelerator: Accelerator  # device, ranks and trackers, as `start_ranks` makes it
+    out: Path  # folder of metrics.jsonl, skipped_steps.jsonl and checkpoints
+    forward: Callable[[int, Any], Pass]  # called with the step and a batch
+    optimizer: torch.optim.Optimizer  # as `adamw` builds it: fused; the learning rates of its groups are the peaks
+    modules: Mapping[str, nn.Module]  # what checkpoints hold, by name: everything trained, and averages of it
+    num_steps: int  # of the whole run
+    rate: Callable[[int], float]  # factor of the learning rates, a pure function of the step
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext  # of forward passes
+    clip_grad: float = math.inf  # largest norm of the gradient
+    # Called with the step and a scalar on the device, 1.0 if the step was skipped: teacher, average
     after_step: Callable[[int, Tensor], None] = lambda step, is_skipped: None
-    log_every: int = 50
+    log_every: int = 50  # steps; the last one is logged too
+    # Called with the number of steps done and the averages, to which it may add
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None
-    every: Sequence[tuple[int, Callable[[int], None]]] = ()
-    save_every: int = 5000
-    keep_last: int = 2
-    keep_every: int = 0
-    bad: BadFiles | None = None
-    progress: Callable[[int], None] = lambda step: None
-    stop: StopSignal = field(default_factory=StopSignal)
-    extra: dict[str, Any] = field(default_factory=dict)
+    every: Sequence[tuple[int, Callable[[int], None]]] = ()  # (n, function): called every n steps with those done
+    save_every: int = 5000  # steps; the last one is saved too
+    keep_last: int = 2  # checkpoints that stay
+    keep_every: int = 0  # those of every so many steps stay as well; 0 for none
+    bad: BadFiles = field(default_factory=lambda: BadFiles(1, 1.0))  # of all ranks, at every log and checkpoint
+    progress: Callable[[int], None] = lambda step: None  # called with the number of steps done
+    stop: StopSignal = field(default_factory=StopSignal)  # one among loops that follow each other
+    extra: dict[str, Any] = field(default_factory=dict)  # JSON values of the caller's that belong to the checkpoint
 
     def __post_init__(self) -> None:
         self.step = self.num_skipped_in_row = 0
@@ -116,13 +89,7 @@ class Loop:
         self.records, self.skipped = Records(self.out / METRICS_NAME), Records(self.out / SKIPPED_NAME)
 
     def train(self, batches: Iterable[Iterable[Any]]) -> bool:
-        """Train to the last step, or until SIGTERM.
-
-        Args:
-            batches: for each step from `self.step` on, the batches of this rank.
-
-        Returns:
-            Whether the last step was reached.
+        """Train to the last step, or until SIGTERM; returns whether the last step was reached.
 
         Raises:
             TrainingError: loss or gradient were not finite in several steps in a row.
@@ -192,7 +159,7 @@ class Loop:
 
     def log(self) -> None:
         """Write the averages since the last log to metrics.jsonl and the trackers."""
-        self._gather_bad()
+        self.bad.gather(self.step, self.accelerator)
         values = self.measured.averages(self.accelerator)
         values["learning_rate"] = max(self.peaks) * self.rate(self.step - 1)
         with self.measured.paused():
@@ -204,7 +171,7 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint aside, flush it, and name it; an error leaves the last good one and says what to do."""
         self.read_flags()
-        self._gather_bad()
+        self.bad.gather(self.step, self.accelerator)
         is_main, rank = self.accelerator.is_main_process, self.accelerator.process_index
         staging = self.out / checkpoints.STAGING_NAME / f"checkpoint-{self.step}"
         tensors = self._tensors()
@@ -214,7 +181,7 @@ class Loop:
             if is_main:
                 checkpoints.write_tensors(staging / checkpoints.TENSORS_NAME, tensors)
                 state = {"step": self.step, "num_skipped_in_row": self.num_skipped_in_row, "extra": self.extra}
-                checkpoints.write_state(staging, state)
+                (staging / checkpoints.STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
             self.accelerator.wait_for_everyone()
             if is_main:
                 checkpoints.publish(staging, self.out / staging.name)
@@ -226,11 +193,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def resume(self, checkpoint: Path | None) -> None:
-        """Go on from a checkpoint, or begin; records of later steps are dropped, and all ranks get the same weights.
-
-        Raises:
-            CheckpointError: the checkpoint is of another version or another model.
-        """
+        """Go on from a checkpoint, or begin; records of later steps are dropped, and all ranks get the same weights."""
         self.out.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             state, tensors, of_rank = checkpoints.read_checkpoint(checkpoint, self.accelerator.process_index)
@@ -241,19 +204,15 @@ class Loop:
                 self._load_tensors(tensors)
                 if of_rank is not None:  # this rank was there before
                     self._load_rank_tensors(of_rank)
-        if self.bad is not None:
-            self.bad.restore(self.step)
+        self.bad.restore(self.step)
         if self.accelerator.is_main_process:
-            for records in (self.records, self.skipped, *([self.bad.records] if self.bad and self.bad.records else [])):
-                records.cut_after(self.step)
+            for records in (self.records, self.skipped, self.bad.records):
+                if records is not None:
+                    records.cut_after(self.step)
         if self.accelerator.num_processes > 1:
             for module in self.modules.values():
                 for tensor in module.state_dict().values():
                     torch.distributed.broadcast(tensor, 0)
-
-    def _gather_bad(self) -> None:
-        if self.bad is not None:
-            self.bad.gather(self.step, self.accelerator)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{key}": t for name, m in self.modules.items() for key, t in m.state_dict().items()}

@@ -24,7 +24,7 @@ def adamw(
     """Build AdamW over what is trained; no decay on 1-D parameters, positions, tokens, raw decay and frequency.
 
     Args:
-        module: one, or several by name; parameters that do not require a gradient are left out.
+        module: one, or several by name.
         learning_rate: peak value; a schedule scales it.
         weight_decay: for everything else.
         betas: of the moments.
@@ -48,10 +48,6 @@ def layer_decay(depth: int, factor: float) -> Callable[[str], float]:
 
     The stem, and with it the class token, is layer 0, block i is layer i + 1, and the last norm and the head are layer
     depth + 1 (method 8; that the stem counts as layer 0 is ours).
-
-    Args:
-        depth: number of blocks.
-        factor: the layer decay.
     """
 
     def rate_of(name: str) -> float:
@@ -77,23 +73,22 @@ def cosine_between(step: int, *, start: float, end: float, total: int) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
 
-class WeightAverage:
-    """Follows a module: average = decay * average + (1 - decay) * weights, after every step.
+@torch.no_grad()
+def follow(average: nn.Module, source: nn.Module, decay: float, is_skipped: Tensor) -> None:
+    """Set average = decay * average + (1 - decay) * source; `is_skipped`, 1.0 on the device (), leaves it as it is."""
+    averaged, sources = list[Tensor](average.parameters()), list[Tensor](source.parameters())
+    share = (1 - decay) * (1 - is_skipped.double())
+    torch._foreach_lerp_(averaged, sources, [share.to(parameter.dtype) for parameter in averaged])
 
-    Args:
-        module: what is trained.
-        decay: 0 follows at once, so that the average is the module itself.
-    """
+
+class WeightAverage:
+    """Follows a module after every step; a decay of 0 follows at once: the average is the module itself."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.source, self.decay = module, decay
         self.module = copy.deepcopy(module).requires_grad_(False).eval() if decay else module
 
-    @torch.no_grad()
     def update(self, is_skipped: Tensor) -> None:
-        """Take the module's present weights in; `is_skipped`, 1.0 on the device (), leaves the average as it is."""
+        """Take the module's present weights in, as `follow` does."""
         if self.decay:
-            average: list[Tensor] = list(self.module.parameters())
-            share = (1 - self.decay) * (1 - is_skipped.double())
-            shares: list[Tensor] = [share.to(parameter.dtype) for parameter in average]
-            torch._foreach_lerp_(average, list[Tensor](self.source.parameters()), shares)
+            follow(self.module, self.source, self.decay, is_skipped)

@@ -6,43 +6,37 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from aape.errors import DataError, one_line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def _bar(title: str, *notes: str) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), *map(TextColumn, notes))
+    return Progress(*columns, console=Console(stderr=True))
 
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
     """Show a bar; yields what is to be called with (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with _bar(title) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class TrainingBar:
-    """A bar with the time left on a terminal; elsewhere a line per note.
-
-    Args:
-        title: what is trained.
-        total: steps in all.
-        is_shown: whether this rank draws.
-    """
+    """A bar with the time left on a terminal; elsewhere a line per note. `is_shown`: whether this rank draws."""
 
     def __init__(self, title: str, total: int, *, is_shown: bool = True) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self.total, self.is_shown, self.console = total, is_shown, Console(stderr=True)
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.bar = Progress(
-            *columns,
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=not (is_shown and self.console.is_terminal),
-        )
+        self.total, self.is_shown, self.bar = total, is_shown, _bar(title, "{task.fields[note]}")
+        self.console = self.bar.console
+        self.bar.disable = not (is_shown and self.console.is_terminal)
         self.task = self.bar.add_task(title, total=total, note="")
 
     def __enter__(self) -> TrainingBar:
@@ -65,11 +59,7 @@ class TrainingBar:
 
 
 def list_bad(bad: list[tuple[str, str]], num_inputs: int) -> None:
-    """Print one line for each input that was left out.
-
-    Raises:
-        DataError: nothing was left.
-    """
+    """Print one line for each input that was left out; DataError if nothing was left."""
     if num_inputs == 1 and bad:
         raise DataError(": ".join(bad[0]))
     for name, reason in bad:
