@@ -73,11 +73,7 @@ def mix_norm_decimate(
 def mix_norm_decimate_reference(
     m: Tensor, frequency_patch: Tensor, mix: Tensor, norm_weight: Tensor, norm_bias: Tensor, taps: Tensor, *, eps: float
 ) -> Tensor:
-    """Compute the same for one view and frequency patch after the other, by the plain operations.
-
-    Arguments are those of `mix_norm_decimate`, all views in one dimension (views, V, Q, H) and the weights with
-    frequency patches in front (Nf, Z, ...).
-    """
+    """Compute the same by the plain operations, of views in one dimension (views, V, Q, H) and weights (Nf, Z, ...)."""
     z = m.new_zeros(*m.shape[:2], mix.shape[1])
     for view, f in itertools.product(range(len(m)), range(len(mix))):
         chosen = frequency_patch[view] == f
@@ -141,17 +137,13 @@ def _by_transposing(num_freq: int, num_time: int) -> tuple[Map, Map, Any]:
 
 
 def _by_blocks(f: Tensor, num_freq: int) -> tuple[Map, Map, Any]:
-    """Bring together the patches of each frequency patch in blocks, each one matrix product.
-
-    Returns a map (patches, X) -> (blocks, 64, X), its inverse, and f of each block. How many blocks there are follows
-    from the number of patches alone: nothing has to be read back from the device.
-    """
+    """Return maps to blocks of one frequency patch, (patches, X) -> (blocks, 64, X), and back; and f of each block."""
     counts = torch.zeros(num_freq, dtype=f.dtype, device=f.device).scatter_add(0, f, torch.ones_like(f))
     blocks = (counts + BLOCK - 1) // BLOCK
     first = (blocks.cumsum(0) - blocks) * BLOCK - (counts.cumsum(0) - counts)  # slot of its first, less its rank
     order = f.argsort(stable=True)
     slot = torch.arange(f.shape[0], device=f.device) + first[f[order]]
-    num_blocks = -(-f.shape[0] // BLOCK) + num_freq
+    num_blocks = -(-f.shape[0] // BLOCK) + num_freq  # from sizes alone: nothing is read back from the device
     patch_in = slot.new_zeros(num_blocks * BLOCK).scatter(0, slot, order)  # each slot; 0 if empty
     slot_of = torch.zeros_like(order).scatter(0, order, slot)  # each patch
     block = torch.arange(num_blocks, device=f.device)

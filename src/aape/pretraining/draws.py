@@ -1,7 +1,6 @@
 """What each step trains on: a crop of a clip and its masks, a function of (seed, epoch, clip) and of nothing else.
 
-A run is one sequence of draws, divided into batches; draw i is place i mod n of epoch i div n. Whoever computes which
-draw, and after which interruption, gets the same.
+Draw i of a run is place i mod n of epoch i div n. Whoever computes it, and after which interruption, gets the same.
 """
 
 from __future__ import annotations

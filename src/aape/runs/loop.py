@@ -1,20 +1,7 @@
 """One training loop, for pre-training and fine-tuning. `Loop.train` is one step in view, from batch to checkpoint.
 
-    accelerator = start_ranks(config.device)  # torchrun, `accelerate launch`, or one process
-    loop = Loop(
-        accelerator, out, forward, optimizer, {"method": method}, num_steps=1000,
-        rate=lambda step: warmup_cosine(step, warmup=100, total=1000),
-        after_step=lambda step, is_skipped: method.update_teacher(momentum(step), is_skipped),
-    )
-    loop.resume(find_checkpoint(out))  # None for a fresh start
-    is_done = loop.train(batches)  # False: SIGTERM asked to stop, and all is saved
-
-`batches` yields, from step `loop.step` on, the batches of this rank's passes for each step: one, several (accumulation,
-groups of clips of one length), or none. `forward(step, batch)` turns one of them into a `Pass`. What is saved: the
-modules, the optimiser's moments, `loop.extra` (JSON), random states, and what was measured since the last log.
-
-Several ranks: there is no DistributedDataParallel. Ranks may have different numbers of passes, so each sums its own
-weighted gradients, and `sum_over_ranks` adds them up once per step.
+There is no DistributedDataParallel: ranks may have different numbers of passes, so each sums its own weighted
+gradients, and `sum_over_ranks` adds them up once per step.
 """
 
 from __future__ import annotations
@@ -90,6 +77,9 @@ class Loop:
 
     def train(self, batches: Iterable[Iterable[Any]]) -> bool:
         """Train to the last step, or until SIGTERM; returns whether the last step was reached.
+
+        `batches` yields, from `self.step` on, this rank's batches of each step: one, several (accumulation, groups of
+        clips of one length), or none.
 
         Raises:
             TrainingError: loss or gradient were not finite in several steps in a row.
@@ -169,7 +159,10 @@ class Loop:
             self.accelerator.log(values, step=self.step)
 
     def save(self) -> None:
-        """Write a checkpoint aside, flush it, and name it; an error leaves the last good one and says what to do."""
+        """Write a checkpoint aside, flush it, and name it; an error leaves the last good one and says what to do.
+
+        It holds modules, the optimiser's moments, `extra`, random states, and what was measured since the last log.
+        """
         self.read_flags()
         self.bad.gather(self.step, self.accelerator)
         is_main, rank = self.accelerator.is_main_process, self.accelerator.process_index
