@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))  # where it is run as a program
 from aape.data.audio import read_audio
-from aape.data.audio.flac import _checksum_8, _checksum_16
+from aape.data.audio.flac import _checksum
 from aape.errors import AudioError
 from mutations import encode, with_ogg_checksums
 
@@ -208,8 +208,8 @@ def flac_frame(number: int, block: int, channels: int) -> bytes:
     if number >= 0x800:
         coded = bytes([0xE0 | number >> 12, 0x80 | number >> 6 & 63, 0x80 | number & 63])
     head = b"\xff\xf8\x70" + bytes([(channels - 1) << 4 | 8]) + coded + struct.pack(">H", block - 1)
-    frame = head + bytes([_checksum_8(head)]) + bytes(3) * channels
-    return frame + struct.pack(">H", _checksum_16(frame))
+    frame = head + bytes([_checksum(head, 8)]) + bytes(3) * channels
+    return frame + struct.pack(">H", _checksum(frame, 16))
 
 
 def flac_bomb(num_frames: int, channels: int, promised: int) -> bytes:
@@ -234,7 +234,7 @@ def flac_files() -> Table:
     """FLAC: forged descriptions, bombs, missing and repeated frames."""
     good = encode(NOISE, RATE, "FLAC", "PCM_16")
     frames = [position for position in range(42, len(good)) if good[position : position + 2] == b"\xff\xf8"]
-    frames = [at for at in frames if _checksum_8(good[at : at + 5]) == good[at + 5]]
+    frames = [at for at in frames if _checksum(good[at : at + 5], 8) == good[at + 5]]
     first, second, third = frames[:3]
     return {
         "magic-only.flac": (b"fLaC", "not a readable sound file"),

@@ -35,11 +35,7 @@ Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class SamplesToEmbeddings(nn.Module):
-    """What is exported: front end and encoder in one forward.
-
-    Args:
-        model: is left as it is.
-    """
+    """What is exported: front end and encoder in one forward, copies of the model's."""
 
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
@@ -87,10 +83,8 @@ class _AnyLength(nn.Module):
 
 
 def min_samples(model: AudioModel) -> int:
-    """Return the least number of samples that an exported model takes: 1, or with the standard stem three patches'.
-
-    Of that stem torch.export makes no program that holds for one patch and for many.
-    """
+    """Return the least number of samples that an exported model takes: 1, or with the standard stem three patches'."""
+    # Of that stem torch.export makes no program that holds for one patch and for many.
     return 1 if isinstance(model.encoder.stem, AaPE) else 3 * model.encoder.patch_size * model.front_end.hop_length
 
 
@@ -100,13 +94,7 @@ def max_samples(model: AudioModel) -> int:
 
 
 def write(model: AudioModel, path: Path, kind: str) -> None:
-    """Write a model to a file.
-
-    Args:
-        model: on the CPU, in float32.
-        path: of the file.
-        kind: "onnx" or "pt2".
-    """
+    """Write a model, on the CPU and in float32, to a file of `kind` "onnx" or "pt2"."""
     usage = {
         "sample_rate": model.front_end.sample_rate,
         "min_samples": min_samples(model),
@@ -173,11 +161,7 @@ def compare(model: AudioModel, run: Run) -> float:
 
 
 def require_onnx() -> None:
-    """Fail now rather than after the tracing.
-
-    Raises:
-        AapeError: a package is missing.
-    """
+    """Raise an AapeError for a package that is missing now rather than after the tracing."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise AapeError(f"ONNX needs {', '.join(missing)}: pip install 'aape[onnx]'")

@@ -5,18 +5,14 @@ https://github.com/jimbozhang/xares. Letters: B clips, L samples, Nt time patche
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from aape.data.audio.arrays import NAME
-from aape.errors import AudioError
-from aape.inference import load_model
+from aape.adapters.hear import HearModel, get_timestamp_embeddings, load_model
 
 __all__ = ["AaPEEncoder"]
 
 
-class AaPEEncoder(nn.Module):
+class AaPEEncoder(HearModel):
     """A model with the attributes that X-ARES asks for.
 
     Args:
@@ -32,13 +28,9 @@ class AaPEEncoder(nn.Module):
     """
 
     def __init__(self, model: str = "tiny") -> None:
-        super().__init__()
-        self.model = load_model(model, "cpu")
-        self.encoder = self.model.encoder  # so that `to` moves it
-        front_end, patch = self.model.front_end, self.encoder.patch_size
-        self.sampling_rate = front_end.sample_rate
-        self.output_dim = front_end.n_mels // patch * self.encoder.embed_dim
-        self.hop_size_in_ms = 1000 * patch * front_end.hop_length // front_end.sample_rate
+        super().__init__(load_model(model).model)
+        self.sampling_rate, self.output_dim = self.sample_rate, self.timestamp_embedding_size
+        self.hop_size_in_ms = 1000 * self.encoder.patch_size * self.model.front_end.hop_length // self.sample_rate
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embed every time patch: (B, L) or (L,) samples at `sampling_rate` -> (B, Nt, output_dim), on its device.
@@ -46,8 +38,4 @@ class AaPEEncoder(nn.Module):
         Raises:
             AudioError: no clips, or samples that cannot be used.
         """
-        clips = audio if audio.ndim == 2 else audio[None]
-        if len(clips) == 0:
-            raise AudioError(NAME, f"of shape {tuple(audio.shape)}: no clips in it")
-        frames = np.stack([self.model.embed_frames(clip, self.sampling_rate)[0] for clip in clips])
-        return torch.from_numpy(frames).to(audio.device, torch.float32)
+        return get_timestamp_embeddings(audio if audio.ndim == 2 else audio[None], self)[0]

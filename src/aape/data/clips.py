@@ -21,6 +21,7 @@ from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
 
 MAX_MEMBER_BYTES = 1 << 30  # a member is read into memory
+_EXTENSIONS = " ".join(AUDIO_EXTENSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def read_manifest(
     if source.suffix.lower() == ".tar":
         clips = _shard_clips(source, source.name)
         if not clips:
-            raise DataError(f"{source}: no audio in it (looked for {_extensions()})")
+            raise DataError(f"{source}: no audio in it (looked for {_EXTENSIONS})")
         return clips
     raise DataError(f"{source}: not a folder, a .csv or a .tar")
 
@@ -85,70 +86,43 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     files: list[str] = []
     for item in inputs:
         entry = os.fspath(item)
-        inner: list[str] = []
-        if os.path.isdir(entry):
-            closed: list[OSError] = []
-            inner = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)]
-            inner += sorted(error.filename for error in closed)
-        files.extend(inner or [entry])
+        closed: list[OSError] = []
+        inner = (
+            [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)] if os.path.isdir(entry) else []
+        )
+        files += [*inner, *sorted(error.filename for error in closed)] or [entry]
     return files
 
 
 def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, duration: float | None = None) -> np.ndarray:
-    """Read a clip, or a part of it, as `read_audio` does.
-
-    Returns:
-        mono float32 samples (T,).
-
-    Raises:
-        AudioError: it cannot be used.
-    """
+    """Read a clip, or a part of it, as `read_audio` does: mono float32 samples (T,), or an AudioError."""
     return read_audio(clip_source(clip), sample_rate=sample_rate, start=start, duration=duration, name=clip.name)
 
 
 def stream_clip(clip: Clip, *, sample_rate: int = 16000) -> Iterator[np.ndarray]:
-    """Read a clip of any length block by block, as `stream_audio` does.
-
-    Yields:
-        mono float32 samples (T,).
-
-    Raises:
-        AudioError: it cannot be used.
-    """
+    """Read a clip of any length in blocks, as `stream_audio` does: mono float32 samples (T,), or an AudioError."""
     if os.path.isdir(clip.path):  # `find_audio` leaves those in the list that hold nothing or cannot be read
         try:
             os.scandir(clip.path).close()
         except OSError as error:
             raise AudioError(clip.name, f"a folder that cannot be read: {error.strerror or error}") from error
-        raise AudioError(clip.name, f"a folder, and no sound file in it (looked for {_extensions()})")
+        raise AudioError(clip.name, f"a folder, and no sound file in it (looked for {_EXTENSIONS})")
     yield from stream_audio(clip_source(clip), sample_rate=sample_rate, name=clip.name)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a clip holds.
-
-    Args:
-        seconds: its length.
-        sample_rate: in Hz.
-        channels: how many.
-        format: such as "WAV PCM_16".
-        peak: the largest absolute sample of the mono mix.
-    """
+    """What a clip holds."""
 
     seconds: float
-    sample_rate: int
+    sample_rate: int  # Hz
     channels: int
-    format: str
-    peak: float
+    format: str  # such as "WAV PCM_16"
+    peak: float  # largest absolute sample of the mono mix
 
 
 def check_clip(clip: Clip) -> AudioInfo:
-    """Decode a whole clip, block by block, and describe it.
-
-    Raises:
-        AudioError: it cannot be used.
-    """
+    """Decode a whole clip, block by block, and describe it, or raise an AudioError."""
     sample_rate, channels, kind = audio_format(clip_source(clip), name=clip.name)
     length, peak = 0, 0.0
     for block in stream_clip(clip, sample_rate=sample_rate):
@@ -157,11 +131,7 @@ def check_clip(clip: Clip) -> AudioInfo:
 
 
 def clip_seconds(clip: Clip) -> float:
-    """Return the length of a clip in seconds: the manifest's if that states it, else the file's.
-
-    Raises:
-        AudioError: it cannot be used.
-    """
+    """Return the length of a clip in seconds, the manifest's if that states it, else the file's, or an AudioError."""
     return audio_seconds(clip_source(clip), name=clip.name) if clip.seconds is None else clip.seconds
 
 
@@ -183,19 +153,12 @@ def clip_source(clip: Clip) -> str | bytes:
     return content
 
 
-def _extensions() -> str:
-    return " ".join(AUDIO_EXTENSIONS)
-
-
 def _refuse(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
 def _walk(folder: Path, extensions: tuple[str, ...], on_error: Callable[[OSError], object] = _refuse) -> Iterator[Path]:
-    """Yield the files below a folder, sorted by path, linked folders included, each folder once.
-
-    `on_error` is told of folders that cannot be read; os.walk would leave them out without a word.
-    """
+    """Yield the files below a folder, sorted, linked folders included, each once; `on_error` gets what is closed."""
     seen = set()
     paths: list[Path] = []
     for root, folders, files in os.walk(folder, followlinks=True, onerror=on_error):
@@ -222,17 +185,17 @@ def _read_folder(folder: Path) -> list[Clip]:
         else:
             clips.append(Clip(str(file), name))
     if not clips:
-        raise DataError(f"{folder}: no audio in it (looked for {_extensions()} and such files in .tar shards)")
+        raise DataError(f"{folder}: no audio in it (looked for {_EXTENSIONS} and such files in .tar shards)")
     return clips
 
 
 def _shard_clips(path: Path, name: str) -> list[Clip]:
     location = str(path)  # one string for all clips of the shard
-    return [Clip(location, f"{name}/{member}", *place) for member, place in _index_tar(path).items()]
+    return [Clip(location, f"{name}/{member}", *place) for member, place in index_tar(path, _is_audio).items()]
 
 
-def _index_tar(path: Path) -> dict[str, tuple[int, int]]:
-    return index_tar(path, lambda name: _has_extension(name, AUDIO_EXTENSIONS))
+def _is_audio(name: str) -> bool:
+    return _has_extension(name, AUDIO_EXTENSIONS)
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:
@@ -305,7 +268,7 @@ def _open_shard(path: Path, shard: str, *, scan: bool) -> tuple[str, int, dict[s
     location = path.parent / shard
     if not location.is_file():
         raise DataError(f"{path}: shard {shard!r} is missing")
-    return str(location), location.stat().st_size, _index_tar(location) if scan else {}
+    return str(location), location.stat().st_size, index_tar(location, _is_audio) if scan else {}
 
 
 def _place(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int, int]:
@@ -316,9 +279,8 @@ def _place(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int
     offset, size = map(int, texts)
     if size == 0 or offset + size > length:
         shard = row["shard"].strip()
-        raise DataError(
-            f"{path}, line {line}: {shard!r} has {length} bytes, the member is said to end at {offset + size}"
-        )
+        reason = f"{shard!r} has {length} bytes, the member is said to end at {offset + size}"
+        raise DataError(f"{path}, line {line}: {reason}")
     return offset, size
 
 

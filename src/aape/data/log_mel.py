@@ -26,15 +26,7 @@ _FRAMES_AT_ONCE = 8192  # bounds the memory of the complex spectrum in long audi
 
 
 def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> np.ndarray:
-    """Return triangular filters (F, n_fft // 2 + 1) on the HTK mel scale, each with a peak of 1, in float64.
-
-    Args:
-        sample_rate: in Hz.
-        n_fft: length of the transform, in samples.
-        n_mels: number of filters F.
-        f_min: lower edge of the first filter, in Hz.
-        f_max: upper edge of the last filter, in Hz.
-    """
+    """Return triangular filters (F, n_fft // 2 + 1) on the HTK mel scale from `f_min` to `f_max` Hz, peaks of 1."""
     low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (f_min, f_max))
     edges = 700.0 * (10.0 ** (np.linspace(low, high, n_mels + 2) / 2595.0) - 1.0)  # (F + 2,) Hz
     bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
@@ -52,16 +44,7 @@ class LogMel(nn.Module):
     signal is too short to reflect). T = 1 + samples // hop_length frames. There are no parameters and no buffers: mean
     and std live in the configuration of whatever holds this module.
 
-    Args:
-        sample_rate: of the waveforms, in Hz.
-        n_fft: length of the transform, in samples.
-        win_length: length of the window, in samples.
-        hop_length: from frame to frame, in samples.
-        n_mels: number of mel bins F.
-        f_min: lower edge of the lowest mel bin, in Hz.
-        f_max: upper edge of the highest, in Hz.
-        mean: of the log-mel of the training audio.
-        std: its standard deviation.
+    Args: lengths in samples, frequencies in Hz; `mean` and `std` are of the log-mel of the training audio.
 
     Raises:
         ValueError: for values that make no front end.

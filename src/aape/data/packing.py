@@ -9,8 +9,8 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,25 +22,15 @@ INDEX_NAME = "clips.csv"
 COLUMNS = ("shard", "name", "offset", "size", "seconds", "label", "split", "fold")
 
 
-@dataclass(frozen=True)
-class Packed:
-    """One finished shard.
+class Packed(NamedTuple):
+    """One finished shard."""
 
-    Args:
-        rows: of the index, values in the order of `COLUMNS`.
-        bad: (name, reason) of the clips left out.
-    """
-
-    rows: list[tuple[str, ...]]
-    bad: list[tuple[str, str]]
+    rows: list[tuple[str, ...]]  # of the index, values in the order of `COLUMNS`
+    bad: list[tuple[str, str]]  # name and reason of the clips left out
 
 
 def encode(wave: np.ndarray, sample_rate: int, kind: str) -> bytes:
-    """Encode samples (T,) as "flac" (16 bits) or "opus"; louder than full scale, they are scaled down to it.
-
-    Returns:
-        The content of a file.
-    """
+    """Encode samples (T,) as a "flac" (16 bits) or "opus" file; louder than full scale, they are scaled down to it."""
     import soundfile
 
     container, subtype, _ = FORMATS[kind]
@@ -51,15 +41,7 @@ def encode(wave: np.ndarray, sample_rate: int, kind: str) -> bytes:
 
 
 def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: str, sample_rate: int) -> Packed:
-    """Write one shard; it appears under its name when it is whole.
-
-    Args:
-        clips: what goes into it.
-        names: the member of each.
-        path: the shard, `*.tar`.
-        kind: "flac" or "opus".
-        sample_rate: in Hz.
-    """
+    """Write clips as the members `names` of one shard, `*.tar`, which appears under its name when it is whole."""
     rows: list[tuple[str, ...]] = []
     bad: list[tuple[str, str]] = []
     partial = path.with_name(f".{path.name}.partial")

@@ -15,14 +15,12 @@ _LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XH
 
 
 class _Entry(tarfile.TarInfo):
-    """A member's header, whose numbers are looked at before tarfile believes them.
-
-    A negative size makes older tarfiles read the same header for ever, a large one makes them ask for as much memory.
-    """
+    """A member's header, whose numbers are looked at before tarfile believes them."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
         """Read a header of 512 bytes."""
+        # A negative size makes older tarfiles read one header for ever, a large one makes them ask for as much memory.
         entry = super().frombuf(buf, encoding, errors)
         if entry.size < 0 or (entry.type in (*_LARGE_HEADERS, b"X") and entry.size > _MOST_EXTENSION_BYTES):
             raise DataError(f"a header that promises {entry.size} bytes")

@@ -6,18 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_USE = {
-    "AaPEForAudioClassification": """import aape
+_USE = """import aape
 
 model = aape.load_model("FOLDER")  # this repository, downloaded
-result = model.classify("sound.wav")  # labels, scores, and the same for each window of a long recording
-""",
-    "": """import aape
-
-model = aape.load_model("FOLDER")  # this repository, downloaded
-vector = model.embed("sound.wav")  # class token and mean patch token
-""",
-}
+{call}
+"""
+_EMBED = 'vector = model.embed("sound.wav")  # class token and mean patch token'
+_CLASSIFY = 'result = model.classify("sound.wav")  # labels, scores, and the same for each window of a long recording'
 _HUB_USE = """import aape.huggingface  # registers the classes
 from transformers import AutoFeatureExtractor, {auto}
 
@@ -38,14 +33,9 @@ _MOST_LABELS = 50  # that are listed
 
 
 def model_card(config: Any, num_parameters: int) -> str:
-    """Write a model card: what it is, how to use it, data, licence, recipe, scores with their protocol.
+    """Write a model card, Markdown with the Hub's metadata in front; what an `AaPEConfig` does not know is not stated.
 
-    Args:
-        config: an `AaPEConfig`; what it does not know, the card says is not stated.
-        num_parameters: of the model.
-
-    Returns:
-        Markdown with the Hub's metadata in front.
+    It says what the model is, how to use it, data, licence, recipe, and scores with their protocol.
     """
     import yaml
 
@@ -70,7 +60,7 @@ def model_card(config: Any, num_parameters: int) -> str:
             f" {front_end['sample_rate']} Hz, {front_end['n_mels']} mel bins."
         ],
         "## Use": [
-            *_code("python", _USE.get(architecture, _USE[""])),
+            *_code("python", _USE.format(call=_CLASSIFY if is_classifier else _EMBED)),
             *("", "or, with transformers:", ""),
             *_code("python", hub_use),
         ],
@@ -81,18 +71,13 @@ def model_card(config: Any, num_parameters: int) -> str:
         sections["## Classes"] = [f"A sound has {kind}: {', '.join(map(str, labels[:_MOST_LABELS]))}{more}."]
     sections["## Data"] = [str(card.get("data") or _UNKNOWN)]
     sections["## Licence"] = [str(card.get("license") or _UNKNOWN)]
-    sections["## Recipe"] = _recipe(config.training)
+    recipe = json.dumps(config.training, indent=2, ensure_ascii=False)
+    options = ["Every option of the training, and what it was given:", "", *_code("json", recipe)]
+    sections["## Recipe"] = options if config.training else [_UNKNOWN]
     sections["## Scores"] = _scores(card.get("scores") or [])
     sections["## Method"] = _METHOD
     header = ["---", yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
     return "\n".join(header + [line for title, text in sections.items() for line in (title, "", *text, "")])
-
-
-def _recipe(training: Mapping[str, Any]) -> list[str]:
-    if not training:
-        return [_UNKNOWN]
-    text = json.dumps(training, indent=2, ensure_ascii=False, sort_keys=False)
-    return ["Every option of the training, and what it was given:", "", *_code("json", text)]
 
 
 def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:

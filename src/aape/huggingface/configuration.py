@@ -6,16 +6,8 @@ import dataclasses
 from typing import Any
 
 from transformers import PretrainedConfig
-from transformers.utils import logging
 
-from aape.models.sections import (
-    CONFIG_NAME,
-    read_loop_to,
-    read_mapping,
-    read_sections,
-)
-
-_LOG = logging.get_logger(__name__)
+from aape.models.sections import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 
 
 class AaPEConfig(PretrainedConfig):

@@ -86,9 +86,8 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate is None:
             _LOG.warning(f"sampling_rate was not given, and is taken to be {self.sampling_rate} Hz: pass it to be sure")
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(
-                f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}: resample it"
-            )
+            rates = f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}"
+            raise ValueError(f"{rates}: resample it")
         is_list = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
         log_mel = LogMel(**self.front_end)
         spectrograms = []

@@ -121,15 +121,8 @@ class AaPEPreTrainedModel(PreTrainedModel):
     ) -> str:
         """Upload model, feature extractor and model card; a card that is already there stays.
 
-        Args:
-            repo_id: name of the repository, which is made if needed.
-            commit_message: of the upload.
-            commit_description: of the upload.
-            private: make a new repository private.
-            token: of the Hugging Face account; by default the one that is logged in.
-            revision: branch to upload to.
-            create_pr: open a pull request instead of committing.
-            save_options: of `save_pretrained`.
+        Options mean what they mean elsewhere in transformers, and `save_options` are those of `save_pretrained`. The
+        repository is made if needed.
 
         Returns:
             Where the upload can be seen.
@@ -139,15 +132,16 @@ class AaPEPreTrainedModel(PreTrainedModel):
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         has_card = api.file_exists(repo_id, "README.md", revision=revision)
-        options: dict[str, Any] = {
-            "commit_message": commit_message or f"Upload {type(self).__name__}",
-            "commit_description": commit_description,
-            "ignore_patterns": ["README.md"] if has_card else None,
-        }
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **save_options)
             commit = api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, create_pr=create_pr, **options
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or f"Upload {type(self).__name__}",
+                commit_description=commit_description,
+                ignore_patterns=["README.md"] if has_card else None,
             )
         return str(commit)
 
@@ -167,11 +161,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
         return None
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what a checkpoint did not hold: a new head, and never a part of the encoder.
-
-        Raises:
-            CheckpointError: it is the encoder that is incomplete.
-        """
+        """Initialise what a checkpoint did not hold: a new head, and never a part of the encoder."""
         if not self._is_built:
             return  # our modules have initialised themselves
         missing = list(_uninitialised(module, recurse=False))

@@ -17,43 +17,26 @@ Threshold: TypeAlias = float | Mapping[str, float] | None
 
 @dataclass(frozen=True)
 class Prediction:
-    """The labels of a piece of sound.
+    """The labels of a piece of sound."""
 
-    Attributes:
-        start: of the piece, in seconds.
-        end: of the piece, in seconds.
-        labels: names of the likeliest classes, best first.
-        scores: their probabilities.
-    """
-
-    start: float
+    start: float  # seconds
     end: float
-    labels: list[str]
-    scores: list[float]
+    labels: list[str]  # names of the likeliest classes, best first
+    scores: list[float]  # their probabilities
 
 
 @dataclass(frozen=True)
 class Classification(Prediction):
-    """The labels of a whole recording; probabilities are the mean over its segments, weighted by their length.
+    """The labels of a whole recording; probabilities are the mean over its segments, weighted by their length."""
 
-    Attributes:
-        windows: the same for each segment: one, or consecutive ones of 6.08 s in recordings longer than 10.24 s.
-    """
-
-    windows: list[Prediction]
+    windows: list[Prediction]  # of each segment: one, or consecutive ones of 6.08 s in recordings over 10.24 s
 
 
 def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) -> None:
     """Refuse what would silently give no labels, or others than were meant.
 
-    Args:
-        top: how many labels to keep.
-        threshold: of scores; one for all, or by label.
-        labels: names of the classes that there are.
-
     Raises:
-        ConfigError: no whole number of labels from 1 up, a threshold outside 0 to 1, or one for a class that there is
-            not.
+        ConfigError: `top` is no whole number from 1 up, a threshold is outside 0 to 1, or of a class not in `labels`.
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ConfigError(f"top must be 1 or more, got {top!r}")
@@ -68,18 +51,10 @@ def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) ->
 def summarise(
     segments: Sequence[tuple[int, float, float, FloatArray]],
     labels: Sequence[str],
-    *,
-    top: int = 5,
-    threshold: Threshold = None,
+    top: int,
+    threshold: Threshold,
 ) -> Classification:
-    """Put the segments of one recording together.
-
-    Args:
-        segments: of each, in order, its weight, its start and end in seconds, and the probabilities (C,).
-        labels: names of the classes.
-        top: how many labels to keep, at most.
-        threshold: leave out labels with a lower score; one for all, or by label (others 0).
-    """
+    """Put the segments of one recording together: of each its weight, start and end in seconds, probabilities (C,)."""
     weights, probabilities = [weight for weight, *_ in segments], [scores for *_, scores in segments]
     mean = np.average(probabilities, axis=0, weights=weights)
     parts = [

@@ -73,6 +73,7 @@ class AudioModel:
         self.front_end = front_end
         self.log_mel = LogMel(**dataclasses.asdict(front_end))
         self.head = None if head is None else head.eval()
+        self._modules = nn.ModuleList([encoder] if head is None else [encoder, head])
         self.labels = labels
         if head is not None and labels is None:
             self.labels = [f"LABEL_{index}" for index in range(head.linear.out_features)]  # as transformers does
@@ -91,23 +92,17 @@ class AudioModel:
         return 2 * self.encoder.embed_dim
 
     @property
-    def _modules(self) -> list[nn.Module]:
-        return [self.encoder] if self.head is None else [self.encoder, self.head]
-
-    @property
     def _dtype(self) -> type[np.floating]:
         return np.float64 if self.encoder.cls_token.dtype == torch.float64 else np.float32
 
     def to(self, device: str | torch.device) -> AudioModel:
         """Move to a device, in place."""
-        for module in self._modules:
-            module.to(device)
+        self._modules.to(device)
         return self
 
     def double(self) -> AudioModel:
         """Compute everything in float64 from now on, the front end and the vectors included."""
-        for module in self._modules:
-            module.double()
+        self._modules.double()
         return self
 
     def embed(
@@ -133,11 +128,7 @@ class AudioModel:
         return np.stack(vectors) if is_batch else vectors[0]
 
     def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Embed every time patch of one sound.
-
-        Args:
-            wav: floating point samples (samples,), mono; or the path of a sound file.
-            sample_rate: of the samples, in Hz; a file knows its own.
+        """Embed every time patch of one sound, samples (samples,) or a path as for `embed`.
 
         Returns:
             The tokens of each time patch, low frequencies first, (Nt, Nf * D), float32; and the patches' centres (Nt,)
@@ -178,11 +169,7 @@ class AudioModel:
         return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
 
     def embed_files(self, inputs: Paths, *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[str], BadClips]:
-        """Embed sound files and folders of them.
-
-        Args:
-            inputs: paths, or one of them; a folder stands for the sound files in it, sorted.
-            batch_size: spectrograms per forward pass, at most; a CPU takes 4.
+        """Embed sound files and folders, which stand for the sound files in them, sorted; `batch_size` as above.
 
         Returns:
             One vector per readable file, (n, 2D) float32; the files (n); and name and reason of the others.
@@ -200,14 +187,9 @@ class AudioModel:
         top: int = 5,
         threshold: Threshold = None,
     ) -> Classification | list[Classification]:
-        """Label one sound, or several.
+        """Label one sound, or several, given as to `embed`.
 
-        Args:
-            wav: as for `embed`.
-            sample_rate: as for `embed`.
-            lengths: as for `embed`.
-            top: how many labels to return, at most.
-            threshold: leave out labels with a lower score; one for all, or by label (others 0).
+        At most `top` labels are returned, and none with a score below `threshold`, one for all or by label (others 0).
 
         Returns:
             Labels and scores, of the whole and of its segments; a list of such for a batch. Scores are softmax
@@ -231,21 +213,10 @@ class AudioModel:
         batch_size: int = BATCH_SIZE,
         progress: Progress | None = None,
     ) -> tuple[list[Classification], BadClips]:
-        """Label each clip of a data set.
-
-        Args:
-            clips: what to read.
-            top: as for `classify`.
-            threshold: as for `classify`.
-            batch_size: as for `embed_clips`.
-            progress: as for `embed_clips`.
+        """Label each clip of a data set, as `classify` does for one; the rest as for `embed_clips`.
 
         Returns:
             A result per readable clip, in order; and name and reason of the others.
-
-        Raises:
-            CheckpointError: the model has no classifier.
-            ConfigError: as for `classify`.
         """
         bad: dict[int, str] = {}
         results = self._classifications(self._read(clips, progress), top, threshold, batch_size, bad)
@@ -350,7 +321,7 @@ class AudioModel:
             scored.setdefault(row, {})[index] = (count, segment.start, segment.end, scores.cpu().numpy())
         rows = sorted(scored.keys() - (bad or {}).keys())
         segments = [[scored[row][index] for index in sorted(scored[row])] for row in rows]
-        return [summarise(parts, labels, top=top, threshold=threshold) for parts in segments]
+        return [summarise(parts, labels, top, threshold) for parts in segments]
 
 
 def load_model(

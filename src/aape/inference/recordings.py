@@ -72,7 +72,7 @@ def file_clips(inputs: Paths) -> list[Clip]:
 
 def readable_names(clips: Sequence[Clip], bad: Sequence[tuple[str, str]]) -> list[str]:
     """Return the names of the clips that are not in `bad`, in order."""
-    unreadable = {name for name, _ in bad}
+    unreadable = dict(bad)
     return [clip.name for clip in clips if clip.name not in unreadable]
 
 

@@ -36,11 +36,7 @@ class Segment(NamedTuple):
 
 
 def loop(blocks: Blocks, count: int) -> tuple[Blocks, int | None]:
-    """Loop a recording of fewer than `count` samples to that many.
-
-    Returns:
-        Its blocks; and the number of its own samples, None where it is not looped.
-    """
+    """Loop a recording of fewer than `count` samples to that many; also returns how many it had, None if not looped."""
     source = iter(blocks)
     head: list[FloatArray] = []
     total = 0
@@ -64,9 +60,6 @@ def cut(
         patch_size: P.
         prepare: brings samples to the device and the precision to compute in.
         length: samples of the recording, where its loop follows; None if nothing follows.
-
-    Yields:
-        The segments in order.
     """
     hop, reach = log_mel.hop_length, log_mel.n_fft // 2
     held: FloatArray = np.zeros(0, np.float32)  # samples from `origin` on

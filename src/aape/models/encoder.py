@@ -24,11 +24,7 @@ def build_stem(config: EncoderConfig) -> PatchEmbed:
 
 
 class AudioEncoder(nn.Module):
-    """Stem, class token (without a position), pre-norm blocks, final LayerNorm.
-
-    Args:
-        config: sizes and options.
-    """
+    """Stem, class token (without a position), pre-norm blocks, final LayerNorm."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()

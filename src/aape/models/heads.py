@@ -8,24 +8,13 @@ from aape.layers.transformer import NORM_EPS
 
 
 class ClassificationHead(nn.Module):
-    """LayerNorm and a linear layer on the class token (method 8).
-
-    Args:
-        embed_dim: D.
-        num_classes: C.
-    """
+    """LayerNorm and a linear layer on the class token (method 8), D -> C."""
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(embed_dim, eps=NORM_EPS)
         self.linear = nn.Linear(embed_dim, num_classes)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """Start from small weights, so that the first logits are near 0."""
-        nn.init.ones_(self.norm.weight)
-        nn.init.zeros_(self.norm.bias)
-        nn.init.trunc_normal_(self.linear.weight, std=0.02)
+        nn.init.trunc_normal_(self.linear.weight, std=0.02)  # small, so that the first logits are near 0
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,18 +39,7 @@ _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in thes
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a saved folder holds; see `save_model`.
-
-    Attributes:
-        encoder: in float32, on the CPU, in evaluation mode.
-        front_end: the log-mel and the statistics that it was trained with.
-        head: the classifier, if it has one.
-        labels: its classes in order, if they have names.
-        training: how it was trained.
-        multi_label: a sound may have several of the classes, or none: sigmoid instead of softmax.
-        card: what the model card says beside that.
-        loop_to: length in seconds that shorter sounds were looped to in training; 0: they were taken as they are.
-    """
+    """What a saved folder holds, as given to `save_model`; on the CPU, in float32 and evaluation mode."""
 
     encoder: AudioEncoder
     front_end: FrontEndConfig
@@ -97,8 +85,13 @@ def save_model(
         CheckpointError: a weight is not finite (in `dtype`), or `loop_to` is out of range.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
+    import safetensors.torch
+
     target = Path(folder)
     config: dict[str, Any] = {
+        "model_type": "aape",
+        "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
+        "dtype": "float32",  # what transformers computes in, whatever the file holds
         "encoder": dataclasses.asdict(encoder.config),
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
@@ -107,7 +100,19 @@ def save_model(
         config["loop_to"] = length
     if card:
         config["card"] = card
-    _write(target, config | _describe_head(head, labels, multi_label), encoder, head, dtype)
+    config |= _describe_head(head, labels, multi_label)
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for prefix, module in (("encoder", encoder), ("head", head))
+        if module is not None
+        for name, tensor in module.state_dict().items()
+    }
+    _check_finite(tensors, os.fspath(target))
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
+    write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
+    write_atomically(target / CONFIG_NAME, _json(config))
 
 
 def _describe_head(head: ClassificationHead | None, labels: list[str] | None, multi_label: bool) -> dict[str, Any]:
@@ -122,34 +127,6 @@ def _describe_head(head: ClassificationHead | None, labels: list[str] | None, mu
     return config
 
 
-def _write(
-    target: Path,
-    config: dict[str, Any],
-    encoder: AudioEncoder,
-    head: ClassificationHead | None,
-    dtype: torch.dtype | None,
-) -> None:
-    import safetensors.torch
-
-    modules: dict[str, nn.Module] = {"encoder": encoder} if head is None else {"encoder": encoder, "head": head}
-    tensors = {
-        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
-    }
-    _check_finite(tensors, os.fspath(target))
-    header = {
-        "model_type": "aape",
-        "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
-        "dtype": "float32",  # what transformers computes in, whatever the file holds
-    }
-    target.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
-    write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
-    write_atomically(target / CONFIG_NAME, _json(header | config))
-
-
 def model_name(name_or_path: str | os.PathLike[str]) -> str:
     """Return what a model is called on any machine: the last part of its path, and for RUN/model that of its run."""
     path = Path(os.path.abspath(name_or_path))
@@ -157,10 +134,7 @@ def model_name(name_or_path: str | os.PathLike[str]) -> str:
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> Path:
-    """Return the folder of a model.
-
-    Args:
-        name_or_path: a shipped model's name, a saved folder, or a run's folder, which holds one as `model`.
+    """Return the folder of a model: a shipped model's name, a saved folder, or a run's, which holds one as `model`.
 
     Raises:
         CheckpointError: there is no such model.
@@ -186,10 +160,7 @@ def shipped_models() -> list[str]:
 
 
 def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
-    """Read a model back.
-
-    Args:
-        name_or_path: see `find_model`.
+    """Read a model back, found by `find_model`.
 
     Raises:
         CheckpointError: a file is missing, damaged or not what it should be; a configuration key is unknown or has a
@@ -208,7 +179,8 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         num_classes = (*shapes.get("head.linear.weight", ()), 1)[0]
         if labels is not None and len(labels) != num_classes and "head.linear.weight" in shapes:
             raise CheckpointError(f"{folder}: {len(labels)} labels for a head of {num_classes} classes")
-        modules = _build(encoder_config, num_classes if _has_head(shapes) else None, where)
+        has_head = any(name.startswith("head.") for name in shapes)
+        modules = _build(encoder_config, num_classes if has_head else None, where)
         expected = {f"{key}.{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
         _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
         # Copies, because a view of the file would change or crash with it.
@@ -231,14 +203,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
 
 
 def load_weights(encoder: AudioEncoder, name_or_path: str | os.PathLike[str]) -> SavedModel:
-    """Start an encoder from a saved one.
-
-    Args:
-        encoder: whose weights are replaced, in place.
-        name_or_path: see `find_model`.
-
-    Returns:
-        What was read; its front end is the one that the weights are used to.
+    """Start an encoder from a saved one, in place, and return what was read, the front end of the weights included.
 
     Raises:
         CheckpointError: as `read_model`, or the saved encoder is another than this one.
@@ -290,10 +255,6 @@ def _read_labels(values: dict[str, Any], where: str) -> list[str] | None:
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
         raise CheckpointError(f"{where}: id2label: expected a name for every class from 0 up")
     return [str(names[str(index)]) for index in range(len(names))]
-
-
-def _has_head(names: Iterable[str]) -> bool:
-    return any(name.startswith("head.") for name in names)
 
 
 def _build(config: EncoderConfig, num_classes: int | None, where: str) -> dict[str, nn.Module]:

@@ -21,11 +21,7 @@ SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
 def read_sections(values: Mapping[str, Any], where: str) -> tuple[EncoderConfig, FrontEndConfig]:
-    """Read what a model is made of from its configuration, and refuse what makes none before anything is built.
-
-    Args:
-        values: of the configuration.
-        where: what messages begin with.
+    """Read what a model is made of from its configuration; messages begin with `where`.
 
     Raises:
         CheckpointError: a key is missing or unknown, or a value of another type or out of range.
@@ -42,11 +38,7 @@ def read_sections(values: Mapping[str, Any], where: str) -> tuple[EncoderConfig,
 
 
 def read_front_end(values: Any, where: str) -> FrontEndConfig:
-    """Read a front end as `read_sections` does.
-
-    Raises:
-        CheckpointError: as there.
-    """
+    """Read a front end as `read_sections` does, with its errors."""
     front_end = _section(values, "front_end", FrontEndConfig, where)
     try:
         LogMel(**dataclasses.asdict(front_end))
@@ -56,11 +48,7 @@ def read_front_end(values: Any, where: str) -> FrontEndConfig:
 
 
 def read_mapping(values: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    """Return a free section of a configuration, empty where it is missing.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
+    """Return a free section of a configuration, empty where it is missing; a CheckpointError where it is none."""
     value = values.get(key) or {}
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: {key}: expected a mapping, got {value!r}")
@@ -84,9 +72,8 @@ def read_loop_to(values: Mapping[str, Any], where: str) -> float:
 def _section(values: Any, key: str, section: type[SectionT], where: str) -> SectionT:
     """Read one of our dataclasses; fields that a file does not name keep their defaults."""
     if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{where}: {key}: " + ("missing" if values is None else f"expected a mapping, got {values!r}")
-        )
+        reason = "missing" if values is None else f"expected a mapping, got {values!r}"
+        raise CheckpointError(f"{where}: {key}: {reason}")
     annotations = typing.get_type_hints(section)
     for name, value in values.items():
         if name not in annotations:

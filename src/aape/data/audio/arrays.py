@@ -49,10 +49,8 @@ def read_array(
             reason = f"samples as large as {level:g}" if np.isfinite(level) else "NaN or infinite samples"
             raise AudioError(name if array.ndim == 1 else f"{name}, clip {index}", reason)
         if level > _LOUD:
-            warnings.warn(
-                f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768",
-                stacklevel=2,
-            )
+            message = f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768"
+            warnings.warn(message, stacklevel=2)
     rows = rows.astype(dtype, copy=False)
     if sample_rate != to_rate:
         import soxr

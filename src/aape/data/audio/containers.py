@@ -21,24 +21,20 @@ _UNKNOWN_LENGTH = 0x7FFFF000  # from here on a 32-bit length is what a program w
 
 _AIFC_UNCOMPRESSED = (b"none", b"sowt", b"twos", b"fl32", b"fl64", b"in24", b"in32", b"raw ")
 
+_CONVERT = "is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"
 _FOREIGN = (  # offset, magic bytes, what it is
-    (4, b"ftyp", "MP4/M4A (AAC) is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
-    (0, b"\xff\xf1", "AAC is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
-    (0, b"\xff\xf9", "AAC is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
-    (0, b"\x1aE\xdf\xa3", "WebM/Matroska is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "WMA is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
-    (0, b"#!AMR", "AMR is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"),
+    (4, b"ftyp", f"MP4/M4A (AAC) {_CONVERT}"),
+    (0, b"\xff\xf1", f"AAC {_CONVERT}"),
+    (0, b"\xff\xf9", f"AAC {_CONVERT}"),
+    (0, b"\x1aE\xdf\xa3", f"WebM/Matroska {_CONVERT}"),
+    (0, b"0&\xb2u\x8ef\xcf\x11", f"WMA {_CONVERT}"),
+    (0, b"#!AMR", f"AMR {_CONVERT}"),
     (0, b"version https://git-lfs", "this is a Git LFS pointer, not audio: fetch the audio with `git lfs pull`"),
 )
 
 
 def find_fault(file: IO[bytes], size: int) -> str | None:
-    """Return why a file cannot be used as far as its first and last bytes tell, or None.
-
-    Args:
-        file: the open file.
-        size: its length in bytes.
-    """
+    """Return why a file of `size` bytes cannot be used as far as its first and last bytes tell, or None."""
     head = read_at(file, 0, 32)
     for offset, magic, reason in _FOREIGN:
         if head[offset : offset + len(magic)] == magic:
@@ -67,8 +63,7 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
         if name == b"ds64":
             whole, long_length = struct.unpack("<QQ", read_at(file, position + 8, 16).ljust(16))
         elif name == b"fmt ":
-            fault = _find_format_fault(read_at(file, position + 8, 16), order)
-            if fault:
+            if fault := _find_format_fault(read_at(file, position + 8, 16), order):
                 return fault
         elif name == b"COMM":
             common = read_at(file, position + 8, min(length, 22))
@@ -85,10 +80,6 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
             return _find_tail_fault(file, size, end, 8 + whole, order)
         position += 8 + length + length % 2
     return f"over {_MOST_CHUNKS} chunks before the samples"
-
-
-def _is_name(name: bytes) -> bool:
-    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)
 
 
 def _find_format_fault(chunk: bytes, order: str) -> str | None:
@@ -125,7 +116,7 @@ def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int, order: st
         return None
     for position in (end, end + 1):  # a chunk of odd length is padded, but not by every program
         name, length = struct.unpack(f"{order}4sI", read_at(file, position, 8).ljust(8))
-        if _is_name(name) and position + 8 + length <= size:
+        if all(0x20 <= byte < 0x7F for byte in name) and position + 8 + length <= size:
             return None
     return f"damaged header: what its length leaves over of the samples, {left} bytes, is nothing else"
 
@@ -165,13 +156,7 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
 
 
 def count_ogg_frames(file: IO[bytes], size: int, rate: int) -> int:
-    """Return how many frames an Ogg Vorbis or Opus file holds by the position that its last page states.
-
-    Args:
-        file: the open file.
-        size: its length in bytes.
-        rate: of the decoded sound, in Hz.
-    """
+    """Return how many frames, at `rate` Hz, an Ogg Vorbis or Opus file holds by what its last page states."""
     head = read_at(file, 28, 12)  # behind the first page's own header
     tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
     position = max((granule for _, _, granule, _ in _ogg_pages(tail)), default=0)
@@ -181,11 +166,9 @@ def count_ogg_frames(file: IO[bytes], size: int, rate: int) -> int:
 
 
 def num_vorbis_frames_to_avoid(file: IO[bytes], size: int) -> int | None:
-    """Return how many frames before the end libsndfile must not seek to in an Ogg Vorbis file, or None for all.
-
-    The last page states the trimmed length, from which libsndfile 1.2 derives positions inside that page: a seek
-    into it lands off by the trimmed part of the last block. Seeking to before it and reading on is right.
-    """
+    """Return how many frames before the end libsndfile must not seek to in an Ogg Vorbis file, or None for all."""
+    # The last page states the trimmed length, from which libsndfile 1.2 derives positions inside that page: a seek into
+    # it lands off by the trimmed part of the last block. Seeking to before it and reading on is right.
     tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
     granules = [granule for _, _, granule, _ in _ogg_pages(tail) if granule > 0]
     return granules[-1] - granules[-2] + _MAX_VORBIS_BLOCK if len(granules) > 1 else None

@@ -82,10 +82,8 @@ def read_audio(
         last_frame = _last_frame(opened, frame, last_frame, most_frames, max_seconds)
         promised = _promised_frames(opened, last_frame, is_whole=start == 0 and duration is None)
         blocks = _decode(opened, frame, last_frame, promised, most_frames, MAX_VALUES)
-        wave = _join(list(_resample(blocks, rate, sample_rate)))
-        wave = wave[first - frame * sample_rate // rate :]
-        if stop is not None:
-            wave = wave[: stop - first]
+        wave = np.concatenate([np.zeros(0, np.float32), *_resample(blocks, rate, sample_rate)])
+        wave = wave[first - frame * sample_rate // rate :][: None if stop is None else stop - first]
         if wave.size == 0:
             reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
             raise AudioError(opened.label, reason)
@@ -101,11 +99,7 @@ def stream_audio(
 ) -> Iterator[np.ndarray]:
     """Read a sound file of any length block by block, in memory that does not grow with it.
 
-    Args:
-        source: a path, or the content of a file.
-        sample_rate: of the result, in Hz.
-        max_seconds: the longest file that is decoded.
-        name: what to call the file in errors; the path if not given.
+    Args: as for `read_audio`.
 
     Yields:
         Blocks of float32 samples (T,), of about 16 s at most; joined, they are what `read_audio` returns.
@@ -118,13 +112,12 @@ def stream_audio(
         most_frames = math.ceil(max_seconds * rate)
         last_frame = _last_frame(opened, 0, None, most_frames, max_seconds)
         promised = _promised_frames(opened, last_frame, is_whole=True)
-        is_empty = True
         blocks = _decode(opened, 0, last_frame, promised, most_frames, most_frames * channels)
-        for block in _resample(blocks, rate, sample_rate):
-            if block.size:
-                is_empty = False
-                yield block
-        if is_empty:
+        num_samples = 0
+        for block in filter(len, _resample(blocks, rate, sample_rate)):
+            num_samples += len(block)
+            yield block
+        if num_samples == 0:
             raise AudioError(opened.label, "too short to resample")
 
 
@@ -193,8 +186,7 @@ def _count_frames(opened: _Opened) -> int:
     if sound.subtype in ("VORBIS", "OPUS"):
         promised = count_ogg_frames(file, size, sound.samplerate)
         if promised > num_frames:  # libsndfile adds up what its packets would give
-            reason = f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}"
-            raise AudioError(label, reason)
+            raise AudioError(label, f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}")
     counted = count_frames(file, size) if sound.format == "MP3" else None
     if counted is None:
         return num_frames
@@ -229,28 +221,22 @@ def _find_seek(opened: _Opened, frame: int) -> int:
 
 
 def _frames_of(first: int, stop: int | None, rate: int, sample_rate: int) -> tuple[int, int | None]:
-    """Return the range of source frames that output samples first..stop need.
-
-    It starts on a frame that coincides with an output sample, so that a part is resampled on the grid of the whole.
-    """
+    """Return the range of source frames that output samples first..stop need."""
     if rate == sample_rate:
         return first, stop
     reach = math.ceil(_FILTER_REACH * max(1.0, rate / sample_rate))
-    step = rate // math.gcd(rate, sample_rate)
+    step = rate // math.gcd(rate, sample_rate)  # these coincide with samples: a part lies on the grid of the whole
     frame = max(0, first * rate // sample_rate - reach) // step * step
     return frame, None if stop is None else -(-stop * rate // sample_rate) + reach
 
 
 class _Content(io.BytesIO):
-    """The content of a file. A damaged header makes libsndfile seek before the start: then it stays where it is.
-
-    An exception here would be printed by the callback that soundfile calls this from.
-    """
+    """The content of a file, in which a seek before the start, as of a damaged header, stays where it is."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:
             return super().seek(offset, whence)
-        except (ValueError, OverflowError):
+        except (ValueError, OverflowError):  # soundfile's callback would print it
             return self.tell()
 
 
@@ -377,9 +363,3 @@ def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> Iter
     for block in blocks:
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-def _join(blocks: list[np.ndarray]) -> np.ndarray:
-    if len(blocks) == 1:
-        return np.ascontiguousarray(blocks[0])
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)

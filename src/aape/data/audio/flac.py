@@ -6,8 +6,7 @@ The layout is that of RFC 9639.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 from aape.data.audio.mpeg import read_at
 
@@ -16,20 +15,14 @@ _MOST_CHECKED = 8  # frames whose samples are run through their checksum
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 
-@dataclass(frozen=True)
-class _Frame:
+class _Frame(NamedTuple):
     block_size: int
     end: int  # position in the stream behind its last sample
     rate: int  # 0 for that of the stream
 
 
 def find_flac_fault(file: IO[bytes], size: int) -> str | None:
-    """Return why the start of a FLAC stream cannot be true of its last frame, or None.
-
-    Args:
-        file: the open file.
-        size: its length in bytes.
-    """
+    """Return why the start of a FLAC stream of `size` bytes cannot be true of its last frame, or None."""
     head = read_at(file, 0, 26)
     if len(head) < 26 or head[4] & 0x7F:  # the first block is the stream's description, or the file is no FLAC
         return None
@@ -47,16 +40,16 @@ def find_flac_fault(file: IO[bytes], size: int) -> str | None:
         if frame is not None:
             frames.append((position, frame))
         position = tail.find(b"\xff", position + 1)
-    num_checked = 0
-    stop = len(tail)
+    num_checked, stop = 0, len(tail)
     for position, frame in reversed(frames):
         is_longer = bool(total) and frame.end > total
         if is_longer or frame.rate not in (0, rate):
             num_checked += 1
-            if _checksum_16(tail[position:stop]) == 0:  # over a frame with its own checksum
-                if is_longer:
-                    return f"damaged header: {total} samples promised, {frame.end} there"
-                return f"damaged header: {rate} Hz promised, {frame.rate} Hz there"
+            if _checksum(tail[position:stop], 16) == 0:  # over a frame with its own checksum
+                there = (
+                    f"{total} samples promised, {frame.end}" if is_longer else f"{rate} Hz promised, {frame.rate} Hz"
+                )
+                return f"damaged header: {there} there"
         if num_checked == _MOST_CHECKED:
             break
         stop = position
@@ -93,7 +86,7 @@ def _read_frame(head: bytes, fixed_size: int) -> _Frame | None:
     position += size_bytes
     rate_field = int.from_bytes(head[position : position + rate_bytes], "big")
     position += rate_bytes
-    if position >= len(head) or _checksum_8(head[:position]) != head[position]:
+    if position >= len(head) or _checksum(head[:position], 8) != head[position]:
         return None
     if size_bytes:
         block = size_field + 1
@@ -118,18 +111,11 @@ def _make_table(polynomial: int, bits: int) -> tuple[int, ...]:
     return tuple(table)
 
 
-_TABLE_8, _TABLE_16 = _make_table(0x07, 8), _make_table(0x8005, 16)
+_TABLES = {8: _make_table(0x07, 8), 16: _make_table(0x8005, 16)}  # by bits
 
 
-def _checksum_8(data: bytes) -> int:
-    checksum = 0
+def _checksum(data: bytes, bits: int) -> int:
+    checksum, mask, table = 0, (1 << bits) - 1, _TABLES[bits]
     for byte in data:
-        checksum = _TABLE_8[checksum ^ byte]
-    return checksum
-
-
-def _checksum_16(data: bytes) -> int:
-    checksum = 0
-    for byte in data:
-        checksum = ((checksum << 8) & 0xFF00) ^ _TABLE_16[(checksum >> 8) ^ byte]
+        checksum = (checksum << 8 & mask) ^ table[checksum >> (bits - 8) ^ byte]
     return checksum

@@ -7,8 +7,7 @@ it leaves alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 _MOST_BYTES = 64 << 20  # a longer file is not walked
 _MOST_SEARCHED = 1 << 17  # bytes looked through, in all, for where frames go on
@@ -19,25 +18,15 @@ _MPEG2_KBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MPEG1_RATES = (44100, 48000, 32000)
 
 
-@dataclass(frozen=True)
-class FrameCount:
-    """What the frame headers of an MP3 file add up to.
+class FrameCount(NamedTuple):
+    """What the frame headers of an MP3 file add up to."""
 
-    Args:
-        num_samples: per channel, the frame with the index left out.
-        samples_per_frame: of the last one.
-        num_foreign: bytes between frames that are neither frames nor tags.
-        is_mostly_foreign: most of the file is neither: other data in which two bytes look like a frame.
-        is_cut: the last frame is not whole.
-        is_index_short: the index counts fewer frames than there are.
-    """
-
-    num_samples: int
-    samples_per_frame: int
-    num_foreign: int
-    is_mostly_foreign: bool
-    is_cut: bool
-    is_index_short: bool
+    num_samples: int  # per channel, the frame with the index left out
+    samples_per_frame: int  # of the last one
+    num_foreign: int  # bytes between frames that are neither frames nor tags
+    is_mostly_foreign: bool  # most of the file is neither: other data in which two bytes look like a frame
+    is_cut: bool  # the last frame is not whole
+    is_index_short: bool  # the index counts fewer frames than there are
 
 
 def find_index_fault(file: IO[bytes], size: int) -> str | None:
@@ -59,15 +48,7 @@ def has_index(file: IO[bytes]) -> bool:
 
 
 def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
-    """Walk the frame headers of an MP3 file.
-
-    Args:
-        file: the open file.
-        size: its length in bytes.
-
-    Returns:
-        The count; None where the file is too long to be walked.
-    """
+    """Walk the frame headers of an MP3 file of `size` bytes; None where it is too long to be walked."""
     if size > _MOST_BYTES:
         return None
     start, index = _find_index(file)
