@@ -18,22 +18,16 @@ __all__ = ["HearModel", "get_scene_embeddings", "get_timestamp_embeddings", "loa
 
 
 class HearModel(nn.Module):
-    """A model with the attributes that HEAR asks for.
-
-    Attributes:
-        sample_rate: of the audio that it takes, in Hz.
-        scene_embedding_size: class token and mean patch token, 2D.
-        timestamp_embedding_size: the tokens of a time patch, Nf * D.
-    """
+    """A model with the attributes that HEAR asks for."""
 
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
         self.model = model
         self.encoder = model.encoder  # so that `to` moves it
         self.sample_rate = model.front_end.sample_rate
-        self.scene_embedding_size = model.embed_dim
+        self.scene_embedding_size = model.embed_dim  # 2D
         num_freq = model.front_end.n_mels // model.encoder.patch_size
-        self.timestamp_embedding_size = num_freq * model.encoder.embed_dim
+        self.timestamp_embedding_size = num_freq * model.encoder.embed_dim  # Nf * D
 
     def forward(self, audio: Tensor) -> Tensor:
         """Return scene embeddings, as `get_scene_embeddings`."""
@@ -41,10 +35,7 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> HearModel:
-    """Load a model for HEAR.
-
-    Args:
-        model_file_path: a shipped model's name, a saved folder or a run's folder; `tiny` if there is none.
+    """Load a model, on the CPU: a shipped model's name, a saved folder or a run's; `tiny` if there is none.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
@@ -65,10 +56,6 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     """Embed every time patch of clips.
 
     HEAR suggests a step of 50 ms or less; ours is that of the patches, 160 ms, and so is the validator's warning.
-
-    Args:
-        audio: (B, L) samples at `model.sample_rate`.
-        model: of `load_model`.
 
     Returns:
         Embeddings (B, Nt, Nf * D) float32; and the centres of the patches (B, Nt) in ms; on the device of `audio`.

@@ -55,9 +55,7 @@ def embed(config: EmbedConfig) -> None:
     What cannot be read is listed on standard error with the reason, and the rest is done.
 
     Raises:
-        ConfigError: no input, or the output is a folder.
-        CheckpointError: the model cannot be loaded.
-        DataError: nothing could be read.
+        AapeError: no input, an output that is a folder, no such model, or nothing that could be read.
     """
     import shutil
     from pathlib import Path

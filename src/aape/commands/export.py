@@ -29,9 +29,7 @@ def export(config: ExportConfig) -> None:
     """Write a model as one file, once it has been found to agree with PyTorch.
 
     Raises:
-        AapeError: a package is missing, or the file would not agree with PyTorch to 1e-4.
-        CheckpointError: there is no such model.
-        ConfigError: the format is not to be told from the name of the file.
+        AapeError: no such model or format, a package is missing, or the file would not agree with PyTorch to 1e-4.
     """
     import os
     import tempfile

@@ -13,6 +13,7 @@ import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,11 +87,12 @@ def find_audio(inputs: Sequence[str | os.PathLike[str]]) -> list[str]:
     files: list[str] = []
     for item in inputs:
         entry = os.fspath(item)
-        closed: list[OSError] = []
-        inner = (
-            [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)] if os.path.isdir(entry) else []
-        )
-        files += [*inner, *sorted(error.filename for error in closed)] or [entry]
+        inner: list[str] = []
+        if os.path.isdir(entry):
+            closed: list[OSError] = []
+            inner = [str(file) for file in _walk(Path(entry), AUDIO_EXTENSIONS, closed.append)]
+            inner += sorted(error.filename for error in closed)
+        files += inner or [entry]
     return files
 
 
@@ -202,9 +204,7 @@ def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:
     """Read a CSV; `columns` names the column of each of label, split and fold that was asked for."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = list(reader.fieldnames or [])
-            clips = _read_rows(path, reader, header, columns)
+            clips = _read_rows(path, csv.DictReader(file, strict=True), columns)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     except csv.Error as error:
@@ -216,7 +216,8 @@ def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:
     return clips
 
 
-def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], columns: dict[str, str]) -> list[Clip]:
+def _read_rows(path: Path, reader: csv.DictReader[str], columns: dict[str, str]) -> list[Clip]:
+    header = list(reader.fieldnames or [])
     if not header:
         raise DataError(f"{path}: empty")
     file_column = next((column for column in ("file", "filename") if column in header), None)
@@ -235,9 +236,7 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
         line = reader.line_num
         if None in row or None in row.values():
             raise DataError(f"{path}, line {line}: not as many fields as the header has")
-        label, split, fold = (
-            _cell(path, line, row, columns[key]) if key in columns else None for key in ("label", "split", "fold")
-        )
+        labels: dict[str, Any] = {key: _cell(path, line, row, column) for key, column in columns.items()}
         seconds = _seconds(path, line, row.get("seconds", ""))
         if file_column is not None:
             listed = _cell(path, line, row, file_column)
@@ -257,7 +256,7 @@ def _read_rows(path: Path, reader: csv.DictReader[str], header: list[str], colum
         lines[name] = line
         if not is_there:
             missing.append(name)
-        clips.append(Clip(location, name, place[0], place[1], seconds, label, split, fold))
+        clips.append(Clip(location, name, *place, seconds, **labels))
     if missing:
         raise DataError(f"{path}: {len(missing)} of {len(clips)} listed files are missing, the first is {missing[0]!r}")
     return clips

@@ -26,7 +26,7 @@ _FRAMES_AT_ONCE = 8192  # bounds the memory of the complex spectrum in long audi
 
 
 def mel_filter_bank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float) -> np.ndarray:
-    """Return triangular filters (F, n_fft // 2 + 1) on the HTK mel scale from `f_min` to `f_max` Hz, peaks of 1."""
+    """Return triangular filters (F, n_fft // 2 + 1) on the HTK mel scale, `f_min` to `f_max` Hz, with peaks of 1."""
     low, high = (2595.0 * math.log10(1.0 + hertz / 700.0) for hertz in (f_min, f_max))
     edges = 700.0 * (10.0 ** (np.linspace(low, high, n_mels + 2) / 2595.0) - 1.0)  # (F + 2,) Hz
     bins = np.linspace(0.0, sample_rate / 2, n_fft // 2 + 1)
@@ -163,11 +163,8 @@ def measure_statistics(
 ) -> Statistics:
     """Measure the mean and the standard deviation of the log-mel over whole clips, in one pass in float64.
 
-    Args:
-        clips: the corpus. Clips that cannot be read are listed in the result; how many are too many is the caller's.
-        progress: called with (done, total) after every clip.
-        device: where to compute the spectrograms.
-        options: of `LogMel`; its mean and std play no part.
+    Clips that cannot be read are listed in the result; how many are too many is the caller's to say. After every clip
+    `progress` is called with (done, total). `options` are those of `LogMel` but mean and std.
 
     Raises:
         DataError: no clip could be read, or all of the audio is silent.

@@ -40,7 +40,7 @@ class AaPEConfig(PretrainedConfig):
         made, front_end_made = read_sections(sections, CONFIG_NAME)
         self.encoder, self.front_end = dataclasses.asdict(made), dataclasses.asdict(front_end_made)
         self.training, self.card = (read_mapping(sections, key, CONFIG_NAME) for key in ("training", "card"))
-        self.loop_to = read_loop_to({"loop_to": loop_to}, CONFIG_NAME)
+        self.loop_to = read_loop_to(loop_to, CONFIG_NAME)
         super().__init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:

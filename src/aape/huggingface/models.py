@@ -147,8 +147,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
 
     def _check_outputs(self, output_attentions: bool | None, output_hidden_states: bool | None) -> None:
         """Refuse what is asked for, of a call or of the configuration, and is not there to be given."""
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        for name, value in asked.items():
+        for name, value in (("output_attentions", output_attentions), ("output_hidden_states", output_hidden_states)):
             if getattr(self.config, name, False) if value is None else value:
                 raise ValueError(f"{name}: not available from these models, which give tokens of the last block only")
 

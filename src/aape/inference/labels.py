@@ -67,10 +67,7 @@ def summarise(
 
 def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:
     """Return names and scores of the best classes, best first, ties in the order of the classes."""
+    lowest = threshold if isinstance(threshold, Mapping) else dict.fromkeys(labels, threshold or 0.0)
     order = np.argsort(-scores, kind="stable")[:top]
-    pairs = [(labels[index], float(scores[index])) for index in order]
-    if isinstance(threshold, Mapping):
-        pairs = [(label, score) for label, score in pairs if score >= threshold.get(label, 0.0)]
-    elif threshold is not None:
-        pairs = [(label, score) for label, score in pairs if score >= threshold]
-    return [label for label, _ in pairs], [score for _, score in pairs]
+    best = [index for index in order if scores[index] >= lowest.get(labels[index], 0.0)]
+    return [labels[index] for index in best], [float(scores[index]) for index in best]

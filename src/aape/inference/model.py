@@ -43,9 +43,9 @@ class AudioModel:
     """A frozen encoder with the front end that it was trained with, and a classifier if it has one.
 
     Args:
-        encoder: is put into evaluation mode.
+        encoder: is put into evaluation mode, as is `head`.
         front_end: log-mel and statistics.
-        head: the classifier; is put into evaluation mode.
+        head: the classifier.
         labels: names of its classes.
         multi_label: a sound may have several of the classes, or none.
         training: how it was trained.
@@ -153,12 +153,9 @@ class AudioModel:
     def embed_clips(
         self, clips: Sequence[Clip], *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
     ) -> tuple[FloatArray, BadClips]:
-        """Embed a data set.
+        """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 4.
 
-        Args:
-            clips: what to read.
-            batch_size: spectrograms per forward pass, at most; a CPU takes 4.
-            progress: called with (done, total) after every clip.
+        After every clip `progress` is called with (done, total).
 
         Returns:
             One vector per readable clip, in order, (n, 2D) float32; and name and reason of the others.

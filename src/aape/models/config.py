@@ -95,11 +95,7 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
 
 
 def encoder_config(model: str = "base", **overrides: Any) -> EncoderConfig:
-    """Return the encoder of a named size, with single fields replaced.
-
-    Args:
-        model: one of `MODEL_SIZES`.
-        overrides: fields of `EncoderConfig`.
+    """Return the encoder of a size of `MODEL_SIZES`, with single fields replaced.
 
     Raises:
         ConfigError: for an unknown size or field.

@@ -40,15 +40,12 @@ class CrossAttentionPredictor(nn.Module):
     positions: Tensor
 
     def forward(self, tokens: Tensor, visible: Tensor, queries: Tensor) -> Tensor:
-        """Predict the pooled tokens at `queries`.
+        """Predict the pooled tokens at `queries` (R, Q) -> (R, Q, D).
 
         Args:
             tokens: encoded visible patches (R, V, D), without the class token.
             visible: their indices (R, V); not needed here, since the encoder's output carries positions.
             queries: indices to predict (R, Q).
-
-        Returns:
-            Predictions (R, Q, D).
         """
         x = self.mask_token + self.positions[queries]  # (R, Q, width)
         for block in self.blocks:
@@ -62,19 +59,13 @@ class ConvPredictor(nn.Module):
     Args:
         embed_dim: D of the encoder.
         grid_size: (Nf, Nt).
-        depth: number of convolutions.
-        groups: of each convolution.
-        noise: standard deviation of the mask tokens.
+        depth: number of convolutions; 6 by default.
     """
 
-    def __init__(
-        self, embed_dim: int, grid_size: tuple[int, int], depth: int = 0, groups: int = 16, noise: float = 0.01
-    ) -> None:
+    def __init__(self, embed_dim: int, grid_size: tuple[int, int], depth: int = 0) -> None:
         super().__init__()
-        self.grid_size, self.noise = grid_size, noise
-        self.convs = nn.ModuleList(
-            nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=groups) for _ in range(depth or 6)
-        )
+        self.grid_size = grid_size
+        self.convs = nn.ModuleList(nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=16) for _ in range(depth or 6))
         self.head = nn.Linear(embed_dim, embed_dim)
         self.apply(init_transformer_weights)
 
@@ -82,7 +73,7 @@ class ConvPredictor(nn.Module):
         """Predict the pooled tokens at `queries`; arguments as in `CrossAttentionPredictor.forward`."""
         num_freq, num_time = self.grid_size
         num_rows, _, embed_dim = tokens.shape
-        grid = torch.randn(num_rows, num_freq * num_time, embed_dim, device=tokens.device) * self.noise
+        grid = torch.randn(num_rows, num_freq * num_time, embed_dim, device=tokens.device) * 0.01  # mask tokens
         grid = grid.to(tokens.dtype).scatter(1, visible[..., None].expand(-1, -1, embed_dim), tokens)
         x = grid.transpose(1, 2).unflatten(2, self.grid_size)  # (R, D, Nf, Nt)
         for conv in self.convs:

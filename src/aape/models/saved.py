@@ -96,7 +96,7 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
-    if length := read_loop_to({"loop_to": loop_to}, os.fspath(folder)):
+    if length := read_loop_to(loop_to, os.fspath(folder)):
         config["loop_to"] = length
     if card:
         config["card"] = card
@@ -198,7 +198,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         read_mapping(values, "training", where),
         problem == PROBLEMS[True],
         read_mapping(values, "card", where),
-        read_loop_to(values, where),
+        read_loop_to(values.get("loop_to"), where),
     )
 
 

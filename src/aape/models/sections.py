@@ -55,13 +55,12 @@ def read_mapping(values: Mapping[str, Any], key: str, where: str) -> dict[str, A
     return value
 
 
-def read_loop_to(values: Mapping[str, Any], where: str) -> float:
+def read_loop_to(value: Any, where: str) -> float:
     """Return the length in seconds that shorter sounds are looped to, 0 where none is stated.
 
     Raises:
         CheckpointError: it is no number from 0 to `MAX_LOOP_TO`.
     """
-    value = values.get("loop_to")
     if value is None:
         return 0.0
     if not _fits(value, float) or not 0 <= value <= MAX_LOOP_TO:

@@ -1,8 +1,7 @@
 """What a sound file's container promises, read from its first and last bytes.
 
 libsndfile shortens its own idea of a truncated WAV, AIFF or Ogg file without a word, and believes a forged length that
-is too small; these checks notice both without decoding anything. Each takes the open file, whose position it leaves
-alone, and its size in bytes. docs/hostile-audio.md says what is refused, and why.
+is too small. The open file keeps its position. docs/hostile-audio.md says what is refused, and why.
 """
 
 from __future__ import annotations
@@ -121,8 +120,9 @@ def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int, order: st
     return f"damaged header: what its length leaves over of the samples, {left} bytes, is nothing else"
 
 
-def _ogg_pages(tail: bytes) -> list[tuple[int, int, int, int]]:
-    """List the pages that start in the last bytes of an Ogg file: end in `tail`, flags, frames so far, stream."""
+def _last_ogg_pages(file: IO[bytes], size: int) -> list[tuple[int, int, int, int]]:
+    """List the pages that start at the end of an Ogg file: bytes left after it, flags, frames so far, stream."""
+    tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
     pages = []
     position = tail.find(b"OggS")
     while position >= 0:
@@ -131,7 +131,7 @@ def _ogg_pages(tail: bytes) -> list[tuple[int, int, int, int]]:
             table = page[26] if len(page) >= 27 else 255
             end = position + 27 + table + sum(page[27 : 27 + table])
             flags, granule, stream = struct.unpack("<BqI", page[5:18]) if len(page) >= 18 else (0, -1, -1)
-            pages.append((end, flags, granule, stream))
+            pages.append((len(tail) - end, flags, granule, stream))
         position = tail.find(b"OggS", position + 4)
     return pages
 
@@ -141,9 +141,8 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
 
     libsndfile reads the first of several streams only, and takes the last page's word for where the sound ends.
     """
-    tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
-    pages = _ogg_pages(tail)
-    if not pages or pages[-1][0] > len(tail) or not pages[-1][1] & 4:
+    pages = _last_ogg_pages(file, size)
+    if not pages or pages[-1][0] < 0 or not pages[-1][1] & 4:
         return "truncated: the Ogg stream has no end"
     first = read_at(file, 0, 282)
     second = read_at(file, 27 + first[26] + sum(first[27 : 27 + first[26]]), 6)
@@ -158,8 +157,7 @@ def _find_ogg_fault(file: IO[bytes], size: int) -> str | None:
 def count_ogg_frames(file: IO[bytes], size: int, rate: int) -> int:
     """Return how many frames, at `rate` Hz, an Ogg Vorbis or Opus file holds by what its last page states."""
     head = read_at(file, 28, 12)  # behind the first page's own header
-    tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
-    position = max((granule for _, _, granule, _ in _ogg_pages(tail)), default=0)
+    position = max((granule for _, _, granule, _ in _last_ogg_pages(file, size)), default=0)
     if head[:8] == b"OpusHead":  # counts at 48 kHz, what the decoder has to skip included
         return max(0, position - int.from_bytes(head[10:12], "little")) * rate // 48000
     return max(0, position)
@@ -169,6 +167,5 @@ def num_vorbis_frames_to_avoid(file: IO[bytes], size: int) -> int | None:
     """Return how many frames before the end libsndfile must not seek to in an Ogg Vorbis file, or None for all."""
     # The last page states the trimmed length, from which libsndfile 1.2 derives positions inside that page: a seek into
     # it lands off by the trimmed part of the last block. Seeking to before it and reading on is right.
-    tail = read_at(file, max(0, size - _MAX_OGG_PAGE), _MAX_OGG_PAGE)
-    granules = [granule for _, _, granule, _ in _ogg_pages(tail) if granule > 0]
+    granules = [granule for _, _, granule, _ in _last_ogg_pages(file, size) if granule > 0]
     return granules[-1] - granules[-2] + _MAX_VORBIS_BLOCK if len(granules) > 1 else None

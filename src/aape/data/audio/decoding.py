@@ -122,21 +122,13 @@ def stream_audio(
 
 
 def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
-    """Return the sample rate in Hz, the number of channels, and the format, such as "WAV PCM_16".
-
-    Raises:
-        AudioError: not a sound file that `read_audio` takes; nothing is decoded.
-    """
+    """Return sample rate in Hz, number of channels and format, such as "WAV PCM_16", or an AudioError by the header."""
     with _open_sound(source, name) as (sound, *_):
         return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
 
 
 def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> float:
-    """Return the length of a sound file in seconds, from its header where that states one.
-
-    Raises:
-        AudioError: as `read_audio`.
-    """
+    """Return the length of a sound file in seconds, from its header where that states one, or an AudioError."""
     with _open_sound(source, name) as opened:
         num_frames = _count_frames(opened)
         if num_frames == 0:

@@ -1,8 +1,7 @@
 """What an MP3 file holds, counted from the headers of its frames without decoding.
 
 MP3 has no container: libsndfile believes the index in the first frame, or guesses the length from the first bit rate,
-and libmpg123 steps over what it does not understand without a word. Each function takes the open file, whose position
-it leaves alone.
+and libmpg123 steps over what it does not understand without a word. The open file keeps its position.
 """
 
 from __future__ import annotations
