@@ -1,8 +1,7 @@
-"""`aape VERB [options]`: every verb is a configuration and the function it is given to.
+"""`aape VERB [options]`: every verb, of one word or two, is a configuration and the function it is given to.
 
 Options are the fields of the configuration, `--config recipe.yaml` sets many at once and the command line overrides it.
-To add a verb, write its file in `aape.commands`, and add one line to `VERBS`. A verb may be two words, as in
-`aape data pack`.
+To add a verb, write its file in `aape.commands`, and add one line to `VERBS`.
 """
 
 from __future__ import annotations
@@ -50,10 +49,7 @@ def load_verb(name: str) -> tuple[Callable[[Any], object], type]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: the arguments after `aape`; by default those of the process.
+    """Run one command, by default that of the process: its arguments after `aape`.
 
     Returns:
         The exit status: 0, or 2 after an error that was expected and takes one line, or 130 after Ctrl-C.
@@ -63,53 +59,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name or a label need not be in the terminal's alphabet
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _run([argument for argument in arguments if argument != "--debug"])
-    except (AapeError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            # Whoever read our output has left, as in `aape --help | head`: nothing to say and nobody to say it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+        _run([argument for argument in arguments if argument != "--debug"])
+        return 0
+    except BrokenPipeError:
+        # Whoever read our output has left, as in `aape --help | head`: nothing to say and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (AapeError, OSError, KeyboardInterrupt) as error:
         if debug:
             raise
+        if isinstance(error, KeyboardInterrupt):
+            return 130
         message = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
         print(f"aape: error: {one_line(message)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        return 130
 
 
-def _run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    if arguments[0] == "--version":
-        print(f"aape {__version__}")
-        return 0
-    name, *rest = arguments
+def _run(arguments: list[str]) -> None:
+    name, *rest = arguments or ["--help"]
     second = [verb for verb in VERBS if verb.startswith(f"{name} ")]
     if second and (name not in VERBS or f"{name} {' '.join(rest[:1])}" in VERBS):
         if not rest or rest[0] in ("-h", "--help"):
             print(_overview(second))
-            return 0
+            return
         name, *rest = f"{name} {rest[0]}", *rest[1:]
-    if name not in VERBS:
+    if name in VERBS:
+        function, config_class = load_verb(name)
+        if {"-h", "--help"} & set(rest):
+            build_parser(name, config_class).print_help()
+        else:
+            function(parse(config_class, rest, verb=name))
+    elif name in ("-h", "--help"):
+        print(_overview(VERBS))
+    elif name == "--version":
+        print(f"aape {__version__}")
+    else:
         kind = "option" if name.startswith("-") else "verb"
         valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
-    function, config_class = load_verb(name)
-    if {"-h", "--help"} & set(rest):
-        build_parser(name, config_class).print_help()
-        return 0
-    function(parse(config_class, rest, verb=name))
-    return 0
 
 
-def _overview(names: Iterable[str] = ()) -> str:
-    shown = {name: summary(load_verb(name)[1]) for name in names or VERBS}
+def _overview(names: Iterable[str]) -> str:
+    shown = {name: summary(load_verb(name)[1]) for name in names}
     width = max(map(len, shown))
     verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in shown.items())
     return (

@@ -30,6 +30,9 @@ FRONT_END, PATCH_SIZE = FrontEndConfig(), 16  # the paper's
 FRAMES_PER_SECOND = FRONT_END.sample_rate / FRONT_END.hop_length  # 100
 TOKENS_PER_SECOND = FRAMES_PER_SECOND / PATCH_SIZE  # 6.25
 APPARENT_HERTZ = 1.25  # what all rates of the experiment fold to
+_SIDES = (-APPARENT_HERTZ, APPARENT_HERTZ)
+# The rates, in Hz, between the Nyquist frequencies of tokens (3.125) and frames (50): the last would lie above.
+RATES = tuple(TOKENS_PER_SECOND * k + side for k in range(1, PATCH_SIZE // 2 + 1) for side in _SIDES)[:-1]
 NUM_FRAMES = 13 * PATCH_SIZE  # of a sound: 2.08 s
 SHIFTS = tuple(range(PATCH_SIZE + 1))  # frames
 SAMPLES = NUM_FRAMES * FRONT_END.hop_length - 1  # one less than whole hops, for so many centred frames
@@ -44,11 +47,7 @@ STEMS: dict[str, dict[str, Any]] = {
 }
 FRAMES, PATCHES, CONTROL = "log-mel frames", "log-mel patches", "standard + GELU"
 MODEL_TOKENS = (": stem", ": patch tokens", ": class token")  # endings of their names
-READ_OUTS = {
-    "mean": "mean of all tokens",
-    "token": "single token",
-    "spread": "standard deviation over time",
-}
+READ_OUTS = {"mean": "mean of all tokens", "token": "single token", "spread": "standard deviation over time"}
 _BATCH = 16
 
 Tokens = dict[str, Tensor]  # by name, (B, G, Nt, D)
@@ -56,23 +55,16 @@ TokenMap = Callable[[Tensor], Tokens]  # of a log-mel spectrogram (B, 1, F, T), 
 Answers = dict[tuple[str, str], NDArray[np.int64]]  # by (name, read-out), classes (m, decoders)
 
 
-def folded_rates(apparent: float = APPARENT_HERTZ) -> list[float]:
-    """List the rates, in Hz, between the Nyquist frequencies of tokens (3.125) and frames (50) that fold to one."""
-    multiples = [TOKENS_PER_SECOND * k for k in range(1, PATCH_SIZE // 2 + 1)]
-    return [rate for k in multiples for rate in (k - apparent, k + apparent) if rate < FRAMES_PER_SECOND / 2]
-
-
 def modulated_tones(rates: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
     """Synthesise chords of tones, modulated at rates in Hz (B,): (B, samples), float32 at 16 kHz.
 
     Each frequency patch holds one tone. All tones of a sound have its rate; pitch, level (-40 to -20 dB), depth of
-    modulation (50 to 100 %) and the phases of carrier and modulation are drawn for each tone. White noise of -60 dB
-    keeps the bins between them off the floor of the logarithm.
+    modulation (50 to 100 %) and both phases are drawn for each. White noise of -60 dB keeps the bins between them off
+    the floor of the logarithm.
     """
-    num_rows = FRONT_END.n_mels // PATCH_SIZE
     time = torch.arange(num_samples, dtype=torch.float64) / FRONT_END.sample_rate
     sound = 1e-3 * torch.randn(len(rates), num_samples, generator=generator)
-    for row in range(num_rows):
+    for row in range(FRONT_END.n_mels // PATCH_SIZE):
         position, level, depth, carrier, start = torch.rand(5, len(rates), 1, generator=generator)
         bins = (PATCH_SIZE * row + 2 + (PATCH_SIZE - 4) * position).flatten().tolist()  # not at the patch's edges
         hertz = [[mel_hertz(value, (FRONT_END.f_min, FRONT_END.f_max), FRONT_END.n_mels)] for value in bins]
@@ -82,9 +74,6 @@ def modulated_tones(rates: Tensor, num_samples: int, generator: torch.Generator)
         tone, swing = (torch.sin(2 * math.pi * (x - x.floor()).float()) for x in (turns, swings))
         sound += 10 ** (level - 2) * (1 + (0.5 + 0.5 * depth) * swing) * tone
     return sound
-
-
-RATES = tuple(folded_rates())
 
 
 def random_tones(count: int, seed: int) -> Tensor:
@@ -111,28 +100,25 @@ class GeluStem(PatchEmbed):
 
 
 def lengthen_windows(stem: AaPE, *, is_averaging: bool) -> AaPE:
-    """Return a copy of an adaptive stem whose windows are the longest that the constraint on decays allows.
+    """Return a copy of an adaptive stem with the longest windows that the constraint on decays allows.
 
-    With `is_averaging` its depthwise convolution averages the magnitudes of a patch; else it keeps its random taps, and
-    folds the magnitudes in its turn.
+    With `is_averaging` its depthwise convolution averages the magnitudes of a patch; else its random taps fold them.
     """
     stem = copy.deepcopy(stem)
+    encoder = stem.lambda_encoder
+    assert isinstance(encoder, LambdaEncoder)
     with torch.no_grad():
-        assert isinstance(stem.lambda_encoder, LambdaEncoder)
-        stem.lambda_encoder.head.bias[
-            : stem.lambda_encoder.hidden_dim
-        ] = -10.0  # softplus(-10) adds nothing to the least decay
+        encoder.head.bias[: encoder.hidden_dim] = -10.0  # softplus(-10) adds nothing to the least decay
         if is_averaging:
             stem.decimate.weight.fill_(1 / stem.decimate.kernel_size[0])
     return stem
 
 
 def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
-    """Map log-mels of such mean and deviation to the tokens of every stem with random weights, and of two yardsticks.
+    """Map log-mels of such mean and deviation to the tokens of every stem, with random weights, and of two yardsticks.
 
-    All stems have one width, and those of `lengthen_windows` the weights of their originals but for what it sets. The
-    yardsticks are the log-mel's own frames (G = 1, D = F), and its 16 x 16 patches, of which the standard stem's tokens
-    are a linear map.
+    All stems have one width. The yardsticks are the log-mel's own frames (G = 1, D = F), and its 16 x 16 patches, of
+    which the standard stem's tokens are a linear map.
     """
     stems: dict[str, PatchEmbed] = {}
     with torch.random.fork_rng(devices=[]):
@@ -173,8 +159,8 @@ def model_tokens(name: str, encoder: AudioEncoder, mean: float, std: float) -> T
 def read_out(tokens: Tensor) -> dict[str, Tensor]:
     """Reduce tokens (B, G, Nt, D) to the features of decoders, (B, decoders, D), by name of `READ_OUTS`.
 
-    The mean is over all tokens. One token is the middle one of each row, with a decoder for each row. The standard
-    deviation is over a row's tokens, averaged over the rows. A single token has a mean only.
+    "token" is the middle one of each row, with a decoder for each row; "spread" is over time, averaged over the rows.
+    A single token has a mean only.
     """
     result = {"mean": tokens.mean((1, 2))[:, None]}
     if tokens.shape[1] * tokens.shape[2] > 1:
@@ -186,10 +172,8 @@ def read_out(tokens: Tensor) -> dict[str, Tensor]:
 def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> tuple[Tensor, Tensor, float]:
     """Fit features (n, D) to targets (n, C) by ridge regression, with the penalty of the least leave-one-out error.
 
-    The penalties are of |w|^2; b is free.
-
     Returns:
-        w (D, C), b (C,), and the penalty.
+        w (D, C), the free b (C,), and the penalty of |w|^2.
     """
     centre, level = features.mean(0), targets.mean(0)
     x, y = features - centre, targets - level
@@ -225,10 +209,10 @@ def decode(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
 def decode_rates(clips: int, seed: int, models: Sequence[TokenMap] = ()) -> tuple[NDArray[np.int64], Answers]:
     """Run the first experiment once: which of the folded rates does a linear decoder read from the tokens?
 
-    `clips` sounds of each rate train the decoders, half as many others test them; all draws differ between the two.
+    `clips` sounds of each rate train the decoders, half as many others test them.
 
     Returns:
-        The class of each test sound (m,), in the order of `RATES`; and by (name, read-out) the answers (m, decoders).
+        The class of each test sound (m,), in the order of `RATES`; by (name, read-out) the answers (m, decoders).
     """
     generator = torch.Generator().manual_seed(seed)
     rates = torch.tensor(RATES)
@@ -265,8 +249,7 @@ def shift_sounds(
     Sounds are (B, `SHIFTED_SAMPLES`), B at least 2.
 
     Returns:
-        By (name, kind) the distances of `relative_distances` (S, B) for each of `SHIFTS`. Kinds: the mean of all
-        tokens, and the tokens compared place by place.
+        `relative_distances` (S, B) for `SHIFTS` by (name, kind), of the mean token and of tokens place by place.
     """
     log_mel = LogMel()
     starts = [shift * FRONT_END.hop_length for shift in SHIFTS]
@@ -286,7 +269,7 @@ def shift_sounds(
 def relative_distances(vectors: Tensor) -> NDArray[np.float64]:
     """Compare vectors (S, B, N, D) with the unshifted first: cosine distance over that between sounds, (S, B).
 
-    The mean over the N vectors: 0 where nothing moved, 1 where a sound is as far from itself as from the others.
+    The mean over N: 0 where nothing moved, 1 where a sound is as far from itself as from the others.
     """
     unit = F.normalize(vectors, dim=-1)
     moved = (1 - (unit * unit[0]).sum(-1)).mean(-1)  # (S, B)
@@ -303,10 +286,10 @@ def measure(
     models: Sequence[TokenMap] = (),
     progress: Callable[[int, int], None],
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Run both experiments once for each seed from 0 up.
+    """Run both experiments once for each seed from 0 up, with `recordings` (B, `SHIFTED_SAMPLES`) for each.
 
     Args:
-        recordings: sounds to shift, beside AM tones, for each seed (B, `SHIFTED_SAMPLES`).
+        recordings: sounds to shift.
         clips: training sounds of each rate.
         sounds: AM tones to shift.
         models: further token maps, beside the untrained stems.

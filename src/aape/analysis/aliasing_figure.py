@@ -50,9 +50,8 @@ def plot_aliasing(decoded: Sequence[Mapping[str, Any]], shifted: Mapping[str, Se
 def _draw_accuracy(axes: Any, decoded: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     chance = 100 / len(RATES)
     axes.axvline(chance, color="0.4", linewidth=1, linestyle=":", label=f"chance, {chance:.1f} %")
-    for offset, (kind, marker, colour) in enumerate(
-        zip(READ_OUTS, "os^", ("#0072b2", "#56b4e9", "#d55e00"), strict=True)
-    ):
+    lines = zip(READ_OUTS, "os^", ("#0072b2", "#56b4e9", "#d55e00"), strict=True)
+    for offset, (kind, marker, colour) in enumerate(lines):
         rows = [row for row in decoded if row["read_out"] == kind]
         shares, low, high = (100 * np.array([row[key] for row in rows]) for key in ("accuracy", "lowest", "highest"))
         places = np.array([names.index(row["tokens"]) for row in rows]) + 0.22 * (offset - 1)

@@ -22,19 +22,13 @@ PANELS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Loss of masked tokens, of utterances (dashed)", "loss", ("loss_mask", "loss_utterance")),
     ("Contrastive loss", "loss", ("loss_contrastive",)),
     ("Gradient norm", "norm", ("grad_norm",)),
-    (
-        "Targets over tokens, over clips (dashed); near 0 is collapse",
-        "variance",
-        ("target_variance_tokens", "target_variance_batch"),
-    ),
-    (
-        "Predictions over tokens, over clips (dashed)",
-        "variance",
-        ("prediction_variance_tokens", "prediction_variance_batch"),
-    ),
+    ("Targets over tokens, over clips (dashed); near 0 is collapse", "variance",
+     ("target_variance_tokens", "target_variance_batch")),
+    ("Predictions over tokens, over clips (dashed)", "variance",
+     ("prediction_variance_tokens", "prediction_variance_batch")),
     ("Learning rate", "learning rate", ("learning_rate",)),
     ("Throughput", "clips per second", ("clips_per_second",)),
-)
+)  # fmt: skip
 
 
 def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
@@ -54,11 +48,7 @@ def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
 
 
 def plot_runs(runs: Mapping[str, Mapping[str, NDArray[np.floating]]]) -> Figure:
-    """Draw losses, variances, learning rate and throughput of one run or several against their steps.
-
-    Args:
-        runs: by name, one array per field, as `read_metrics` gives.
-    """
+    """Draw runs by name, each with the arrays of `read_metrics`, against their steps."""
     figure = make_figure(16, 7.5)
     for axes, (title, unit, fields) in zip(figure.subplots(2, 4).flat, PANELS, strict=True):
         for i, (name, metrics) in enumerate(runs.items()):

@@ -1,4 +1,4 @@
-"""Figures as files: made empty, and written so that equal numbers give equal bytes."""
+"""Figures as files: equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMATS = (".png", ".svg")
 
 
 def require_matplotlib() -> None:
-    """Fail now rather than when the first figure is due.
+    """Fail before the work rather than when its figure is due.
 
     Raises:
         AapeError: matplotlib is not installed.
@@ -36,20 +36,10 @@ def make_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", dpi=110)
 
 
-def figure_path(out: str | os.PathLike[str]) -> Path:
-    """Return a figure's path without the ending of a picture."""
-    path = Path(out)
-    return path.with_suffix("") if path.suffix in FORMATS else path
-
-
 def save_figure(figure: Figure, out: str | os.PathLike[str]) -> list[Path]:
-    """Write a figure as PNG and as SVG, and return both files.
-
-    Args:
-        figure: what to write.
-        out: where to, with or without one of the two endings; folders are made.
-    """
-    path = figure_path(out)
+    """Write a figure as PNG and as SVG, with or without such an ending in `out`, and return both files."""
+    path = Path(out)
+    path = path.with_suffix("") if path.suffix in FORMATS else path
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(path.name + ending) for ending in FORMATS]
     for file in files:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aape.analysis.figures import make_figure
-from aape.inference import AudioModel
+from aape.analysis.figures import make_figure, require_matplotlib
+from aape.errors import ConfigError
+from aape.inference import AudioModel, load_model
 from aape.layers.aape import AaPE
 
 if TYPE_CHECKING:
@@ -43,42 +44,46 @@ class ChosenKernels:
         return 0.5 / self.patch_seconds, self.frames_per_second / 2
 
 
-@torch.inference_mode()
-def chosen_kernels(model: AudioModel, samples: NDArray[np.floating]) -> ChosenKernels:
-    """Ask a model's stem which frequencies and decays it uses for a sound.
+def load_with_kernels(key: str, name: str, device: str) -> AudioModel:
+    """Load a model whose stem chooses kernels.
 
     Args:
-        model: with an AaPE stem.
-        samples: mono (samples,) at the model's rate, at most what is encoded in one pass.
+        key: the option that names it.
+        name: of the model.
+        device: where to run.
 
     Raises:
-        ValueError: the stem has no kernels.
+        AapeError: matplotlib, to draw them with, is missing.
+        CheckpointError: there is no such model.
+        ConfigError: it has the standard stem.
+    """
+    require_matplotlib()
+    model = load_model(name, device)
+    if not isinstance(model.encoder.stem, AaPE):
+        raise ConfigError(f"{key}: {name} has the standard stem, which has no kernels to show")
+    return model
+
+
+@torch.inference_mode()
+def chosen_kernels(model: AudioModel, samples: NDArray[np.floating]) -> ChosenKernels:
+    """Ask a model with an AaPE stem which frequencies and decays it uses for a sound.
+
+    Args:
+        model: as `load_with_kernels` gives it.
+        samples: mono (samples,) at the model's rate, at most what is encoded in one pass.
     """
     stem, front_end = model.encoder.stem, model.front_end
-    if not isinstance(stem, AaPE):
-        raise ValueError("the standard stem has no kernels to show")
+    assert isinstance(stem, AaPE)
     spectrogram = model.log_mel(torch.from_numpy(samples)[None].to(model.device))  # (1, 1, F, T)
     decay, frequency = stem.kernels(spectrogram)  # (1, N, H), in units of a frame
     rate = front_end.sample_rate / front_end.hop_length
     decay, frequency = (x.unflatten(1, (stem.grid_size[0], -1))[0].float().cpu() * rate for x in (decay, frequency))
-    return ChosenKernels(
-        spectrogram[0, 0].cpu().numpy(),
-        (frequency / (2 * math.pi)).numpy(),
-        decay.numpy(),
-        rate,
-        model.encoder.patch_size,
-        (front_end.f_min, front_end.f_max),
-    )
+    hertz, band = (frequency / (2 * math.pi)).numpy(), (front_end.f_min, front_end.f_max)
+    return ChosenKernels(spectrogram[0, 0].cpu().numpy(), hertz, decay.numpy(), rate, model.encoder.patch_size, band)
 
 
 def plot_kernels(kernels: ChosenKernels, title: str = "Spectrogram", *, start: float = 0.0) -> Figure:
-    """Draw a sound's spectrogram above the shares of the kernels in every bin of frequency and decay (Figure 4).
-
-    Args:
-        kernels: what to draw.
-        title: of the figure.
-        start: time of the first frame, in seconds.
-    """
+    """Draw a sound's spectrogram, from `start` seconds, above the shares of kernels in bins of frequency and decay."""
     figure = make_figure(9, 9)
     from matplotlib.ticker import LogLocator
 
@@ -90,12 +95,9 @@ def plot_kernels(kernels: ChosenKernels, title: str = "Spectrogram", *, start: f
     shown = panels[0].imshow(kernels.spectrogram, origin="lower", aspect="auto", extent=extent, cmap="magma")
     figure.colorbar(shown, ax=panels[0], label="log-mel (standard deviations)", pad=0.01)
     low, high = kernels.mel_band
-    ticks = {
-        f"{hertz:,}": mel_position(hertz, kernels.mel_band, num_bins)
-        for hertz in (100, 250, 500, 1000, 2000, 4000, 8000)
-        if low <= hertz <= high
-    }
-    panels[0].set_yticks(list(ticks.values()), list(ticks))
+    ticks = [hertz for hertz in (100, 250, 500, 1000, 2000, 4000, 8000) if low <= hertz <= high]
+    positions = [mel_position(hertz, kernels.mel_band, num_bins) for hertz in ticks]
+    panels[0].set_yticks(positions, [f"{hertz:,}" for hertz in ticks])
     panels[0].set(title=title, ylabel="audio frequency (Hz)", ylim=(0, num_bins), facecolor="0.85")
     nyquist, highest = kernels.folded_band
     _draw_shares(panels[1], times, kernels.frequencies, np.linspace(0, highest, 51))
@@ -125,12 +127,9 @@ def _draw_shares(axes: Any, times: NDArray[np.floating], values: NDArray[np.floa
 
 
 def mel_position(hertz: float, band: tuple[float, float], n_mels: int) -> float:
-    """Return where a frequency lies on an axis of mel bins, bin i from i to i + 1 (HTK mel scale).
+    """Return where a frequency in Hz lies on an axis of mel bins, bin i from i to i + 1 (HTK mel scale).
 
-    Args:
-        hertz: the frequency.
-        band: lower edge of the first bin and upper edge of the last, in Hz.
-        n_mels: number of bins.
+    `band` is the lower edge of the first bin and the upper edge of the last, in Hz.
     """
     mel, low, high = (math.log10(1 + value / 700) for value in (hertz, *band))
     return (n_mels + 1) * (mel - low) / (high - low) - 0.5

@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 def nearest_neighbours(
     vectors: NDArray[np.floating], queries: Sequence[int], count: int
 ) -> list[list[tuple[int, float]]]:
-    """Find each query's nearest rows by the cosine of standardised vectors.
-
-    Args:
-        vectors: (n, width).
-        queries: rows to look from.
-        count: neighbours of each, the query itself left out; fewer where there are no more.
+    """Find each query's nearest rows of vectors (n, width), itself left out, by the cosine of standardised vectors.
 
     Returns:
-        For each query, (row, cosine), nearest first.
+        For each query `count` pairs (row, cosine), nearest first; fewer where there are no more.
     """
     standardised = (vectors - vectors.mean(0)) / (vectors.std(0) + 1e-8)
     unit = standardised / (np.linalg.norm(standardised, axis=1, keepdims=True) + 1e-12)

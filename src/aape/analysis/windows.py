@@ -31,11 +31,7 @@ TOLERANCE_HERTZ = 0.5  # of a tone that counts as found
 FAR_HERTZ = 10.0  # between tone and start, above which a start is a far one
 _NUM_OUTPUTS = 64
 
-WINDOWS = {
-    "one-sided": "one-sided exponential",
-    "two-sided": "two-sided exponential",
-    "gaussian": "Gaussian",
-}
+WINDOWS = {"one-sided": "one-sided exponential", "two-sided": "two-sided exponential", "gaussian": "Gaussian"}
 KERNELS = {**WINDOWS, "bilateral": "SBLU, bilateral"}  # E_k = exp(-(a + jw)|k|): see docs/method.md, section 3
 COLOURS = dict(zip(KERNELS, ("tab:orange", "tab:blue", "tab:green", "tab:purple"), strict=True))
 _FLOOR = 1e-12  # a gradient below this is not drawn: the figure would be all floor
@@ -44,9 +40,7 @@ _FLOOR = 1e-12  # a gradient below this is not drawn: the figure would be all fl
 def window(name: str, edge: float) -> Tensor:
     """Return a window of K taps, peak 1, that has fallen to `edge` at its last: (K,), float64.
 
-    Args:
-        name: of `WINDOWS`. The one-sided one has its peak at the first tap, the others in the middle.
-        edge: share of the peak.
+    `name` is of `WINDOWS`. The one-sided one has its peak at the first tap, the others in the middle.
     """
     radius = KERNEL_SIZE // 2
     k = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -115,13 +109,8 @@ def recover_tones(
     """Let Adam raise the mean magnitude of kernels on random tones, by their frequency alone, from random starts.
 
     Tones cos(w0 n + phase) and starts are drawn uniformly from pi/16 to pi radians per frame (3.125 to 50 Hz); the
-    frequency is the sigmoid of a raw value, as in the stem. Every kernel meets the same tones and starts.
-
-    Args:
-        num_tones: N.
-        steps: of Adam, for each learning rate.
-        seed: of tones, phases and starts.
-        progress: called with (done, total) after every run.
+    frequency is the sigmoid of a raw value, as in the stem. Every kernel meets the same N tones and starts.
+    `progress` is called with (done, total) after each run, of `steps` for a kernel, window edge and learning rate.
     """
     generator = torch.Generator().manual_seed(seed)
     draws = torch.rand(3, num_tones, generator=generator, dtype=torch.float64)
@@ -146,9 +135,9 @@ def recover_tones(
 
 
 def summarise(recovery: Recovery) -> list[dict[str, Any]]:
-    """Return one row per kernel and window edge: success rate with its 95 % interval, and the error of what was found.
+    """Return a row per kernel and window edge: its success rate, the 95 % interval, the median error of tones found.
 
-    The learning rate is chosen per row, as the one that found most; the rates of all of them are in the row.
+    The learning rate is the one that found most; the success rates of all are in the row.
     """
     rows = []
     is_far = np.abs(recovery.starts - recovery.tones) > FAR_HERTZ
@@ -174,14 +163,13 @@ def success_by_distance(
     hits: NDArray[np.bool_], distance: NDArray[np.float64], edges: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return success rate and its 95 % interval for starts at distances between `edges`; NaN where there are none."""
-    rates, lows, highs = [], [], []
+    rows = []
     for low, high in itertools.pairwise(edges):
         inside = hits[(distance >= low) & (distance < high)]
         bounds = wilson_interval(int(inside.sum()), len(inside)) if len(inside) else (math.nan, math.nan)
-        rates.append(_mean(inside))
-        lows.append(bounds[0])
-        highs.append(bounds[1])
-    return np.array(rates), np.array(lows), np.array(highs)
+        rows.append((_mean(inside), *bounds))
+    rates, lows, highs = np.array(rows).T
+    return rates, lows, highs
 
 
 def wilson_interval(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -192,12 +180,7 @@ def wilson_interval(hits: int, trials: int, z: float = 1.96) -> tuple[float, flo
 
 
 def plot_windows(windows: Spectra, recovery: Recovery) -> Figure:
-    """Draw windows, spectra and gradients (Figure 2), and how often descent finds a tone with each.
-
-    Args:
-        windows: of `spectra`.
-        recovery: of `recover_tones`.
-    """
+    """Draw windows, spectra and gradients (Figure 2), and how often descent finds a tone with each."""
     figure = make_figure(11, 8.5)
     panels = figure.subplots(2, 3)
     _draw_spectra(panels[0], windows)

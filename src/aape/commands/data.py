@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -178,8 +180,6 @@ def _claim(out: Path, plan: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> Any:
     """Return what a file holds; None where there is none, or no JSON in it."""
-    import json
-
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -203,9 +203,7 @@ def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[dict[str, str]]) ->
     import statistics
 
     seconds = [info.seconds for _, info in infos]
-    lengths = {}
-    if seconds:
-        lengths = {"least": min(seconds), "median": statistics.median(seconds), "most": max(seconds)}
+    lengths = {"least": min(seconds), "median": statistics.median(seconds), "most": max(seconds)} if seconds else {}
     return {
         "num_clips": len(infos) + len(bad),
         "hours": sum(seconds) / 3600,
@@ -214,9 +212,9 @@ def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[dict[str, str]]) ->
         "channels": _counts(info.channels for _, info in infos),
         "formats": _counts(info.format for _, info in infos),
         "silent": [clip.name for clip, info in infos if info.peak == 0],
-        "classes": _counts(clip.label for clip, _ in infos if clip.label is not None),
-        "splits": _counts(clip.split for clip, _ in infos if clip.split is not None),
-        "folds": _counts(clip.fold for clip, _ in infos if clip.fold is not None),
+        "classes": _counts(clip.label for clip, _ in infos),
+        "splits": _counts(clip.split for clip, _ in infos),
+        "folds": _counts(clip.fold for clip, _ in infos),
         "bad": bad,
     }
 
@@ -235,7 +233,7 @@ def _as_text(report: dict[str, Any]) -> str:
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
-    return {str(value): count for value, count in Counter(values).most_common()}
+    return {str(value): count for value, count in Counter(values).most_common() if value is not None}
 
 
 def _each(
@@ -249,13 +247,12 @@ def _each(
     from aape.runs.progress import progress_bar
 
     sizes = sizes or [1] * len(jobs)
-    done, total = 0, sum(sizes)
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(progress_bar(title, total))
+        progress = stack.enter_context(progress_bar(title, sum(sizes)))
         results: Iterable[ResultT] = map(function, jobs)
         if workers:
             pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
             results = pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
-        for size, result in zip(sizes, results, strict=True):
-            progress(done := done + size, total)
+        for done, result in zip(itertools.accumulate(sizes), results, strict=True):
+            progress(done, sum(sizes))
             yield result

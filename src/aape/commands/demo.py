@@ -73,13 +73,15 @@ def demo(config: DemoConfig) -> None:
     """
     from rich.console import Console
 
+    from aape.analysis.kernels import load_with_kernels
     from aape.data.clips import read_manifest
     from aape.data.demo import AUDIO
     from aape.runs.files import write_json
     from aape.runs.folder import write_result, write_run_header
 
     console = Console(highlight=False)
-    model = _load(config)  # all that can be refused is refused before an earlier demo makes way
+    # All that can be refused is refused before an earlier demo makes way.
+    model = load_with_kernels("checkpoint", config.checkpoint, config.device)
     out = Path(config.out)
     _clear(out)
     write_run_header(out, config, device=model.device)
@@ -95,7 +97,7 @@ def demo(config: DemoConfig) -> None:
     plot_run(PlotRunConfig(runs=[str(out / "pretraining")], out=str(out / "pretraining")))
 
     console.rule("3  Linear probe: instrument families, on programs never trained on")
-    rows, verdict = _probe_both(config, table, out, console, _clips_seen(model), short_run.steps * short_run.clips)
+    probed = _probe_both(config, short_run, console, _clips_seen(model))
 
     console.rule("4  Inside the stem")
     console.print(f"Frequencies and decays chosen for {clips[0].name}")
@@ -106,23 +108,11 @@ def demo(config: DemoConfig) -> None:
     write_json(out / "neighbours.json", neighbours)
     console.print(_neighbour_table(neighbours))
 
-    write_result(out, {"num_clips": len(clips), "rows": rows, "verdict": verdict, "files": FILES})
+    write_result(out, {"num_clips": len(clips), **probed, "files": FILES})
     console.rule("What is where")
     for name, meaning in FILES.items():
         console.print(f"{out / name}  {meaning}", soft_wrap=True)
     console.print("Next, on your own sounds: aape embed, aape pretrain, aape probe; each with --help.")
-
-
-def _load(config: DemoConfig) -> AudioModel:
-    from aape.analysis.figures import require_matplotlib
-    from aape.inference import load_model
-    from aape.layers.aape import AaPE
-
-    require_matplotlib()
-    model = load_model(config.checkpoint, device=config.device)
-    if not isinstance(model.encoder.stem, AaPE):
-        raise ConfigError(f"checkpoint: {config.checkpoint} has the standard stem, which chooses no kernels to show")
-    return model
 
 
 def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
@@ -133,19 +123,19 @@ def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
 
 
 def _probe_both(
-    config: DemoConfig, data: str, out: Path, console: Console, clips_seen: int | None, clips_of_short_run: int
-) -> tuple[dict[str, Any], list[str]]:
+    config: DemoConfig, short_run: PretrainConfig, console: Console, clips_seen: int | None
+) -> dict[str, Any]:
     """Probe the encoder shown and that of the short run; return the rows of the table, and what they say."""
     from aape.downstream.scores import score_table
     from aape.downstream.yardsticks import ENCODER, STATISTICS, UNTRAINED
 
     def scores_of(checkpoint: str, folder: str) -> dict[str, Any]:
-        return probe(ProbeConfig(data=data, checkpoint=checkpoint, out=str(out / folder), split="split",
-                                 steps=config.probe_steps, batch=32, device=config.device))  # fmt: skip
+        return probe(ProbeConfig(data=short_run.data, checkpoint=checkpoint, out=str(Path(config.out, folder)),
+                                 split="split", steps=config.probe_steps, batch=32, device=config.device))  # fmt: skip
 
     console.print(f"{config.probe_steps} steps each, where the protocol has 8000")
     shown = scores_of(config.checkpoint, "probe")
-    short = scores_of(str(out / "pretraining"), "probe-short")
+    short = scores_of(short_run.out, "probe-short")
     rows = {
         config.checkpoint: shown["rows"][ENCODER],
         "the same, untrained": shown["rows"][UNTRAINED],
@@ -159,13 +149,12 @@ def _probe_both(
         f"{config.checkpoint} is {_against(shown, UNTRAINED)} the same encoder untrained, and "
         f"{_against(shown, STATISTICS)} plain log-mel statistics{seen}.",
         f"The short run is {_against(short, UNTRAINED)} the same encoder untrained; it saw "
-        f"{clips_of_short_run:,} clips. Minutes from scratch teach little: it is there to show the way.",
+        f"{short_run.steps * short_run.clips:,} clips. Minutes from scratch teach little: it is there to show the way.",
         "Last accuracy, in points; in brackets the 95 % bootstrap interval over the test notes. Where 0 lies inside "
         "it, these few notes do not tell which is better. The README has larger sets.",
     ]
-    for line in verdict:
-        console.print(line)
-    return rows, verdict
+    console.print("\n".join(verdict))
+    return {"rows": rows, "verdict": verdict}
 
 
 def _clear(out: Path) -> None:
@@ -216,9 +205,8 @@ def _neighbour_table(neighbours: dict[str, list[dict[str, Any]]]) -> Table:
 
     table = Table("note", "nearest", "cosine", box=SIMPLE_HEAD, pad_edge=False)
     for query, near in neighbours.items():
-        for row, item in enumerate(near):
-            name = "" if row else query.removesuffix(".opus")
-            table.add_row(
-                name, item["file"].removesuffix(".opus"), f"{item['cosine']:.2f}", end_section=item is near[-1]
-            )
+        names = [query.removesuffix(".opus"), *[""] * (len(near) - 1)]
+        for name, item in zip(names, near, strict=True):
+            table.add_row(name, item["file"].removesuffix(".opus"), f"{item['cosine']:.2f}")
+        table.add_section()
     return table

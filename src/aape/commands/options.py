@@ -20,6 +20,7 @@ from aape.errors import ConfigError
 ConfigT = TypeVar("ConfigT")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
+_UNIONS = (typing.Union, types.UnionType)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Option:
 
     @property
     def is_required(self) -> bool:
-        """Whether the option has no default."""
+        """Whether it has no default."""
         return self.default is dataclasses.MISSING
 
     @property
@@ -58,52 +59,42 @@ class Option:
         return {int: "N", float: "X"}.get(self.type, self.key.rpartition(".")[2].upper())
 
 
-def option_table(
-    config_class: type, *, prefix: str = "", group: str = "", with_fixed: bool = False
-) -> dict[str, Option]:
+def option_table(config_class: type, *, with_fixed: bool = False) -> dict[str, Option]:
     """Return every option of a configuration class by dotted key, nested sections included.
 
     A field that is itself a dataclass is a section. So is a field with `metadata={"fields_of": cls}`, a dict of
     overrides of the fields of `cls`. Where `"only"` lists fields of a section, the others are fixed and left out,
-    unless `with_fixed`. `prefix` and `group` are the section's own key and title.
+    unless `with_fixed`.
     """
-    hints = typing.get_type_hints(config_class)
-    helps = _field_helps(config_class)
+    hints, helps = typing.get_type_hints(config_class), _field_helps(config_class)
     table: dict[str, Option] = {}
     for field in dataclasses.fields(config_class):
-        section = field.metadata.get("fields_of", hints[field.name])
+        name, text = field.name, helps.get(field.name, "")
+        section = field.metadata.get("fields_of", hints[name])
         if dataclasses.is_dataclass(section):
-            title = f"{prefix}{field.name}: {helps.get(field.name, '')}".rstrip(": ")
-            inner = option_table(typing.cast(type, section), prefix=f"{prefix}{field.name}.", group=title)
-            only = None if with_fixed else field.metadata.get("only")
-            table |= {key: option for key, option in inner.items() if only is None or key.rpartition(".")[2] in only}
+            inner = option_table(typing.cast(type, section))
+            only = inner if with_fixed else field.metadata.get("only", inner)
+            for key in [key for key in inner if key in only]:
+                group = f"{name}: {text}".rstrip(": ")
+                table[f"{name}.{key}"] = dataclasses.replace(inner[key], key=f"{name}.{key}", group=group)
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        positional = bool(field.metadata.get("positional"))
-        key = prefix + field.name
-        table[key] = Option(key, hints[field.name], default, helps.get(field.name, ""), group, positional)
+        table[name] = Option(name, hints[name], default, text, "", bool(field.metadata.get("positional")))
     return table
 
 
 def parse(config_class: type[ConfigT], argv: Sequence[str], *, verb: str = "") -> ConfigT:
-    """Turn command-line arguments into a configuration.
+    """Turn arguments such as `["--config", "paper/aape", "--steps", "3"]` into a configuration.
 
-    Args:
-        config_class: the dataclass of the options.
-        argv: arguments such as `["--config", "paper/aape", "--optim.learning-rate", "1e-3"]`.
-        verb: whose options they are; a recipe for another verb is refused.
+    A recipe for another verb than `verb` is refused.
 
     Raises:
         ConfigError: names the option that is unknown, missing, without a value or of the wrong type.
     """
     table = option_table(config_class)
     typed = _split(argv, table)
-    values: dict[str, Any] = {}
-    if "config" in typed:
-        values = recipe_values(find_recipe(typed.pop("config"), verb), config_class)
-    for key, text in typed.items():
-        option = table[key]
-        values[key] = _check(option, text, option.flag)
+    values = recipe_values(find_recipe(typed.pop("config"), verb), config_class) if "config" in typed else {}
+    values |= {key: _check(table[key], text, table[key].flag) for key, text in typed.items()}
     return build_config(config_class, values)
 
 
@@ -119,20 +110,12 @@ def recipe_values(recipe: Recipe, config_class: type) -> dict[str, Any]:
 
 
 def build_config(config_class: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """Build a configuration from flat values of the right types; the other options keep their defaults.
-
-    Args:
-        config_class: a dataclass.
-        values: value by dotted key.
+    """Build a configuration from values of the right types by dotted key; other options keep their defaults.
 
     Raises:
-        ConfigError: for an unknown key, or a required one that is missing.
+        ConfigError: a required one is missing.
     """
-    table = option_table(config_class)
-    for key in values:
-        if key not in table:
-            raise ConfigError.unknown_key(key, table)
-    missing = [option for option in table.values() if option.is_required and option.key not in values]
+    missing = [o for o in option_table(config_class).values() if o.is_required and o.key not in values]
     if missing:
         names = (o.key.upper().rstrip("S") if o.positional else o.flag for o in missing)
         raise ConfigError("missing required " + ", ".join(names))
@@ -207,20 +190,17 @@ def _named(argument: str, pending: list[str], table: Mapping[str, Option]) -> tu
     """Return key and text of a `--name`, whose value may be the first of the arguments after it."""
     name, has_value, value = argument[2:].partition("=")
     key = name.replace("-", "_")
-    option = table.get(key)
-    negated = table.get(key.removeprefix("no_")) if key.startswith("no_") else None
-    if option is not None and option.type is bool:
+    flags = {option.key for option in table.values() if option.type is bool}
+    named = {option.key: option.flag for option in table.values() if not option.positional} | {"config": "--config"}
+    if key in flags:
         return key, value if has_value else "true"
-    if negated is not None and negated.type is bool and not has_value:
-        return negated.key, "false"
-    if (option is None and key != "config") or (option is not None and option.positional):
-        names = [known.flag for known in table.values() if not known.positional]
-        raise ConfigError.unknown_key(f"--{name}", [*names, "--config"])
-    if has_value:
-        return key, value
-    if not pending or pending[0].startswith("--"):
-        raise ConfigError(f"--{key.replace('_', '-')} needs a value")
-    return key, pending.pop(0)
+    if key.removeprefix("no_") in flags and not has_value:
+        return key.removeprefix("no_"), "false"
+    if key not in named:
+        raise ConfigError.unknown_key(f"--{name}", named.values())
+    if not has_value and (not pending or pending[0].startswith("--")):
+        raise ConfigError(f"{named[key]} needs a value")
+    return key, value if has_value else pending.pop(0)
 
 
 def _check(option: Option, value: Any, where: str) -> Any:
@@ -232,13 +212,13 @@ def _check(option: Option, value: Any, where: str) -> Any:
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """Return text, or lists of text, as a type.
+    """Return text, or lists of text, as a type; a number is finite and from 0, as all quantities of the package are.
 
     Raises:
-        ValueError: it is of another type, or a number below zero or not finite: no quantity in the package is.
+        ValueError: it is of another type.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if _is_union(kind):
+    if origin in _UNIONS:
         for choice in sorted(inner, key=lambda choice: choice is str):  # null before any other text
             with contextlib.suppress(ValueError):
                 return _convert(value, choice)
@@ -265,10 +245,6 @@ def _as_list(text: str) -> list[Any]:
         return list(read_yaml(text if text.startswith("[") else f"[{text}]", ""))
     except (ConfigError, TypeError) as error:
         raise ValueError(text) from error
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
 
 
 def _build(config_class: type, values: Mapping[str, Any]) -> Any:
@@ -312,7 +288,7 @@ def _type_in_words(annotation: Any) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
-    if _is_union(annotation):
+    if origin in _UNIONS:
         return " or ".join(map(_type_in_words, inner))
     is_fixed = origin is tuple and inner[-1] is not Ellipsis
     return f"a list [{', '.join(map(_type_in_words, inner)) if is_fixed else _type_in_words(inner[0]) + ', ...'}]"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device
@@ -114,8 +116,7 @@ def plot_windows(config: PlotWindowsConfig) -> None:
     require_matplotlib()
     with progress_bar("tones", config.tones) as progress:
         recovery = windows.recover_tones(config.tones, config.steps, config.seed, progress=progress)
-    spectra = windows.spectra()
-    rows = windows.summarise(recovery)
+    spectra, rows = windows.spectra(), windows.summarise(recovery)
     print(f"Tones found within {windows.TOLERANCE_HERTZ:g} Hz, of {config.tones}, {config.steps} steps of Adam:")
     for row in rows:
         low, high = (100 * bound for bound in row["interval_95"])
@@ -124,10 +125,8 @@ def plot_windows(config: PlotWindowsConfig) -> None:
             f"{100 * row['success_rate']:5.1f} % ({low:.0f} to {high:.0f}), of starts over {windows.FAR_HERTZ:g} Hz "
             f"away {100 * row['success_rate_of_far_starts']:5.1f} %"
         )
-    ends = [
-        {"kernel": kernel, "window_edge": edge, "learning_rate": rate, "ends_hz": hertz}
-        for (kernel, edge, rate), hertz in recovery.ends.items()
-    ]
+    names = ("kernel", "window_edge", "learning_rate", "ends_hz")
+    ends = [dict(zip(names, (*run, hertz), strict=True)) for run, hertz in recovery.ends.items()]
     numbers = {
         "tolerance_hz": windows.TOLERANCE_HERTZ,
         "far_hz": windows.FAR_HERTZ,
@@ -148,37 +147,28 @@ def plot_clip(config: PlotClipConfig) -> None:
         CheckpointError: there is no such model.
         ConfigError: the model's stem has no kernels, or more is asked for than is encoded in one pass.
     """
-    import os
-
     import numpy as np
 
-    from aape.analysis.figures import require_matplotlib
-    from aape.analysis.kernels import chosen_kernels, plot_kernels
+    from aape.analysis.kernels import chosen_kernels, load_with_kernels, plot_kernels
     from aape.data.audio.decoding import read_audio
-    from aape.inference import load_model
     from aape.inference.segments import MAX_FRAMES
-    from aape.layers.aape import AaPE
 
-    require_matplotlib()
-    model = load_model(config.model, config.device)
-    if not isinstance(model.encoder.stem, AaPE):
-        raise ConfigError(f"model: {config.model} has the standard stem, which has no kernels to show")
+    model = load_with_kernels("model", config.model, config.device)
     rate = model.front_end.sample_rate
     most = MAX_FRAMES * model.front_end.hop_length / rate
     seconds = most if config.seconds is None else config.seconds
     if seconds > most:
         raise ConfigError(f"seconds: at most {most:g}, which is what this model encodes in one pass, got {seconds:g}")
     wave = read_audio(config.file, sample_rate=rate)
-    first = round(config.start * rate)
-    if first >= len(wave):
+    part = wave[round(config.start * rate) :]
+    if not len(part):
         raise AudioError(config.file, f"is {len(wave) / rate:.2f} s long: nothing is left at {config.start:g} s")
     # One sample less than whole frames, because the frames are centred and there is one more than hops.
-    part = wave[first : first + max(1, round(seconds * rate))]
-    part = part[: max(1, len(part) - 1)]
-    kernels = chosen_kernels(model, part)
-    name = one_line(os.path.basename(config.file))
-    if len(part) < len(wave) - first - 1:
-        print(f"{name}: {len(part) / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start moves on")
+    size = max(1, min(round(seconds * rate), len(part)) - 1)
+    name = one_line(Path(config.file).name)
+    if size < len(part) - 1:
+        print(f"{name}: {size / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start moves on")
+    kernels = chosen_kernels(model, part[:size])
     numbers = {
         "axes": "frequency patch (low first), time patch, kernel",
         "seconds": config.start + kernels.patch_seconds * (np.arange(kernels.frequencies.shape[1]) + 0.5),
@@ -198,8 +188,6 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
         ConfigError: a model has another front end or other patches.
         DataError: fewer than two recordings are long enough.
     """
-    import sys
-
     from aape.analysis import aliasing
     from aape.analysis.aliasing_figure import plot_aliasing as draw
     from aape.analysis.figures import require_matplotlib
@@ -239,8 +227,6 @@ def plot_run(config: PlotRunConfig) -> None:
         AapeError: matplotlib is missing.
         DataError: a folder without metrics.jsonl, without a line in it, or with one that is not of a run.
     """
-    from pathlib import Path
-
     from aape.analysis.curves import plot_runs, read_metrics
     from aape.analysis.figures import require_matplotlib, save_figure
 
@@ -277,14 +263,14 @@ def _recordings(clips: Sequence[Clip], count: int, seed: int, bad: dict[str, str
     length = f"{SHIFTED_SAMPLES / FRONT_END.sample_rate:.2f} s"
     kept: list[Tensor] = []
     for row in np.random.default_rng(seed).permutation(len(clips)):
+        name = clips[row].name
         try:
             wave = load_clip(clips[row], sample_rate=FRONT_END.sample_rate, duration=10.0)
+            spare = len(wave) - SHIFTED_SAMPLES
+            if spare < 0 or not wave.any():
+                raise AudioError(name, "silent" if spare >= 0 else f"shorter than {length}")
         except AudioError as error:
-            bad[clips[row].name] = error.reason
-            continue
-        spare = len(wave) - SHIFTED_SAMPLES
-        if spare < 0 or not wave.any():
-            bad[clips[row].name] = "silent" if spare >= 0 else f"shorter than {length}"
+            bad[name] = error.reason
             continue
         kept.append(torch.from_numpy(wave[spare // 2 : spare // 2 + SHIFTED_SAMPLES].copy()))
         if len(kept) == count:
@@ -301,20 +287,20 @@ def _print_aliasing(rates: Sequence[dict[str, Any]], shifts: dict[str, list[dict
 
     from aape.analysis.aliasing import APPARENT_HERTZ, PATCH_SIZE, RATES, READ_OUTS
 
+    columns = [*READ_OUTS, *(f"{sounds}:\n{kind}" for sounds in shifts for kind in ("mean", "token"))]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("tokens", no_wrap=True)
-    for column in (*READ_OUTS, *(f"{sounds}:\n{kind}" for sounds in shifts for kind in ("mean", "token"))):
+    for column in columns:
         table.add_column(column, justify="right")
-    cells: dict[str, list[str]] = {}
+    cells: dict[str, dict[str, str]] = {}
     for row in rates:
         spread = "" if row["lowest"] == row["highest"] else f" ({100 * row['lowest']:.0f}-{100 * row['highest']:.0f})"
-        cells.setdefault(row["tokens"], []).append(f"{100 * row['accuracy']:.0f}{spread}")
+        cells.setdefault(row["tokens"], {})[row["read_out"]] = f"{100 * row['accuracy']:.0f}{spread}"
+    for sounds, rows in shifts.items():
+        for row in rows:
+            cells[row["tokens"]][f"{sounds}:\n{row['compared']}"] = f"{100 * row['median'][PATCH_SIZE // 2]:.2g}"
     for name, line in cells.items():
-        line += ["-"] * (len(READ_OUTS) - len(line))
-        for rows in shifts.values():
-            moved = [f"{100 * row['median'][PATCH_SIZE // 2]:.2g}" for row in rows if row["tokens"] == name]
-            line += moved + ["-"] * (2 - len(moved))
-        table.add_row(name, *line)
+        table.add_row(name, *(line.get(column, "-") for column in columns))
     print(
         f"mean, token, spread: of {len(RATES)} modulation rates, {RATES[0]:g} to {RATES[-1]:g} Hz, all folded to "
         f"{APPARENT_HERTZ:g} Hz by the patches, %\nthat a linear decoder reads correctly (chance "
@@ -327,12 +313,11 @@ def _print_aliasing(rates: Sequence[dict[str, Any]], shifts: dict[str, list[dict
 
 def _write(config: Any, figure: Figure, numbers: dict[str, Any]) -> None:
     """Write the figure, and its numbers with the configuration and the environment, and say where."""
-    from aape.analysis.figures import figure_path, save_figure
+    from aape.analysis.figures import save_figure
     from aape.runs.files import write_json
     from aape.runs.folder import describe_environment
 
     files = save_figure(figure, config.out)
-    path = figure_path(config.out)
-    json_file = path.with_name(path.name + ".json")
+    json_file = files[0].with_suffix(".json")
     write_json(json_file, {"config": asdict(config), "environment": describe_environment(), **numbers})
-    print("-> " + ", ".join(str(file) for file in [*files, json_file]))
+    print("-> " + ", ".join(map(str, [*files, json_file])))

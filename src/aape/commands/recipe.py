@@ -1,8 +1,8 @@
 """Recipes: strict YAML files of options, found by name in the package or by their path.
 
-A recipe is a mapping of a verb's options, nested (`optim: {learning_rate: 1e-3}`) or dotted
-(`optim.learning_rate: 1e-3`). `base:` starts from another recipe, and `verb:` says which verb it is for. A folder with
-a `grid.yaml` holds a recipe for each encoder and for each encoder on a task, all written in that one file.
+A recipe maps a verb's options, nested (`optim: {learning_rate: 1e-3}`) or dotted (`optim.learning_rate: 1e-3`).
+`base:` starts from another recipe, and `verb:` says which verb it is for. A folder with a `grid.yaml` holds a recipe
+for each encoder and for each encoder on a task, all written in that one file.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ class Recipe:
         return str(next((part["out"] for _, part in reversed(self.parts) if "out" in part), ""))
 
     def settings(self, options: Collection[str]) -> dict[str, Any]:
-        """Return text, or lists of text, by dotted key: not yet checked against the option's type.
-
-        Args:
-            options: the dotted keys that there are.
+        """Return text, or lists of text, by dotted key of `options`: not yet checked against the option's type.
 
         Raises:
             ConfigError: a key is given twice, or does not exist; the nearest one is shown.
@@ -65,9 +62,7 @@ class Grid:
 def find_recipe(name: str, verb: str = "") -> Recipe:
     """Find a recipe: a file, one of the package by its name, or NAME in a FOLDER with a grid, as FOLDER/NAME.
 
-    Args:
-        name: such as "tiny", "paper/aape" or "mine.yaml"; what is in the current folder comes first.
-        verb: the verb it has to be for, "" for any.
+    What is in the current folder comes first. It has to be for `verb`, where one is given.
 
     Raises:
         ConfigError: there is none, it is for another verb, is not plain YAML, or is based on itself.
@@ -151,7 +146,6 @@ def read_yaml(text: str, where: str) -> Any:
         ConfigError: it has tags, aliases or a key twice, or is not YAML; the line is named.
     """
     try:
-        _check_events(text, where)
         return yaml.load(text, Loader=_TextLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -222,22 +216,22 @@ def _flatten(document: Mapping[Any, Any], options: Collection[str], where: str, 
 class _TextLoader(yaml.BaseLoader):
     """Mappings, sequences and text: an option's type says what a text means, so `no` and 2020-01-01 stay words."""
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse tags and aliases before anything is built."""
+        event = self.peek_event()
+        for kind, found in (("tags", getattr(event, "tag", None)), ("anchors and aliases", event.anchor)):
+            if found is not None:
+                raise yaml.composer.ComposerError(
+                    None, None, f"{kind} such as {found} are not allowed", event.start_mark
+                )
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping; a key given twice is an error, where YAML would silently take the last."""
         keys = Counter(str(key.value) for key, _ in node.value)
         if twice := [key for key, count in keys.items() if count > 1]:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is given twice", node.start_mark)
         return super().construct_mapping(node, deep=deep)
-
-
-def _check_events(text: str, where: str) -> None:
-    """Refuse tags and aliases before anything is built."""
-    for event in yaml.parse(text):
-        line = event.start_mark.line + 1
-        if getattr(event, "tag", None) is not None:
-            raise ConfigError(f"{where}: line {line}: tags such as {event.tag} are not allowed")
-        if getattr(event, "anchor", None) is not None:
-            raise ConfigError(f"{where}: line {line}: anchors and aliases such as {event.anchor} are not allowed")
 
 
 def _read_mapping(path: Path, child: Path | None = None) -> tuple[dict[str, Any], str]:

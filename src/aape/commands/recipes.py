@@ -36,29 +36,24 @@ def recipes(config: RecipesConfig) -> None:
     folder = "" if config.name is None else f"{config.name.rstrip('/')}/"
     shown = {name: recipe for name, recipe in shipped_recipes().items() if name.startswith(folder)}
     if config.name is not None and (config.name in shipped_recipes() or not shown):
-        print(as_yaml(find_recipe(config.name)), end="")
+        print(_as_yaml(find_recipe(config.name)), end="")
         return
     width = max(map(len, shown))
     for name, recipe in shown.items():
         print(f"{name:<{width}}  {recipe.verb:<8}  {recipe.about}")
 
 
-def as_yaml(recipe: Recipe) -> str:
-    """Return a recipe that depends on no other: every option, the defaults and the task's protocol included.
-
-    Raises:
-        ConfigError: it does not say which verb it is for, or a value does not fit its option.
-    """
+def _as_yaml(recipe: Recipe) -> str:
+    """Return a recipe that depends on no other: every option, the defaults and the task's protocol included."""
     import yaml
 
     nested: dict[str, Any] = {"verb": recipe.verb}
     settings = resolved(recipe)
     options = option_table(RUNS[str(recipe.verb)])
     for key, value in settings.items():
-        if key not in options:  # fixed: no recipe may set it
-            continue
         section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[name] = value
+        if key in options:  # the others are fixed: no recipe may set them
+            (nested.setdefault(section, {}) if section else nested)[name] = value
     body = yaml.safe_dump(nested, sort_keys=False, allow_unicode=True, width=120)
     return f"# {recipe.name}: {recipe.about}\n{body}"
 
@@ -67,17 +62,15 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     """Return every setting that a recipe stands for, defaults and the task's protocol included, by dotted key.
 
     Raises:
-        ConfigError: as `as_yaml`.
+        ConfigError: it does not say which verb it is for, or a value does not fit its option.
     """
     if recipe.verb not in RUNS:
         choices = ", ".join(RUNS)
         raise ConfigError(f"{recipe.name} does not say which verb it is for: give it `verb:`, one of {choices}")
     config_class = RUNS[recipe.verb]
     values = recipe_values(recipe, config_class)
-    missing = {
-        key: "" for key, option in option_table(config_class).items() if option.is_required and key not in values
-    }
-    settings = settings_of(build_config(config_class, {**missing, **values}), recipe.verb)
+    missing = {option.key for option in option_table(config_class).values() if option.is_required} - values.keys()
+    settings = settings_of(build_config(config_class, dict.fromkeys(missing, "") | values), recipe.verb)
     return {key: value for key, value in settings.items() if key not in missing}
 
 

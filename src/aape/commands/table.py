@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shlex
 import signal
@@ -20,7 +19,7 @@ from aape.commands.recipes import RUNS, resolved, settings_of, with_protocol
 from aape.errors import AapeError, ConfigError
 
 if TYPE_CHECKING:
-    from aape.downstream.tables import Cell, Table
+    from aape.downstream.tables import Cell, Scores, Table
 
 # How a run is carried out: by this alone its numbers do not change, rounding apart.
 EXECUTION = {
@@ -76,7 +75,8 @@ def table(config: TableConfig) -> None:
     from rich.console import Console
     from rich.table import Table as Shown
 
-    from aape.downstream.tables import as_csv, collect_notes, markdown, show, show_paper
+    from aape.downstream.scores import write_csv
+    from aape.downstream.tables import collect_notes, csv_rows, markdown, show, show_paper
     from aape.runs.files import write_atomically
 
     tables = collect(find_grid(config.tables), config.runs)
@@ -97,17 +97,12 @@ def table(config: TableConfig) -> None:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "tables.md", markdown(tables).encode())
-        write_atomically(out / "tables.csv", as_csv(tables).encode())
+        write_csv(out / "tables.csv", csv_rows(tables))
         print(f"-> {out / 'tables.md'}, {out / 'tables.csv'}")
 
 
 def collect(grid: Grid, runs: str | None = None) -> list[Table]:
-    """Fill the tables of a grid with what has been run.
-
-    Args:
-        grid: its recipes and tables; its `pretraining_clips`, if given, is how many the encoders should have been
-            pre-trained on.
-        runs: folder of the runs; None for where the recipes leave them.
+    """Fill the tables of a grid with what has been run, in a folder of runs or where the recipes leave them.
 
     Raises:
         ConfigError: the tables are damaged, or name what the grid does not hold.
@@ -129,32 +124,34 @@ def collect(grid: Grid, runs: str | None = None) -> list[Table]:
 
 
 def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, runs: Path) -> Cell:
-    from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, with_scores
+    from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, scores_of
 
     column, paper = grid.content["columns"][key], row.get("paper", {})
     template = "{row}" if "measure" in column else column.get("recipe", f"{{row}}-{key}")
     recipe, encoder = grid.recipes[template.replace("{row}", row["name"])], grid.recipes.get(row["name"])
-    name = Path(recipe.out).relative_to(root)
+    verb, name = str(recipe.verb), Path(recipe.out).relative_to(root)
     run, result = runs / name, read_result(runs / name)
-    cell = Cell(row["title"], column["title"], str(recipe.verb), recipe.name, name.as_posix(),
-                float(paper[key]) if key in paper else None, shown=shown)  # fmt: skip
+    scores: Scores | None = None
+    std: Scores = {}
     notes: list[str] = []
     if "measure" in column:
-        value = MEASURES[column["measure"]](resolved(recipe), run)
-        cell = dataclasses.replace(cell, scores=None if value is None else {"value": value})
-        if value is not None and column["measure"] == "batches_per_second":  # the others belong to the recipe
-            settings = {**read_settings(run), "num_clips": (result or {}).get("num_clips")}
-            notes = _notes_on_pretraining(settings, recipe, grid)
-    elif result is not None:
-        cell = with_scores(cell, result, column["metric"], column.get("features", "encoder"))
-        notes = differences(resolved(recipe), read_settings(run), cell.verb)
+        if (value := MEASURES[column["measure"]](resolved(recipe), run)) is not None:
+            scores = {"value": value}
+            if column["measure"] == "batches_per_second":  # the others belong to the recipe
+                settings = {**read_settings(run), "num_clips": (result or {}).get("num_clips")}
+                notes = _notes_on_pretraining(settings, recipe, grid)
+    elif result is not None and (found := scores_of(result, verb, column["metric"], column.get("features", "encoder"))):
+        scores, std = found
         before = _notes_on_pretraining(result.get("pretraining") or {}, encoder, grid)
+        notes = differences(resolved(recipe), read_settings(run), verb)
         notes += [*(f"pre-training: {note}" for note in before), *notes_on_data(result)]
-    return dataclasses.replace(cell, notes=tuple(notes) if cell.scores is not None else ())
+    published = float(paper[key]) if key in paper else None
+    return Cell(row["title"], column["title"], verb, recipe.name, name.as_posix(), published, scores, std,
+                tuple(notes), shown)  # fmt: skip
 
 
 def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, grid: Grid) -> list[str]:
-    """Say how an encoder's pre-training differs from its recipe, and its clips from those it should have."""
+    """Say how an encoder's pre-training differs from its recipe, and its clips from the grid's `pretraining_clips`."""
     from aape.downstream.tables import flatten
     from aape.models.saved import model_name
 
@@ -173,13 +170,9 @@ def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, gr
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], verb: str, *, apart: Collection[str] = MAY_DIFFER
 ) -> list[str]:
-    """Say how settings changed: "steps 300000 -> 300"; an option that one leaves out has its default.
+    """Say how settings of a verb changed: "steps 300000 -> 300"; an option that one leaves out has its default.
 
-    Args:
-        before: such as those of the recipe, by dotted key.
-        now: such as those of the run.
-        verb: of both.
-        apart: keys, and sections, that may differ.
+    Settings are by dotted key; keys and sections in `apart` may differ.
     """
     first, second = _complete(before, verb), _complete(now, verb)
     keys = [key for key in {**before, **now} if not {key, key.partition(".")[0]} & set(apart)]
@@ -222,20 +215,15 @@ class Entry:
         """The folder of the run."""
         return Path(self.config.out)
 
-    @property
     def is_done(self) -> bool:
-        """Whether the run has ended."""
-        return (self.out / "result.json").exists()
-
-    def check(self) -> None:
-        """Refuse a line whose run has ended, but had other options: its numbers would pass for the line's.
+        """Return whether the run has ended; with other options, its numbers would pass for the line's.
 
         Raises:
-            ConfigError: names them, with both values.
-            DataError: those of the run cannot be read.
+            ConfigError: it had other options; names them, with both values.
+            DataError: its options cannot be read.
         """
-        if not self.is_done:
-            return
+        if not (self.out / "result.json").exists():
+            return False
         from aape.downstream.tables import read_settings
         from aape.models.saved import shipped_models
         from aape.runs.folder import is_same_place
@@ -246,10 +234,9 @@ class Entry:
         before = {key: value for key, value in read_settings(self.out).items() if key in known}
         before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
         if changed := "; ".join(differences(before, now, verb, apart=EXECUTION)):
-            line = shlex.join(self.arguments)
-            raise ConfigError(
-                f"{self.out} holds a run of other options than aape {line} ({changed}): choose another --out"
-            )
+            other = f"{self.out} holds a run of other options than aape {shlex.join(self.arguments)}"
+            raise ConfigError(f"{other} ({changed}): choose another --out")
+        return True
 
     def command(self) -> list[str]:
         """Return what is to be executed: a run that was begun is continued."""
@@ -270,12 +257,11 @@ def run(config: QueueConfig) -> None:
     if not entries:
         raise ConfigError(f"{', '.join(config.lists) or 'no list given'}: no runs to work through")
     for entry in entries:
-        entry.check()
+        entry.is_done()
     failed = []
     for number, entry in enumerate(entries, start=1):
         head = f"[{number}/{len(entries)}] aape {shlex.join(entry.arguments)}"
-        if entry.is_done:
-            entry.check()  # it may be that of a line above
+        if entry.is_done():  # perhaps by a line above
             print(f"{head}: done already", flush=True)
             continue
         print(head, flush=True)

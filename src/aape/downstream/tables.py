@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import dataclasses
-import io
 import json
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aape.data.corpora import CORPORA
 from aape.errors import DataError
+from aape.runs.files import Records
+from aape.runs.folder import read_config
 
+Scores = dict[str, float | None]
 FRAMES = 608  # of a crop: what the paper counts operations for
 NOT_RUN, NOT_AVAILABLE = "not run", "n/a"
 
@@ -29,16 +29,11 @@ class Cell:
     verb: str  # of the run
     recipe: str  # of the run, by name
     run: str  # its folder, below that of all runs
-    paper: float | None = None
-    scores: dict[str, float | None] | None = None  # None: not run
-    std: dict[str, float | None] = field(default_factory=dict)  # over seeds, of the scores
-    notes: tuple[str, ...] = ()  # how the run differs from the recipe, and the data from what was published
-    shown: str = "best"  # the score that the table is about
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether the value belongs to the pre-trained model, not to a score on a task."""
-        return self.verb == "pretrain"
+    paper: float | None
+    scores: Scores | None  # None: not run
+    std: Scores  # over seeds, of the scores
+    notes: tuple[str, ...]  # how the run differs from the recipe, and the data from what was published
+    shown: str  # the score that the table is about
 
 
 @dataclass(frozen=True)
@@ -75,8 +70,6 @@ def read_settings(run: Path) -> dict[str, Any]:
     Raises:
         DataError: they cannot be read.
     """
-    from aape.runs.folder import read_config
-
     settings = read_config(run)
     if settings is None:
         raise DataError(f"{run / 'config.yaml'}: cannot be read")
@@ -91,25 +84,24 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def with_scores(cell: Cell, result: Mapping[str, Any], metric: str, features: str) -> Cell:
-    """Fill a cell from the result of its run, in per cent; one that lacks these features stays as it is.
+def scores_of(result: Mapping[str, Any], verb: str, metric: str, features: str) -> tuple[Scores, Scores] | None:
+    """Return scores by name and their deviations over seeds, in per cent; None for a probe without these features.
 
     Args:
-        cell: without scores.
         result: of fine-tuning or of a probe.
+        verb: which of them.
         metric: such as "accuracy".
         features: what was probed, such as "encoder"; of no account for fine-tuning.
     """
-    part = result if cell.verb == "finetune" else result["rows"].get(features)
+    part = result if verb == "finetune" else result["rows"].get(features)
     if part is None:
-        return cell
-    of_metric = {name: (values or {}).get(metric) or {} for name, values in part["scores"].items()}
+        return None
 
-    def percent(key: str) -> dict[str, float | None]:
-        values = {name: summary.get(key) for name, summary in of_metric.items()}
+    def percent(key: str) -> Scores:
+        values = {name: ((of or {}).get(metric) or {}).get(key) for name, of in part["scores"].items()}
         return {name: None if value is None else 100 * value for name, value in values.items()}
 
-    return dataclasses.replace(cell, scores=percent("mean"), std=percent("std_seeds"))
+    return percent("mean"), percent("std_seeds")
 
 
 def notes_on_data(result: Mapping[str, Any]) -> list[str]:
@@ -122,33 +114,29 @@ def notes_on_data(result: Mapping[str, Any]) -> list[str]:
     return notes + ([f"{result['num_bad']} clips could not be read"] if result.get("num_bad") else [])
 
 
-def _parameters(settings: Mapping[str, Any], _: Path) -> float | None:
+def _parameters(settings: Mapping[str, Any], _: Path) -> float:
     """Count the stem's parameters, in millions."""
     import torch
 
     from aape.models.encoder import build_stem
 
     with torch.device("meta"):
-        stem = build_stem(_encoder(settings))
-    return sum(parameter.numel() for parameter in stem.parameters()) / 1e6
+        return sum(parameter.numel() for parameter in build_stem(_encoder(settings)).parameters()) / 1e6
 
 
-def _operations(settings: Mapping[str, Any], _: Path) -> float | None:
+def _operations(settings: Mapping[str, Any], _: Path) -> float:
     """Count what the paper counts of the adaptive convolution, C T K, in millions."""
     encoder = _encoder(settings)
-    if encoder.stem != "aape":
-        return 0.0
     channels = encoder.n_mels // encoder.patch_size * encoder.hidden_dim
-    return channels * FRAMES * encoder.kernel_size / 1e6
+    return channels * FRAMES * encoder.kernel_size / 1e6 if encoder.stem == "aape" else 0.0
 
 
 def _batches_per_second(_: Mapping[str, Any], run: Path) -> float | None:
     """Return the median speed of a pre-training run, in optimiser steps."""
-    path = run / "metrics.jsonl"
-    if read_result(run) is None or not path.exists():
+    records = Records(run / "metrics.jsonl").read()
+    if read_result(run) is None or not records:
         return None
-    speeds = [json.loads(line)["clips_per_second"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return statistics.median(speeds) / read_settings(run)["clips"]
+    return statistics.median(record["clips_per_second"] for record in records) / read_settings(run)["clips"]
 
 
 def _encoder(settings: Mapping[str, Any]) -> Any:
@@ -184,7 +172,7 @@ def show_paper(cell: Cell) -> str:
     """Return the paper's value in words."""
     if cell.paper is None:
         return "-"
-    return f"{cell.paper:.2f}" if cell.is_measured else f"{cell.paper:.1f}"
+    return f"{cell.paper:.2f}" if cell.verb == "pretrain" else f"{cell.paper:.1f}"  # measured of the encoder
 
 
 def collect_notes(tables: list[Table]) -> dict[str, tuple[str, ...]]:
@@ -211,17 +199,14 @@ def markdown(tables: list[Table]) -> str:
     return "\n\n".join([*parts, notes] if notes else parts) + "\n"
 
 
-def as_csv(tables: list[Table]) -> str:
-    """Return one line per cell, in per cent or the column's unit."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def csv_rows(tables: list[Table]) -> list[list[Any]]:
+    """Return a heading, and one row per cell, in per cent or the column's unit."""
     names = ("best", "best_on_validation", "last", "value")
-    writer.writerow(["table", "row", "column", "run", "paper", *names, "best_std_seeds", "last_std_seeds", "notes"])
+    heading = ["table", "row", "column", "run", "paper", *names, "best_std_seeds", "last_std_seeds", "notes"]
+    rows: list[list[Any]] = [heading]
     for table, cell in ((one, cell) for one in tables for row in one.rows for cell in row):
-        scores = [(cell.scores or {}).get(name) for name in names]
-        spread = [cell.std.get("best"), cell.std.get("last")]
-        numbers = ["" if value is None else f"{value:.4f}" for value in (*scores, *spread)]
+        values = [*map((cell.scores or {}).get, names), cell.std.get("best"), cell.std.get("last")]
+        numbers = ["" if value is None else f"{value:.4f}" for value in values]
         state = "; ".join(cell.notes) if cell.scores is not None else NOT_RUN
-        paper = "" if cell.paper is None else cell.paper
-        writer.writerow([table.title, cell.row, cell.column, cell.run, paper, *numbers, state])
-    return text.getvalue()
+        rows.append([table.title, cell.row, cell.column, cell.run, cell.paper, *numbers, state])
+    return rows

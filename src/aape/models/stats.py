@@ -58,16 +58,15 @@ def read_stats(path: str | os.PathLike[str]) -> FrontEndConfig:
     Raises:
         ConfigError: the file is missing, or is not one of those.
     """
+    file = Path(path)
     try:
-        if Path(path).exists() and not Path(path).is_file():  # a named pipe would never end
+        if file.exists() and not file.is_file():  # a named pipe would never end
             raise ConfigError(f"cannot read the statistics {path}: not a file")
-        content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        values = {**content["front_end"], "mean": content["mean"], "std": content["std"]}
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return read_front_end({**content["front_end"], "mean": content["mean"], "std": content["std"]}, str(path))
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
     except OSError as error:
         raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a file of `aape stats`") from error
-    try:
-        return read_front_end(values, str(path))
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
