@@ -51,8 +51,11 @@ READ_OUTS = {"mean": "mean of all tokens", "token": "single token", "spread": "s
 _BATCH = 16
 
 Tokens = dict[str, Tensor]  # by name, (B, G, Nt, D)
+Progress = Callable[[int, int], None]  # called with (done, total)
 TokenMap = Callable[[Tensor], Tokens]  # of a log-mel spectrogram (B, 1, F, T), not standardised
 Answers = dict[tuple[str, str], NDArray[np.int64]]  # by (name, read-out), classes (m, decoders)
+Distances = dict[tuple[str, str], NDArray[np.float64]]  # by (name, kind), (S, B)
+Rows = list[dict[str, Any]]
 
 
 def modulated_tones(rates: Tensor, num_samples: int, generator: torch.Generator) -> Tensor:
@@ -206,7 +209,7 @@ def decode(train: Tensor, labels: Tensor, test: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def decode_rates(clips: int, seed: int, models: Sequence[TokenMap] = ()) -> tuple[NDArray[np.int64], Answers]:
+def decode_rates(clips: int, seed: int, models: Sequence[TokenMap]) -> tuple[NDArray[np.int64], Answers]:
     """Run the first experiment once: which of the folded rates does a linear decoder read from the tokens?
 
     `clips` sounds of each rate train the decoders, half as many others test them.
@@ -241,15 +244,11 @@ def _read_outs(token_map: TokenMap, spectrograms: Tensor) -> dict[tuple[str, str
 
 
 @torch.inference_mode()
-def shift_sounds(
-    sounds: Tensor, seed: int, models: Sequence[TokenMap] = ()
-) -> dict[tuple[str, str], NDArray[np.float64]]:
+def shift_sounds(sounds: Tensor, seed: int, models: Sequence[TokenMap]) -> Distances:
     """Run the second experiment once: how far do the vectors of a crop move when it starts a little later?
 
-    Sounds are (B, `SHIFTED_SAMPLES`), B at least 2.
-
-    Returns:
-        `relative_distances` (S, B) for `SHIFTS` by (name, kind), of the mean token and of tokens place by place.
+    Sounds are (B, `SHIFTED_SAMPLES`), B at least 2. Of the kinds, "mean" compares the mean token, and "token" the
+    tokens place by place.
     """
     log_mel = LogMel()
     starts = [shift * FRONT_END.hop_length for shift in SHIFTS]
@@ -279,13 +278,8 @@ def relative_distances(vectors: Tensor) -> NDArray[np.float64]:
 
 
 def measure(
-    recordings: Sequence[Tensor],
-    *,
-    clips: int,
-    sounds: int,
-    models: Sequence[TokenMap] = (),
-    progress: Callable[[int, int], None],
-) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    recordings: Sequence[Tensor], clips: int, sounds: int, models: Sequence[TokenMap], progress: Progress
+) -> tuple[Rows, dict[str, Rows]]:
     """Run both experiments once for each seed from 0 up, with `recordings` (B, `SHIFTED_SAMPLES`) for each.
 
     Args:
@@ -293,7 +287,7 @@ def measure(
         clips: training sounds of each rate.
         sounds: AM tones to shift.
         models: further token maps, beside the untrained stems.
-        progress: called with (done, total).
+        progress: called three times for each seed.
 
     Returns:
         Rows of `summarise_decoding`; and by kind of sound the rows of `summarise_shifts`.
@@ -311,7 +305,7 @@ def measure(
     return summarise_decoding(decoded), shifts
 
 
-def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Answers]]) -> list[dict[str, Any]]:
+def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Answers]]) -> Rows:
     """Return one row per tokens and read-out: mean, lowest and highest accuracy of the runs of `decode_rates`.
 
     Rows of the mean token have the counts (C, C) of all runs too: true rate by row, heard rate by column.
@@ -328,7 +322,7 @@ def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Answers]]) -> lis
     return rows
 
 
-def summarise_shifts(runs: Sequence[dict[tuple[str, str], NDArray[np.float64]]]) -> list[dict[str, Any]]:
+def summarise_shifts(runs: Sequence[Distances]) -> Rows:
     """Return one row per tokens and kind: quartiles of the distances of all sounds of the runs of `shift_sounds`."""
     rows = []
     for name, kind in runs[0]:

@@ -45,12 +45,7 @@ class ChosenKernels:
 
 
 def load_with_kernels(key: str, name: str, device: str) -> AudioModel:
-    """Load a model whose stem chooses kernels.
-
-    Args:
-        key: the option that names it.
-        name: of the model.
-        device: where to run.
+    """Load a model whose stem chooses kernels; `key` is the option that names it.
 
     Raises:
         AapeError: matplotlib, to draw them with, is missing.
@@ -66,11 +61,9 @@ def load_with_kernels(key: str, name: str, device: str) -> AudioModel:
 
 @torch.inference_mode()
 def chosen_kernels(model: AudioModel, samples: NDArray[np.floating]) -> ChosenKernels:
-    """Ask a model with an AaPE stem which frequencies and decays it uses for a sound.
+    """Ask the AaPE stem of a model which frequencies and decays it uses for a sound.
 
-    Args:
-        model: as `load_with_kernels` gives it.
-        samples: mono (samples,) at the model's rate, at most what is encoded in one pass.
+    Samples are mono (samples,) at the model's rate, at most what is encoded in one pass.
     """
     stem, front_end = model.encoder.stem, model.front_end
     assert isinstance(stem, AaPE)

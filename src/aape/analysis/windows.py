@@ -37,16 +37,16 @@ COLOURS = dict(zip(KERNELS, ("tab:orange", "tab:blue", "tab:green", "tab:purple"
 _FLOOR = 1e-12  # a gradient below this is not drawn: the figure would be all floor
 
 
-def window(name: str, edge: float) -> Tensor:
-    """Return a window of K taps, peak 1, that has fallen to `edge` at its last: (K,), float64.
+def window(kernel: str, edge: float) -> Tensor:
+    """Return the window of a kernel of `KERNELS`, peak 1, fallen to `edge` at the last of K taps: (K,), float64.
 
-    `name` is of `WINDOWS`. The one-sided one has its peak at the first tap, the others in the middle.
+    The one-sided one has its peak at the first tap, the others in the middle.
     """
     radius = KERNEL_SIZE // 2
     k = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    if name == "one-sided":
+    if kernel == "one-sided":
         return edge ** ((k + radius) / (KERNEL_SIZE - 1))
-    return edge ** ((k / radius).abs() if name == "two-sided" else (k / radius).square())
+    return edge ** ((k / radius).square() if kernel == "gaussian" else (k / radius).abs())
 
 
 def kernel_angle(kernel: str, frequency: Tensor) -> Tensor:
@@ -56,9 +56,8 @@ def kernel_angle(kernel: str, frequency: Tensor) -> Tensor:
 
 
 def kernel_window(kernel: str, edge: float) -> Tensor:
-    """Return the window of a kernel of `KERNELS`, of sum 1: (K,)."""
-    taps = window("two-sided" if kernel == "bilateral" else kernel, edge)
-    return taps / taps.sum()
+    """Return the `window` of a kernel with a sum of 1: (K,)."""
+    return window(kernel, edge) / window(kernel, edge).sum()
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def spectra(edge: float = WINDOW_EDGES[0], num_points: int = 1001) -> Spectra:
         (slope,) = torch.autograd.grad(response.sum(), frequency)
         magnitudes.append((response / response.max()).detach().numpy())
         slopes.append((slope / response.max()).detach().numpy() / RADIANS_TO_HERTZ)
-    shapes = [window("two-sided" if kernel == "bilateral" else kernel, edge).numpy() for kernel in KERNELS]
+    shapes = [window(kernel, edge).numpy() for kernel in KERNELS]
     taps = np.arange(KERNEL_SIZE) - KERNEL_SIZE // 2
     return Spectra(taps, np.stack(shapes), detuning.numpy(), np.stack(magnitudes), np.stack(slopes))
 

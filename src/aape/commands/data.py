@@ -97,7 +97,13 @@ def pack(config: DataPackConfig) -> None:
     plan = {"format": config.format, "clips_per_shard": config.clips_per_shard, "sample_rate": config.sample_rate,
             "data": str(Path(config.data).resolve()), "num_clips": len(clips),
             "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
-    _claim(out, plan)
+    plan_file = out / ".plan.json"  # go on only with shards of the same corpus and settings
+    if plan_file.exists() and _read_json(plan_file) != plan:
+        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
+    if not plan_file.exists() and out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(plan_file, plan)
     names = member_names(clips, config.format)
     parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
     jobs = [(clips[part], names[part], out / f"shard-{i:05d}.tar") for i, part in enumerate(parts)]
@@ -165,19 +171,6 @@ def _check_once(clip: Clip) -> AudioInfo | str:
         return error.reason
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Make the folder; go on only with shards of the same corpus and settings."""
-    from aape.runs.files import write_json
-
-    path = out / ".plan.json"
-    if path.exists() and _read_json(path) != plan:
-        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
-    if not path.exists() and out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan)
-
-
 def _read_json(path: Path) -> Any:
     """Return what a file holds; None where there is none, or no JSON in it."""
     try:
@@ -224,8 +217,7 @@ def _as_text(report: dict[str, Any]) -> str:
     if report["seconds"]:
         lines.append("length: {least:.2f} to {most:.2f} s, median {median:.2f} s".format(**report["seconds"]))
     for key in ("sample_rates", "channels", "formats", "classes", "splits", "folds"):
-        if report[key]:
-            counts = ", ".join(f"{one_line(name)}: {count}" for name, count in report[key].items())
+        if counts := ", ".join(f"{one_line(name)}: {count}" for name, count in report[key].items()):
             lines.append(f"{key.replace('_', ' ')}: {counts}")
     if report["silent"]:
         lines.append(f"silent: {len(report['silent'])}, the first is {one_line(report['silent'][0])}")

@@ -15,7 +15,6 @@ from aape.errors import ConfigError, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from aape.data.clips import Clip
     from aape.inference import AudioModel
@@ -82,19 +81,18 @@ def demo(config: DemoConfig) -> None:
     console = Console(highlight=False)
     # All that can be refused is refused before an earlier demo makes way.
     model = load_with_kernels("checkpoint", config.checkpoint, config.device)
-    out = Path(config.out)
-    _clear(out)
+    _clear(out := Path(config.out))
     write_run_header(out, config, device=model.device)
     (out / MARKER).touch()
     table = str(AUDIO / "metadata.csv")
     clips = read_manifest(table, label="label", split="split")
+    short_run = _short_run(config, table, out)
     console.rule(f"1  Statistics of {len(clips)} notes")
     stats(StatsConfig(data=table, out=str(out / "stats.json")))
 
-    short_run = _short_run(config, table, out)
     console.rule(f"2  Pre-training from scratch: {short_run.steps} steps of {short_run.clips} crops")
     pretrain(short_run)
-    plot_run(PlotRunConfig(runs=[str(out / "pretraining")], out=str(out / "pretraining")))
+    plot_run(PlotRunConfig(runs=[short_run.out], out=short_run.out))
 
     console.rule("3  Linear probe: instrument families, on programs never trained on")
     probed = _probe_both(config, short_run, console, _clips_seen(model))
@@ -106,7 +104,8 @@ def demo(config: DemoConfig) -> None:
     console.rule("5  Nearest neighbours, by the cosine of standardised embeddings")
     neighbours = _neighbours(model, clips)
     write_json(out / "neighbours.json", neighbours)
-    console.print(_neighbour_table(neighbours))
+    for note, near in neighbours.items():
+        console.print(f"{note}:", ", ".join(f"{item['file']} ({item['cosine']:.2f})" for item in near))
 
     write_result(out, {"num_clips": len(clips), **probed, "files": FILES})
     console.rule("What is where")
@@ -197,16 +196,3 @@ def _neighbours(model: AudioModel, clips: list[Clip]) -> dict[str, list[dict[str
         clips[query].name: [{"file": clips[row].name, "cosine": cosine} for row, cosine in near]
         for query, near in zip(queries, nearest_neighbours(vectors, queries, NUM_NEIGHBOURS), strict=True)
     }
-
-
-def _neighbour_table(neighbours: dict[str, list[dict[str, Any]]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table("note", "nearest", "cosine", box=SIMPLE_HEAD, pad_edge=False)
-    for query, near in neighbours.items():
-        names = [query.removesuffix(".opus"), *[""] * (len(near) - 1)]
-        for name, item in zip(names, near, strict=True):
-            table.add_row(name, item["file"].removesuffix(".opus"), f"{item['cosine']:.2f}")
-        table.add_section()
-    return table

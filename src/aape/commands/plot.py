@@ -201,9 +201,7 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
     bad: dict[str, str] = {}
     recordings = [_recordings(clips, config.sounds, seed, bad) for seed in range(config.seeds)]
     with progress_bar("experiments", 3 * config.seeds) as progress:
-        rates, shifts = aliasing.measure(
-            recordings, clips=config.clips, sounds=config.sounds, models=models, progress=progress
-        )
+        rates, shifts = aliasing.measure(recordings, config.clips, config.sounds, models, progress)
     for name, reason in list(bad.items())[:1]:
         print(f"left out: {len(bad)} of the recordings, the first {one_line(name)}: {reason}", file=sys.stderr)
     _print_aliasing(rates, shifts)

@@ -114,7 +114,8 @@ def read_grid(folder: Path) -> Grid:
     name_of = folder.relative_to(RECIPES) if folder.is_relative_to(RECIPES) else folder
     recipes: dict[str, Recipe] = {}
 
-    def add(name: str, verb: str, about: str, settings: Mapping[str, Any], links: Mapping[str, str]) -> str:
+    def add(name: str, settings: Mapping[str, Any], **links: str) -> str:
+        verb, about = settings["verb"], settings["about"]
         options = {key: value for key, value in settings.items() if key not in ("about", "verb", "encoders")}
         out = content["out"].replace("{verb}", verb).replace("{name}", name)
         shared = (f"{path}, {verb}", content.get(verb, {}))
@@ -127,13 +128,13 @@ def read_grid(folder: Path) -> Grid:
         if unknown := {name for its in tasks.values() for name in its.get("encoders", ())} - encoders.keys():
             raise ConfigError.unknown_key(min(unknown), encoders, f"{path}, tasks")
         for encoder, settings in encoders.items():
-            checkpoint = add(encoder, "pretrain", settings["about"], settings, {})
+            checkpoint = add(encoder, {**settings, "verb": "pretrain"})
             for task, its in tasks.items():
                 if encoder in its.get("encoders", encoders):
                     about = f"{settings['about']}; on {its['about']}"
-                    add(f"{encoder}-{task}", its["verb"], about, its, {"checkpoint": checkpoint})
+                    add(f"{encoder}-{task}", {**its, "about": about}, checkpoint=checkpoint)
         for task, its in tasks.items() if not encoders else ():
-            add(task, its["verb"], its["about"], its, {})
+            add(task, its)
     except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a grid of recipes ({error!r})") from error
     return Grid(path, recipes, content)
@@ -175,9 +176,8 @@ def _nearest(name: str, verb: str) -> str:
     names = [known for known, recipe in shipped_recipes().items() if verb in ("", recipe.verb)]
     if not names:
         return f"`aape {verb}` has no recipes"
-    typed = name.removesuffix(".yaml")
-    names.sort(key=lambda known: -difflib.SequenceMatcher(None, typed, known).ratio())
-    return f"the nearest are {', '.join(names[:_NUM_SHOWN])}; `aape recipes` lists all"
+    nearest = difflib.get_close_matches(name.removesuffix(".yaml"), names, _NUM_SHOWN, cutoff=0.0)
+    return f"the nearest are {', '.join(nearest)}; `aape recipes` lists all"
 
 
 def _read_file(path: Path, children: tuple[Path, ...]) -> Recipe:
@@ -188,9 +188,11 @@ def _read_file(path: Path, children: tuple[Path, ...]) -> Recipe:
     for key, value in (("base", base), ("verb", verb)):
         if not isinstance(value, str | None):
             raise ConfigError(f"{path}: {key}: expected the name of one, got {value!r}")
-    before = _find(base, path.parent, (*children, path.resolve())) if base is not None else None
-    parts = (*before.parts, (str(path), document)) if before else ((str(path), document),)
-    return Recipe(str(path), before.verb if before and verb is None else verb, about, parts)
+    parts: tuple[tuple[str, Mapping[str, Any]], ...] = ((str(path), document),)
+    if base is not None:
+        before = _find(base, path.parent, (*children, path.resolve()))
+        parts, verb = (*before.parts, *parts), before.verb if verb is None else verb
+    return Recipe(str(path), verb, about, parts)
 
 
 def _flatten(document: Mapping[Any, Any], options: Collection[str], where: str, prefix: str = "") -> dict[str, Any]:

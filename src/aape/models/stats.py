@@ -22,21 +22,14 @@ from aape.runs.progress import progress_bar
 def write_stats(
     out: Path, data: str, front_end: FrontEndConfig, *, max_bad_fraction: float, device: str = "cpu"
 ) -> Statistics:
-    """Measure the log-mel statistics of a corpus, with progress, and write them.
+    """Measure the log-mel statistics of a corpus (folder, CSV or tar shards), with progress, and write them as JSON.
 
     The file holds `mean` and `std` (nats), `num_clips`, `num_frames`, `bad` (file and reason of each clip that could
-    not be read) and the `front_end` that the values belong to.
-
-    Args:
-        out: the JSON file.
-        data: folder, CSV or tar shards.
-        front_end: its `mean` and `std` play no part.
-        max_bad_fraction: the largest share of clips that may be bad.
-        device: where to compute the spectrograms.
+    not be read) and the `front_end` that the values belong to, whose own `mean` and `std` play no part.
 
     Raises:
         ConfigError: there is no such device.
-        DataError: there is no audio, or more of it is bad than that.
+        DataError: there is no audio, or more than `max_bad_fraction` of it is bad.
     """
     on = resolve_device(device)
     clips = read_manifest(data)
