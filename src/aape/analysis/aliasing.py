@@ -280,13 +280,13 @@ def relative_distances(vectors: Tensor) -> NDArray[np.float64]:
 def measure(
     recordings: Sequence[Tensor], clips: int, sounds: int, models: Sequence[TokenMap], progress: Progress
 ) -> tuple[Rows, dict[str, Rows]]:
-    """Run both experiments once for each seed from 0 up, with `recordings` (B, `SHIFTED_SAMPLES`) for each.
+    """Run both experiments once for each seed from 0 up.
 
     Args:
-        recordings: sounds to shift.
+        recordings: for each seed, sounds to shift (B, `SHIFTED_SAMPLES`).
         clips: training sounds of each rate.
         sounds: AM tones to shift.
-        models: further token maps, beside the untrained stems.
+        models: beside the untrained stems.
         progress: called three times for each seed.
 
     Returns:

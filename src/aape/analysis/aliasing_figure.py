@@ -20,12 +20,7 @@ DASHES = {"frames": ":", "patches": "--", "GELU": "--", "long windows": "-.", "l
 
 
 def plot_aliasing(decoded: Sequence[Mapping[str, Any]], shifted: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draw what linear decoders read from tokens, and how far shifts below a patch move them.
-
-    Args:
-        decoded: rows of `aape.analysis.aliasing.summarise_decoding`.
-        shifted: rows of `aape.analysis.aliasing.summarise_shifts`, by the sounds that were shifted.
-    """
+    """Draw rows of `summarise_decoding`, and rows of `summarise_shifts` by the sounds that were shifted."""
     figure = make_figure(16, 9.5)
     parts: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     names = list(dict.fromkeys(row["tokens"] for row in decoded))

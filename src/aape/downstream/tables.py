@@ -85,13 +85,9 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def scores_of(result: Mapping[str, Any], verb: str, metric: str, features: str) -> tuple[Scores, Scores] | None:
-    """Return scores by name and their deviations over seeds, in per cent; None for a probe without these features.
+    """Return scores by name, and their deviations over seeds, in per cent, from the result of fine-tuning or a probe.
 
-    Args:
-        result: of fine-tuning or of a probe.
-        verb: which of them.
-        metric: such as "accuracy".
-        features: what was probed, such as "encoder"; of no account for fine-tuning.
+    `features` are those probed, such as "encoder", and of no account for fine-tuning; None where the probe lacks them.
     """
     part = result if verb == "finetune" else result["rows"].get(features)
     if part is None:
