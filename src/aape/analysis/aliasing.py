@@ -23,6 +23,7 @@ from aape.data.log_mel import LogMel
 from aape.downstream.metrics import confusion_matrix
 from aape.layers import AaPE, PatchEmbed
 from aape.layers.lambda_encoder import LambdaEncoder
+from aape.layers.patch_embed import Stem
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder, build_stem
 
@@ -123,7 +124,7 @@ def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
     All stems have one width. The yardsticks are the log-mel's own frames (G = 1, D = F), and its 16 x 16 patches, of
     which the standard stem's tokens are a linear map.
     """
-    stems: dict[str, PatchEmbed] = {}
+    stems: dict[str, Stem] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for name, options in STEMS.items():

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from aape.layers.lambda_encoder import FixedLambda, LambdaEncoder
-from aape.layers.patch_embed import PatchEmbed, Size
+from aape.layers.patch_embed import PatchProjection, Size, Stem, standard_tokens
+from aape.layers.positions import PositionTable
 from aape.layers.transformer import NORM_EPS
 from aape.ops import SbluOptions, high_pass, mix_norm_decimate, sblu_magnitude_at
 
 
-class AaPE(PatchEmbed):
+class AaPE(Stem):
     """The paper's stem: tokens = Linear([LayerNorm(E), LayerNorm(z)]), under the same contract as `PatchEmbed`.
 
     E are the standard tokens, z what SBLU measures above the Nyquist frequency of the patches, with kernels that the
@@ -68,11 +69,13 @@ class AaPE(PatchEmbed):
         dtype: torch.dtype | None = None,
         **timm_options: Any,
     ) -> None:
-        super().__init__(img_size, patch_size, in_chans, embed_dim, bias, pos_trainable=pos_trainable, **timm_options)
+        super().__init__(img_size, patch_size, in_chans, embed_dim, **timm_options)
         if not decay_start > 0:
             raise ValueError(f"decay_start must be above 0, got {decay_start}")
         patch, num_freq, self.mask_context = self.patch_size[0], self.grid_size[0], mask_context
         self.sblu = SbluOptions(patch, kernel_size, stride, phase).check()
+        self.proj = PatchProjection(embed_dim, patch, bias)
+        self.pos_embed = PositionTable(self.grid_size, embed_dim, pos_trainable)
         self.lambda_encoder: LambdaEncoder | FixedLambda = (
             LambdaEncoder(embed_dim, hidden_dim, patch, kernel_size, lambda_shape, decay_start)
             if adaptive
@@ -96,7 +99,7 @@ class AaPE(PatchEmbed):
         m = |SBLU(u)|, z = depthwise(GroupNorm(C m)), and the fusion of e and z.
         """
         x = self.pad(spectrogram)  # X (B, 1, F, T)
-        e = self.standard_tokens(x, visible)  # (B, [M,] V, D)
+        e = standard_tokens(x, self.proj, self.pos_embed, visible)  # (B, [M,] V, D)
         u = self.subbands(high_pass(self.context(x, visible), patch_size=self.patch_size[1]))  # (B or B M, Nf, T, H)
         patch_index, f = self.locate(u, visible)  # (B, [M,] V)
         decay, frequency = self.lambda_encoder(e, f)  # (B, [M,] V, H)
@@ -126,7 +129,7 @@ class AaPE(PatchEmbed):
 
     def kernels(self, spectrogram: Tensor) -> tuple[Tensor, Tensor]:
         """Return decay (nepers per frame) and frequency (radians per frame) of all kernels (B, N, H) (Figure 4)."""
-        e = super().forward(spectrogram)
+        e = standard_tokens(self.pad(spectrogram), self.proj, self.pos_embed)
         f = torch.arange(self.grid_size[0], device=e.device).repeat_interleave(e.shape[1] // self.grid_size[0])
         return self.lambda_encoder(e, f.expand(e.shape[:2]))
 

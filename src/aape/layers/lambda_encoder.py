@@ -14,16 +14,25 @@ WINDOW_EDGE = 0.01  # eps: what the slowest decay leaves of a window at its edge
 
 
 class LambdaEncoder(nn.Module):
-    """A small Transformer over the (visible) tokens that says which kernels each of them needs."""
+    """A small Transformer over the (visible) tokens that says which kernels each of them needs.
+
+    Args:
+        embed_dim: D.
+        hidden_dim: H, kernels per token.
+        patch_size: P, see `constrain`, as for the next.
+        kernel_size: K.
+        shape: width, number and heads of its blocks.
+        decay_start: of all kernels, above the lower bound, in nepers per frame; ln 2 is a raw decay of 0.
+    """
 
     def __init__(
         self,
-        embed_dim: int,  # D
-        hidden_dim: int,  # H, kernels per token
-        patch_size: int,  # P, see `constrain`, as for the next
-        kernel_size: int,  # K
-        shape: tuple[int, int, int],  # width, number and heads of its blocks
-        decay_start: float,  # of all kernels, above the lower bound, in nepers per frame; ln 2 is a raw decay of 0
+        embed_dim: int,
+        hidden_dim: int,
+        patch_size: int,
+        kernel_size: int,
+        shape: tuple[int, int, int],
+        decay_start: float,
     ) -> None:
         super().__init__()
         self.patch_size, self.kernel_size = patch_size, kernel_size

@@ -28,7 +28,13 @@ def sincos_2d(embed_dim: int, grid_size: tuple[int, int]) -> Tensor:
 
 
 class PositionTable(nn.Module):
-    """An absolute 2-D table for a grid (Nf, Nt), learned or fixed, that follows a clip's own number of time patches."""
+    """An absolute 2-D table that follows a clip's own number of time patches.
+
+    Args:
+        grid_size: (Nf, Nt) the table is made for.
+        embed_dim: D.
+        trainable: learn the table instead of keeping it fixed. Either way it counts among the parameters.
+    """
 
     def __init__(self, grid_size: tuple[int, int], embed_dim: int, trainable: bool = False) -> None:
         super().__init__()

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from aape.layers.aape import AaPE
-from aape.layers.patch_embed import PatchEmbed
+from aape.layers.patch_embed import PatchEmbed, Stem
 from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
 from aape.models.config import EncoderConfig
 
 _AAPE_OPTIONS = ("adaptive", "phase", "kernel_size", "stride", "hidden_dim", "sblu_dim", "mask_context", "decay_start")
 
 
-def build_stem(config: EncoderConfig) -> PatchEmbed:
+def build_stem(config: EncoderConfig) -> Stem:
     """Build the stem that `config.stem` names."""
     sizes = (config.n_mels, config.num_frames), config.patch_size, 1, config.embed_dim
     if config.stem == "patch":
