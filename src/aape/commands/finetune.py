@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from aape.data.labelled import LabelledSet
     from aape.downstream.jobs import Run
-    from aape.downstream.partitions import Partition
-    from aape.downstream.spectrograms import Spectrograms
     from aape.models.saved import SavedModel
 
 
@@ -158,6 +157,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
     """
     from aape.downstream.jobs import make_jobs
+    from aape.downstream.partitions import partitions, read_set
     from aape.downstream.scores import report
     from aape.models.saved import read_model
     from aape.runs.devices import close_ranks, start_ranks
@@ -165,17 +165,17 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
     saved, config, ranks = read_model(config.checkpoint), resolve(config), start_ranks(config.device)
     claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
-    labelled, _ = _read(config)  # before hours of reading, say what is wrong with the set
+    labelled, _ = read_set(config)  # before hours of reading, say what is wrong with the set
     ranks.wait_for_everyone()  # all have looked, before the first one writes
     environment = write_run_header(config.out, config, device=ranks.device) if ranks.is_main_process else {}
     run = _prepare(config, labelled, saved, ranks)
-    parts = _partitions(config, run.labelled)
+    parts = partitions(run.labelled, config)
     run.work_through(make_jobs(parts, config.seeds, selection_runs=config.selection_runs))
     result: dict[str, Any] = {}
     if ranks.is_main_process:
-        origin = {"pretraining": saved.training, "config": dataclasses.asdict(config), "environment": environment}
-        result = run.summarise(parts, config.seeds) | origin
-        result = report(run.out, result, {"fine-tuned": result}, run.labelled)
+        result = run.summarise(parts, config.seeds)
+        result |= {"pretraining": saved.training, "environment": environment}
+        result = report(config, result, {"fine-tuned": result}, run.labelled)
         run.write_card(result, parts[0])
     close_ranks(ranks)
     return result
@@ -201,26 +201,13 @@ def loop_length(config: FinetuneConfig, recommended: float) -> float:
     return config.loop_to if config.loop_to is not None else 0.0 if config.num_frames else recommended
 
 
-def _read(config: FinetuneConfig) -> tuple[LabelledSet, list[Partition]]:
-    from aape.data.corpora import read_task
-
-    columns = {name: getattr(config, name) for name in ("label", "split", "fold", "where", "multi_label")}
-    labelled = read_task(config.task, config.data, **columns)
-    return labelled, _partitions(config, labelled)
-
-
-def _partitions(config: FinetuneConfig, labelled: LabelledSet) -> list[Partition]:
-    from aape.downstream.partitions import partitions
-
-    return partitions(labelled, num_folds=config.num_folds)
-
-
 def _prepare(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, ranks: Accelerator) -> Run:
     """Read the sounds; those that cannot be read are listed, and left out of the set."""
     from aape.data.corpora import protocol
     from aape.downstream.finetuning import Settings
     from aape.downstream.jobs import Run
     from aape.downstream.spectrograms import Spectrograms
+    from aape.runs.progress import progress_bar
 
     options = {**vars(config), **vars(config.optim), **vars(config.augment)}
     options["balanced_draws"] = protocol(config.task, "finetuning")["balanced_draws"]
@@ -234,7 +221,10 @@ def _prepare(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, r
         loop_to=loop_to,
         max_bad_fraction=config.max_bad_fraction,
     )
-    _check(spectrograms, is_main=ranks.is_main_process)
+    with progress_bar("reading", len(labelled.clips)) if ranks.is_main_process else nullcontext() as progress:
+        spectrograms.check(progress)
+    if ranks.is_main_process:
+        spectrograms.bad.tell()
     left = labelled.without(set(spectrograms.bad.reasons))
     _check_data(config, left, is_main=ranks.is_main_process)
     return Run(
@@ -248,18 +238,6 @@ def _prepare(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, r
         loop_to=loop_to,
         options={key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES},
     )
-
-
-def _check(spectrograms: Spectrograms, *, is_main: bool) -> None:
-    """Read the set once, with a bar in the first process."""
-    from aape.runs.progress import progress_bar
-
-    if is_main:
-        with progress_bar("reading", len(spectrograms.clips)) as progress:
-            spectrograms.check(progress)
-        spectrograms.bad.tell()
-    else:
-        spectrograms.check()
 
 
 def _check_data(config: FinetuneConfig, labelled: LabelledSet, *, is_main: bool) -> None:

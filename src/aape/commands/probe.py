@@ -124,10 +124,11 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
     bad.add(pair for matrices in features.values() for matrix in matrices for pair in matrix.bad)
     bad.tell()
     device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: others are no faster
-    protocol = build_protocol(labelled.without(set(bad.reasons)), config, device)
+    left = labelled.without(set(bad.reasons))
+    protocol = build_protocol(left, config, device)
     scores = _score(features, [clip.name for clip in labelled.clips], set(bad.reasons), protocol)
-    origin = {"pretraining": model.training, "config": dataclasses.asdict(config), "environment": environment}
-    return _report(config, labelled.without(set(bad.reasons)), protocol, scores, bad.reasons, origin)
+    origin = {"pretraining": model.training, "environment": environment}
+    return _report(config, left, protocol, scores, bad.reasons, origin)
 
 
 def resolve(config: ProbeConfig) -> ProbeConfig:
@@ -142,17 +143,14 @@ def read_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
     """Read the task's data, and its training and test sets.
 
     Raises:
-        ConfigError: options that do not belong to the task, or a task with several labels per clip.
-        DataError: see `aape.data.corpora.read_task`; nothing to train or to test on.
+        ConfigError: a task with several labels per clip; and as `aape.downstream.partitions.read_set`, DataError too.
     """
-    from aape.data.corpora import read_task
-    from aape.downstream.partitions import partitions
+    from aape.downstream import partitions
 
-    columns = {name: getattr(config, name) for name in ("label", "split", "fold", "where", "group")}
-    labelled = read_task(config.task, config.data, **columns)
+    labelled, parts = partitions.read_set(config)
     if labelled.is_multi_label:
         raise ConfigError(f"task: {config.task} has several labels per clip, a probe takes one; use `aape finetune`")
-    return labelled, partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds)
+    return labelled, parts
 
 
 def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> Protocol:
@@ -166,7 +164,7 @@ def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> P
     return Protocol(
         labels=labelled.labels(),
         num_classes=len(labelled.classes),
-        partitions=partitions(labelled, min_clips=config.min_fold_clips, num_folds=config.num_folds),
+        partitions=partitions(labelled, config),
         groups=groups,
         steps=int(config.steps or 0),
         batch=int(config.batch or 0),
@@ -230,4 +228,4 @@ def _report(
     lines = [json.dumps({"features": row, **entry}) for row, item in scores.items() for entry in item.curves]
     write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
     write_scores(out / "results.csv", rows)
-    return report(out, result, rows, labelled)
+    return report(config, result, rows, labelled)

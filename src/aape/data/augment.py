@@ -50,30 +50,27 @@ def class_balanced_weights(targets: Sequence[Sequence[int]]) -> NDArray[np.float
     return np.asarray([sum(1000 / (counts[target] + 0.01) for target in labels) for labels in targets])
 
 
+@dataclass
 class Draws:
     """Which clips each step sees, as a function of the seed and the step: resuming replays nothing.
 
-    Args:
+    Attributes:
         indices: the training clips (n,).
-        weights: of the draws, (n,); None goes through all clips in a new order every epoch.
-        draws_per_epoch: with weights, how many are drawn before the generator moves on.
         batch: clips per step.
         seed: of the order.
+        weights: of the draws, (n,); None goes through all clips in a new order every epoch.
+        draws_per_epoch: with weights, how many are drawn before the generator moves on.
     """
 
-    def __init__(
-        self,
-        indices: NDArray[np.int64],
-        *,
-        batch: int,
-        seed: int,
-        weights: NDArray[np.float64] | None = None,
-        draws_per_epoch: int = 0,
-    ) -> None:
-        self.indices, self.batch, self.seed = indices, batch, seed
-        self.probabilities = None if weights is None else weights / weights.sum()
-        self.per_epoch = draws_per_epoch if weights is not None else len(indices)
-        self._epoch, self._order = -1, indices[:0]
+    indices: NDArray[np.int64]
+    batch: int
+    seed: int
+    weights: NDArray[np.float64] | None = None
+    draws_per_epoch: int = 0
+
+    def __post_init__(self) -> None:
+        self.per_epoch = len(self.indices) if self.weights is None else self.draws_per_epoch
+        self._epoch, self._order = -1, self.indices[:0]
 
     def __getitem__(self, step: int) -> NDArray[np.int64]:
         """Return the clips of a step (batch,); a batch may hold the end of one epoch and the start of the next."""
@@ -88,10 +85,10 @@ class Draws:
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if epoch != self._epoch:
             generator = np.random.default_rng((self.seed, epoch))
-            if self.probabilities is None:
+            if self.weights is None:
                 self._order = generator.permutation(self.indices)
             else:
-                self._order = generator.choice(self.indices, self.per_epoch, p=self.probabilities)
+                self._order = generator.choice(self.indices, self.per_epoch, p=self.weights / self.weights.sum())
             self._epoch = epoch
         return self._order
 
@@ -178,9 +175,9 @@ class Augmentation:
         shared = np.random.default_rng((self.seed, step, 1))
         drop_path_seed = int(shared.integers(1 << 62))
         lengths = frames or {} if self.frames is None else dict(enumerate(self.frames[clips].tolist()))
-        generators = {
-            slot: shared if is_known else np.random.default_rng((self.seed, step, 2, slot)) for slot in lengths
-        }
+        generators = dict.fromkeys(lengths, shared)
+        if not is_known:
+            generators = {slot: np.random.default_rng((self.seed, step, 2, slot)) for slot in lengths}
         draws = StepDraws(clips, np.arange(len(clips)), np.ones(len(clips)))
         for slot, length in lengths.items():
             room = max(0, length - self.crop)

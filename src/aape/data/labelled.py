@@ -90,12 +90,9 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
     Raises:
         DataError: a label is not among the classes.
     """
-    labels = [
-        [part.strip() for part in re.split(separator, str(clip.label)) if part.strip()]
-        if separator
-        else [str(clip.label)]
-        for clip in clips
-    ]
+    labels = [[str(clip.label)] for clip in clips]
+    if separator:
+        labels = [[part.strip() for part in re.split(separator, label) if part.strip()] for (label,) in labels]
     names = sorted({name for parts in labels for name in parts}) if classes is None else list(classes)
     numbers = {name: number for number, name in enumerate(names)}
     pairs = [(clip.name, label) for clip, parts in zip(clips, labels, strict=True) for label in parts]
@@ -167,15 +164,10 @@ def _rows_where(data: str | os.PathLike[str], where: str) -> list[int]:
     return [row for row, cell in enumerate(cells) if cell == value]
 
 
-def find_singles(labelled: LabelledSet) -> list[str]:
-    """Return the classes with a single clip."""
-    counts = Counter(target for targets in labelled.targets for target in targets)
-    return [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
-
-
 def describe(labelled: LabelledSet) -> list[str]:
     """Return what a reader of the numbers should know of the set, in sentences."""
-    notes, single = list(labelled.warnings), find_singles(labelled)
+    notes, counts = list(labelled.warnings), Counter(target for targets in labelled.targets for target in targets)
+    single = [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
     if single:
         counted = f"{len(single)} of {len(labelled.classes)}"
         notes.append(f"classes with a single clip, never both trained on and tested: {counted}: {', '.join(single)}")
@@ -209,9 +201,8 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
     folders = {path.relative_to(root).as_posix() for path in root.glob("/".join("*" * depth)) if path.is_dir()}
     folders = {name for name in folders if not any(part.startswith(".") for part in name.split("/"))}
     empty = sorted(folders - {"/".join(names[:depth]) for names in parts})
-    warnings = (
-        [f"{len(empty)} of {len(folders)} class folders hold no sound, the first is {empty[0]!r}"] if empty else []
-    )
+    counted = f"{len(empty)} of {len(folders)} class folders hold no sound"
+    warnings = [f"{counted}, the first is {empty[0]!r}"] if empty else []
     labels = [names[depth - 1] for names in parts]
     if has_splits:
         splits = [names[0].lower() for names in parts]

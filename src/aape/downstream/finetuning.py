@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ class Training:
 
     Args:
         job: what.
-        classifier: what starts; trained in place, on its device.
+        classifier: trained in place, on its device.
         labelled: the data set.
         spectrograms: its log-mels.
         settings: how.
@@ -183,6 +184,7 @@ class Training:
         self.average = WeightAverage(classifier, settings.ema)
         self.history, self.last = History(), dict[str, Predictions]()
         self.at_once = settings.clips_at_once or settings.batch
+        self.autocast = partial(autocast, spectrograms.device, settings.precision)
         self.loop = self._loop(folder, stop or StopSignal(), progress)
         balanced = settings.balanced_draws
         weights = class_balanced_weights([labelled.targets[index] for index in job.train]) if balanced else None
@@ -232,16 +234,12 @@ class Training:
             folder,
             self._forward,
             adamw(
-                classifier,
-                learning_rate=settings.learning_rate,
-                weight_decay=WEIGHT_DECAY,
-                betas=BETAS,
-                rate_of=rates,
+                classifier, learning_rate=settings.learning_rate, weight_decay=WEIGHT_DECAY, betas=BETAS, rate_of=rates
             ),
             {"classifier": classifier} | ({"average": self.average.module} if is_averaged else {}),
             num_steps=settings.steps,
             rate=lambda step: warmup_cosine(step, warmup=round(WARMUP * settings.steps), total=settings.steps),
-            autocast=self._autocast,
+            autocast=self.autocast,
             after_step=lambda step, is_skipped: self.average.update(is_skipped),
             log_every=-(-settings.steps // settings.evaluations),
             on_log=self._evaluate,
@@ -262,7 +260,7 @@ class Training:
             total = torch.zeros(len(mels), len(self.labelled.classes), device=self.spectrograms.device)
             num_frames = torch.zeros(len(mels), 1, device=total.device)
             for slots, inputs in self._grouped(dict(enumerate(piece for _, piece in pieces))):
-                with torch.inference_mode(), self._autocast():
+                with torch.inference_mode(), self.autocast():
                     logits = model(inputs).float()
                 probability = logits.sigmoid() if self.labelled.is_multi_label else logits.softmax(-1)
                 owners = torch.tensor([pieces[slot][0] for slot in slots], device=total.device)
@@ -306,7 +304,8 @@ class Training:
         uniforms = None
         if self.classifier.num_branches:
             uniforms = torch.stack([draws.uniforms[slot] for slot in slots]).to(inputs.device)
-        logits = _wide(self.classifier(inputs, uniforms))
+        logits = self.classifier(inputs, uniforms)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
         target = torch.from_numpy(np.stack([targets[slot] for slot in slots])).to(logits)
         is_binary = self.labelled.is_multi_label or self.settings.mixup
         loss = (F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy)(logits, target)
@@ -349,9 +348,6 @@ class Training:
                 padded = [F.pad(pieces[slot], (0, -pieces[slot].shape[-1] % patch_size)) for slot in slots]
                 yield slots, torch.stack(padded)[:, None]
 
-    def _autocast(self) -> Any:
-        return autocast(self.spectrograms.device, self.settings.precision)
-
 
 def score(labelled: LabelledSet, indices: Indices, probabilities: Probabilities) -> dict[str, float]:
     """Return the set's metrics: mAP and d-prime of several labels per clip, else accuracy and balanced accuracy."""
@@ -360,8 +356,3 @@ def score(labelled: LabelledSet, indices: Indices, probabilities: Probabilities)
         return {"mAP": scores.mean_average_precision, "d_prime": scores.d_prime}
     confusion = confusion_matrix(labelled.labels()[indices], probabilities.argmax(-1), len(labelled.classes))
     return {"accuracy": accuracy(confusion), "balanced_accuracy": balanced_accuracy(confusion)}
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Return logits in float32, or float64 if they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,7 @@ from aape.runs.guards import StopSignal
 from aape.runs.progress import TrainingBar
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """A finished job: what it measured, and its last predictions by watched set."""
 
     history: History
@@ -169,12 +168,13 @@ class Run:
         is_main = self.ranks.is_main_process
         if not training.run(resume=self.resume):
             stop.leave(self.out, training.loop.step, is_main=is_main)
+        done = Done(training.history, training.last)
         if is_main and is_saved:
             self._save_model(training.average.module, job)
         if is_main:
-            self._finish(job, training.history, training.last)
+            self._finish(job, done)
         self.ranks.wait_for_everyone()
-        return Done(training.history, training.last)
+        return done
 
     def _save_model(self, model: nn.Module, job: Job) -> None:
         assert isinstance(model, Classifier)
@@ -189,14 +189,14 @@ class Run:
             loop_to=self.loop_to,
         )
 
-    def _finish(self, job: Job, history: History, last: dict[str, Predictions]) -> None:
+    def _finish(self, job: Job, done: Done) -> None:
         """Write what a finished job leaves behind, and remove its checkpoints."""
         arrays: dict[str, Any] = {}
-        for name, (indices, probabilities) in last.items():
+        for name, (indices, probabilities) in done.last.items():
             arrays[f"{name}_file"] = np.asarray([self.labelled.clips[index].name for index in indices], dtype=np.str_)
             arrays[f"{name}_probability"] = probabilities
         write_atomically(self._folder(job) / "last.npz", npz(**arrays))
-        write_json(self._folder(job) / "history.json", vars(history))
+        write_json(self._folder(job) / "history.json", vars(done.history))
         for checkpoint in list_checkpoints(self._folder(job)):
             shutil.rmtree(checkpoint)
 

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,19 +151,19 @@ class _Layers:
         # The first row of a run's matrix in the table, (L, 1).
         self.offset = torch.tensor([run.matrix * len(target) for run in runs], device=table.device)[:, None]
         # Runs of one learning rate, which stand side by side, share a parameter group.
-        self.weights: list[Tensor] = []
-        self.biases: list[Tensor] = []
-        self.peaks: list[float] = []
+        self.groups: list[dict[str, Any]] = []
         for rate, pairs in itertools.groupby(zip(runs, starts, strict=True), key=lambda pair: pair[0].learning_rate):
             start = torch.stack([start for _, start in pairs]).to(table.device)
-            self.weights.append(nn.Parameter(start[..., :width].clone()))
-            self.biases.append(nn.Parameter(start[..., width:].clone()))
-            self.peaks.append(rate)
+            weights_and_biases = [nn.Parameter(part.clone()) for part in start.split((width, 1), dim=-1)]
+            self.groups.append({"params": weights_and_biases, "peak": rate})
+
+    def parameters(self) -> list[Tensor]:
+        """Return the weights (L, K, D) and biases (L, K, 1) of all layers."""
+        return [torch.cat(parts) for parts in zip(*(group["params"] for group in self.groups), strict=True)]
 
     def train(self, steps: int, batch: int, validate_every: int) -> list[History]:
         """Train all layers to the end; one history each."""
-        groups = [{"params": list(pair)} for pair in zip(self.weights, self.biases, strict=True)]
-        adam = torch.optim.Adam(groups, fused=True)
+        adam = torch.optim.Adam(self.groups, fused=True)
         x = torch.empty(len(self.runs), batch, self.table.shape[1], device=self.table.device)
         losses, scores, evaluated = [], [], []
         step = 0
@@ -174,10 +175,11 @@ class _Layers:
             for rows in indices.unbind(1):  # (L, B)
                 torch.index_select(self.table, 0, (rows + self.offset).flatten(), out=x.view(-1, x.shape[-1]))
                 x.sub_(self.mean).mul_(self.scale)
-                for group, peak in zip(adam.param_groups, self.peaks, strict=True):
-                    group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+                for group in adam.param_groups:
+                    group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / steps))
                 # Classes before clips: a softmax over a short last dimension is twenty times slower on a CPU.
-                logits = torch.baddbmm(torch.cat(self.biases), torch.cat(self.weights), x.transpose(1, 2))  # (L, K, B)
+                weights, biases = self.parameters()
+                logits = torch.baddbmm(biases, weights, x.transpose(1, 2))  # (L, K, B)
                 loss = F.cross_entropy(logits, self.target[rows], reduction="none").mean(1)  # (L,)
                 adam.zero_grad()
                 loss.sum().backward()
@@ -198,7 +200,7 @@ class _Layers:
 
     def _evaluate(self) -> list[list[tuple[float, float, float, NDArray[np.int64]]]]:
         """Return, for each run and each of its sets: accuracy, balanced accuracy, loss and predictions."""
-        weights, biases = torch.cat(self.weights).detach(), torch.cat(self.biases).detach()
+        weights, biases = (parameter.detach() for parameter in self.parameters())
         by_run = []
         for row, run in enumerate(self.runs):
             scores = []

@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aape.data.corpora import read_task
 from aape.data.labelled import LabelledSet
 from aape.errors import DataError
 
@@ -56,13 +58,28 @@ class Partition:
         return clips, {target for index in clips for target in targets[index]} - seen
 
 
-def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0) -> list[Partition]:
+def read_set(config: Any) -> tuple[LabelledSet, list[Partition]]:
+    """Read the data set that a run's options name, and its partitions.
+
+    Args:
+        config: of `aape finetune` or `aape probe`.
+
+    Raises:
+        ConfigError: options that do not belong to the task.
+        DataError: see `aape.data.corpora.read_task`; nothing to train or to test on.
+    """
+    names = ("label", "split", "fold", "where", "group", "multi_label")
+    columns = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    labelled = read_task(config.task, config.data, **columns)
+    return labelled, partitions(labelled, config)
+
+
+def partitions(labelled: LabelledSet, config: Any) -> list[Partition]:
     """Return the training and test sets that the splits or the folds of a set stand for.
 
     Args:
         labelled: the set.
-        min_clips: see `fold_partitions`.
-        num_folds: bring the folds together to this many; 0 keeps them.
+        config: `num_folds` to bring the folds together to, 0 to keep them; `min_fold_clips`, where there is one.
 
     Raises:
         DataError: nothing to train or test on, or a training set of one class.
@@ -70,9 +87,9 @@ def partitions(labelled: LabelledSet, *, min_clips: int = 1, num_folds: int = 0)
     names = [clip.name for clip in labelled.clips]
     if labelled.has_folds:
         folds = [clip.fold for clip in labelled.clips]
-        if num_folds:
-            folds = list(group_folds(folds, names, num_folds))
-        parts = fold_partitions(folds, names, min_clips=min_clips)
+        if config.num_folds:
+            folds = [*group_folds(folds, names, config.num_folds)]
+        parts = fold_partitions(folds, names, min_clips=getattr(config, "min_fold_clips", 1))
     else:
         parts = [split_partition([clip.split for clip in labelled.clips], names)]
     for item in parts:
@@ -93,8 +110,8 @@ def group_folds(folds: Sequence[str | None], names: Sequence[str], num_folds: in
     Raises:
         DataError: a blank value, or fewer folds than that.
     """
-    _require_folds(folds, names)
-    counts = Counter(str(fold).strip() for fold in folds)
+    column = _fold_column(folds, names)
+    counts = Counter(column)
     if not 2 <= num_folds <= len(counts):
         raise DataError(f"{len(counts)} folds cannot become {num_folds}: give a number from 2 to {len(counts)}")
     sizes = [0] * num_folds
@@ -103,7 +120,7 @@ def group_folds(folds: Sequence[str | None], names: Sequence[str], num_folds: in
         smallest = sizes.index(min(sizes))
         group[fold] = str(smallest + 1)
         sizes[smallest] += counts[fold]
-    return [group[str(fold).strip()] for fold in folds]
+    return [group[fold] for fold in column]
 
 
 def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Partition:
@@ -116,26 +133,20 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
     Raises:
         DataError: for a blank or unknown value, and if there is nothing to train or to test on.
     """
-    train, validation, test, unknown = [], [], [], []
-    for index, split in enumerate(splits):
-        value = (split or "").strip().lower()
-        if value == "train":
-            train.append(index)
-        elif value in VALIDATION_SPLITS:
-            validation.append(index)
-        elif value.startswith("test"):
-            test.append(index)
-        else:
-            unknown.append(f"{names[index]}: {f'unknown split {split!r}' if value else 'no split'}")
-    if unknown:
+    column = np.asarray([(split or "").strip().lower() for split in splits], dtype=np.str_)
+    train, validation = column == "train", np.isin(column, VALIDATION_SPLITS)
+    test = np.char.startswith(column, "test")
+    unknown = np.flatnonzero(~(train | validation | test))
+    if len(unknown):
+        first = unknown[0]
+        problem = f"unknown split {splits[first]!r}" if column[first] else "no split"
         known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
-        raise DataError(
-            f"{len(unknown)} of {len(names)} clips have no split that is known, {unknown[0]}: expected {known}"
-        )
+        counted = f"{len(unknown)} of {len(names)} clips have no split that is known"
+        raise DataError(f"{counted}, {names[first]}: {problem}: expected {known}")
     for part, name in ((train, "train"), (test, "test")):
-        if not part:
+        if not part.any():
             raise DataError(f"no clip has split {name!r}: the values are {', '.join(sorted(set(map(str, splits))))}")
-    return Partition("test", _indices(train), _indices(test), _indices(validation))
+    return Partition("test", *map(np.flatnonzero, (train, test, validation)))
 
 
 def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_clips: int = 1) -> list[Partition]:
@@ -153,8 +164,7 @@ def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_cl
     Raises:
         DataError: for a blank value, fewer than two folds, or none of `min_clips`.
     """
-    _require_folds(folds, names)
-    column = np.asarray([str(fold).strip() for fold in folds])
+    column = np.asarray(_fold_column(folds, names))
     counts = Counter(column.tolist())
     if len(counts) < 2:
         raise DataError(f"leave one fold out needs two folds or more, there is only {', '.join(counts) or 'none'}")
@@ -210,14 +220,12 @@ def hold_out(
     return candidates[np.isin(groups[candidates], list(held))] if held else candidates[:0]
 
 
-def _require_folds(folds: Sequence[str | None], names: Sequence[str]) -> None:
-    blank = [name for fold, name in zip(folds, names, strict=True) if not (fold or "").strip()]
+def _fold_column(folds: Sequence[str | None], names: Sequence[str]) -> list[str]:
+    column = [(fold or "").strip() for fold in folds]
+    blank = [name for fold, name in zip(column, names, strict=True) if not fold]
     if blank:
         raise DataError(f"{len(blank)} of {len(names)} clips have no fold, the first is {blank[0]}")
-
-
-def _indices(values: list[int]) -> Indices:
-    return np.asarray(values, dtype=np.int64)
+    return column
 
 
 def _natural_key(fold: str) -> list[tuple[int, int, str]]:

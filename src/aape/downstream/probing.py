@@ -73,6 +73,18 @@ class Protocol:
         selecting = sum(partition.needs_selection_run for partition in self.partitions)
         return self.seeds * (sweep + len(self.partitions) + selecting)
 
+    def runs(self, train: Indices, watched: tuple[Indices, ...], rate: float, num_matrices: int) -> list[Run]:
+        """Return a run for each seed."""
+        return [Run(train, watched, rate, seed, seed % num_matrices) for seed in range(self.seeds)]
+
+    def train(
+        self, features: NDArray[np.float32], runs: list[Run], progress: Callable[[int], None] | None
+    ) -> list[History]:
+        """Train linear layers; see `train_linear`."""
+        names = ("num_classes", "steps", "batch", "validate_every", "device")
+        options = {name: getattr(self, name) for name in names}
+        return train_linear(features, self.labels, runs, progress=progress, **options)
+
     def sweep_sets(self) -> tuple[Indices, Indices, str]:
         """Return the training and validation clips of the learning rate sweep, and what they are in words.
 
@@ -120,13 +132,10 @@ def score(
     for partition in protocol.partitions:
         is_separate = partition.needs_selection_run
         sets = [partition.test] if is_separate else [partition.test, partition.validation]
-        watched = tuple(indices for indices in sets if len(indices))
-        selection_train = partition.selection_train
-        for seed in range(protocol.seeds):
-            runs.append(Run(partition.train, watched, rate, seed, seed % len(features)))
-        for seed in range(protocol.seeds if is_separate else 0):
-            runs.append(Run(selection_train, (partition.validation,), rate, seed, seed % len(features)))
-    histories = iter(_train(features, protocol, runs, progress))
+        runs += protocol.runs(partition.train, tuple(indices for indices in sets if len(indices)), rate, len(features))
+        if is_separate:
+            runs += protocol.runs(partition.selection_train, (partition.validation,), rate, len(features))
+    histories = iter(protocol.train(features, runs, progress))
     # One list per partition, one history per seed; of several sets watched the validation clips are the last.
     trained: list[list[History]] = []
     selecting: list[list[History]] = []
@@ -162,10 +171,8 @@ def choose_learning_rate(
     if len(rates) == 1:
         return rates[0], None
     train, validation, words = protocol.sweep_sets()
-    runs = [
-        Run(train, (validation,), rate, seed, seed % len(features)) for rate in rates for seed in range(protocol.seeds)
-    ]
-    histories = _train(features, protocol, runs, progress)
+    runs = [run for rate in rates for run in protocol.runs(train, (validation,), rate, len(features))]
+    histories = protocol.train(features, runs, progress)
     table = []
     for index, rate in enumerate(rates):
         of_rate = histories[index * protocol.seeds : (index + 1) * protocol.seeds]
@@ -189,22 +196,6 @@ def margin(ours: ProbeScores, theirs: ProbeScores) -> dict[str, dict[str, Any]]:
         interval = percentile_interval(ours.resamples[:, index] - theirs.resamples[:, index])
         margins[metric] = {"mean": means[0] - means[1], "interval": list(interval)}
     return margins
-
-
-def _train(
-    features: NDArray[np.float32], protocol: Protocol, runs: list[Run], progress: Callable[[int], None] | None
-) -> list[History]:
-    return train_linear(
-        features,
-        protocol.labels,
-        runs,
-        num_classes=protocol.num_classes,
-        steps=protocol.steps,
-        batch=protocol.batch,
-        validate_every=protocol.validate_every,
-        device=protocol.device,
-        progress=progress,
-    )
 
 
 def _by_seed(histories: list[list[History]], row: int) -> list[list[dict[str, NDArray[np.float64]]]]:
@@ -240,15 +231,13 @@ def _resample(protocol: Protocol, trained: list[list[History]]) -> NDArray[np.fl
 def _curves(trained: list[list[History]], selecting: list[list[History]]) -> list[dict[str, float]]:
     runs = [history for histories in trained for history in histories]
     choosers = [history for histories in selecting for history in histories]
-    curves = []
-    for index, step in enumerate(runs[0].steps.tolist()):
-        entry = {
-            "step": step,
-            "train_loss": float(np.mean([run.train_loss[index] for run in runs])),
-            "test_accuracy": float(np.mean([run.accuracy[0, index] for run in runs])),
-            "test_balanced_accuracy": float(np.mean([run.balanced[0, index] for run in runs])),
-        }
-        if choosers:
-            entry["validation_accuracy"] = float(np.mean([run.accuracy[-1, index] for run in choosers]))
-        curves.append(entry)
-    return curves
+    curves = {
+        "train_loss": [run.train_loss for run in runs],
+        "test_accuracy": [run.accuracy[0] for run in runs],
+        "test_balanced_accuracy": [run.balanced[0] for run in runs],
+        "validation_accuracy": [run.accuracy[-1] for run in choosers],
+    }
+    return [
+        {"step": step} | {name: float(np.mean([row[index] for row in rows])) for name, rows in curves.items() if rows}
+        for index, step in enumerate(runs[0].steps.tolist())
+    ]

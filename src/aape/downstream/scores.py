@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def summarise_curves(tests: Sequence[Sequence[Curves]], choosers: Sequence[Seque
         choosers: likewise the validation scores that choose a step, each metric for itself; empty without validation
             data, and the score is None.
     """
-    scores: dict[str, Any] = {name: {} for name in COLUMNS}
+    scores: dict[str, Any] = {"best": {}, "best_on_validation": {} if choosers else None, "last": {}}
     for metric in tests[0][0]:
         curves = [[np.asarray(run[metric], dtype=np.float64) for run in folds] for folds in tests]
         scores["best"][metric] = summarise([[curve.max() for curve in folds] for folds in curves])
@@ -64,8 +65,6 @@ def summarise_curves(tests: Sequence[Sequence[Curves]], choosers: Sequence[Seque
                 for folds, runs in zip(curves, choosers, strict=True)
             ]
             scores["best_on_validation"][metric] = summarise(chosen)
-    if not choosers:
-        scores["best_on_validation"] = None
     return scores
 
 
@@ -123,13 +122,13 @@ def describe_run(labelled: LabelledSet, parts: Sequence[Partition], bad: Mapping
 
 
 def report(
-    out: Path, result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], labelled: LabelledSet
+    config: Any, result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], labelled: LabelledSet
 ) -> dict[str, Any]:
     """Write `result.json`, and show its warnings and its table.
 
     Args:
-        out: the run folder.
-        result: its content; task, data and checkpoint are added from its `config`.
+        config: the options of the run.
+        result: what it found; they are added.
         rows: see `score_table`.
         labelled: the set.
 
@@ -139,14 +138,14 @@ def report(
     from rich.console import Console
     from rich.markup import escape
 
-    config = result["config"]
-    result = {"task": config["task"], "data": config["data"], "checkpoint": config["checkpoint"], **result}
-    path = write_result(out, result)
+    head = {"task": config.task, "data": config.data, "checkpoint": config.checkpoint}
+    result = {**head, **result, "config": dataclasses.asdict(config)}
+    path = write_result(config.out, result)
     for warning in result["warnings"]:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     folds = f", {len(result['partitions'])} test folds" if labelled.has_folds else ""
-    sizes = f"{result['num_clips']} clips, {len(labelled.classes)} classes{folds}, {config['seeds']} seeds"
-    Console().print(score_table(rows, escape(f"{config['data']}: {sizes}")))
+    sizes = f"{result['num_clips']} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
+    Console().print(score_table(rows, escape(f"{config.data}: {sizes}")))
     print(f"-> {path}")
     return result
 

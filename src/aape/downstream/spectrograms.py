@@ -49,8 +49,7 @@ class _Reader(Dataset[list[tuple[int, Any]]]):
         for index in self.batches[step].tolist():
             try:
                 wave = load_clip(self.clips[index], sample_rate=self.sample_rate)
-                looped = np.resize(wave, self.min_samples) if len(wave) < self.min_samples else wave
-                clips.append((index, looped))
+                clips.append((index, np.resize(wave, max(len(wave), self.min_samples))))
             except AudioError as error:
                 clips.append((index, error.reason))
         return clips
@@ -136,7 +135,7 @@ class Spectrograms:
         rate = self.log_mel.sample_rate
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
-            reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=_as_they_are,
+            reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=list,
             worker_init_fn=ignore_sigterm,
         )  # fmt: skip
         for clips in loader:
@@ -154,7 +153,3 @@ class Spectrograms:
             with torch.no_grad():
                 done.update(zip((index for index, _ in same), self.log_mel(batch)[:, 0], strict=True))
         return [(index, done[index]) for index, _ in waves]
-
-
-def _as_they_are(clips: Any) -> Any:
-    return clips

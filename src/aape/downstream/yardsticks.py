@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,17 +45,19 @@ def compute_features(
         ranks: see `compute_once`.
         progress_bar: such as `aape.runs.progress.progress_bar`.
     """
-    with progress_bar(ENCODER, len(clips)) as progress:
-        rows = {ENCODER: [embeddings(model, clips, cache=folder / "encoder.npz", ranks=ranks, progress=progress)]}
+
+    def compute(title: str, extract: Callable[..., Features], file: str) -> Features:
+        with progress_bar(title, len(clips)) as progress:
+            return extract(clips, cache=folder / file, ranks=ranks, progress=progress)
+
+    rows = {ENCODER: [compute(ENCODER, partial(embeddings, model), "encoder.npz")]}
     for seed in range(seeds):
-        untrained, cache = random_model(model, seed), folder / f"untrained-{seed}.npz"
-        with progress_bar(f"{UNTRAINED}, seed {seed}", len(clips)) as progress:
-            features = embeddings(untrained, clips, cache=cache, ranks=ranks, progress=progress)
-            rows.setdefault(UNTRAINED, []).append(features)
+        untrained = partial(embeddings, random_model(model, seed))
+        features = compute(f"{UNTRAINED}, seed {seed}", untrained, f"untrained-{seed}.npz")
+        rows.setdefault(UNTRAINED, []).append(features)
     if seeds:
-        cache = folder / "log-mel-statistics.npz"
-        with progress_bar(STATISTICS, len(clips)) as progress:
-            rows[STATISTICS] = [log_mel_statistics(model.log_mel, clips, cache=cache, ranks=ranks, progress=progress)]
+        statistics = partial(log_mel_statistics, model.log_mel)
+        rows[STATISTICS] = [compute(STATISTICS, statistics, "log-mel-statistics.npz")]
     return rows
 
 

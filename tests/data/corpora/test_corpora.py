@@ -10,7 +10,7 @@ from aape.data.clips import load_clip
 from aape.data.corpora import CORPORA, protocol, read_task
 from aape.data.corpora.audioset import LABELS
 from aape.data.corpora.cremad import PUBLISHED, split_actors
-from aape.data.labelled import find_singles
+from aape.data.labelled import describe
 from aape.errors import AapeError, ConfigError, DataError
 from corpus_copies import MAKERS, copy_tree, make_folders, note, table
 
@@ -230,7 +230,7 @@ def test_a_folder_of_classes_needs_no_table(tmp_path):
     assert "2 of 12 clips held out" in labelled.warnings[0]
     note(root / "once/1.wav", 3)
     again = read_task("csv", root)
-    assert find_singles(again) == ["once"]
+    assert describe(again)[-1].endswith(": once")
     assert next(clip.split for clip in again.clips if clip.label == "once") == "train"
     (root / "nothing").mkdir()
     assert "1 of 4 class folders hold no sound, the first is 'nothing'" in read_task("csv", root).warnings
