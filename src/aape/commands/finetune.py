@@ -138,16 +138,10 @@ class FinetuneConfig:
 
 
 def finetune(config: FinetuneConfig) -> dict[str, Any]:
-    """Fine-tune on every fold with every seed, and score; torchrun's processes divide each step's clips.
+    """Fine-tune on every fold with every seed; torchrun's processes divide each step's clips. Returns the result.
 
     Leaves in `config.out`: `model/` (of the first seed and fold), `result.json`, `metrics.jsonl`, `per_class.csv`,
     `confusion.csv`, `config.yaml`, `environment.json`, and `jobs/` with what each training has measured.
-
-    Args:
-        config: the options.
-
-    Returns:
-        The content of `result.json`.
 
     Raises:
         ConfigError: options that exclude each other, or the run that is resumed.

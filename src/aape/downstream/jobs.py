@@ -62,11 +62,7 @@ class Run:
     """What the jobs of a run share.
 
     Attributes:
-        out: the run folder.
-        labelled: the data set.
-        spectrograms: its log-mels.
         saved: the model to start from.
-        settings: how to train.
         ranks: device and processes; the first one writes.
         resume: go on from checkpoints.
         loop_to: length in seconds that shorter clips are looped to, saved with the model.

@@ -14,15 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """Count clips by true class (row) and predicted class (column).
+    """Count clips by true class (row) and predicted class (column), (C, C).
 
     Args:
         labels: true classes, (n,), in [0, num_classes).
         predictions: predicted classes, (n,).
         num_classes: C.
-
-    Returns:
-        Counts (C, C).
     """
     pairs = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predictions, dtype=np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -93,7 +90,7 @@ def bootstrap_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Resample the test clips of every partition and return the scores of each resample.
+    """Resample the test clips of every partition; return accuracy and balanced accuracy of each resample, (R, 2).
 
     The score is the mean over partitions (folds). The same seed draws the same clips, so that the difference of two
     calls on the same clips is a paired comparison.
@@ -106,9 +103,6 @@ def bootstrap_scores(
         num_classes: C.
         resamples: R.
         seed: of the draws.
-
-    Returns:
-        Accuracy and balanced accuracy, (R, 2).
     """
     generator = np.random.default_rng(seed)
     total = np.zeros((resamples, 2))

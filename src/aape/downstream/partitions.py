@@ -152,14 +152,12 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
 def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_clips: int = 1) -> list[Partition]:
     """Leave one fold out, each in turn; the next one (cyclic, in natural order) is its validation fold.
 
+    If only one other fold exists, taking it away would leave nothing to train on, and `validation` is empty.
+
     Args:
         folds: the column, (n,).
         names: the clips' names, for messages.
         min_clips: folds of fewer clips are trained on and neither tested nor used for validation.
-
-    Returns:
-        One partition per tested fold. If only one other fold exists, taking it away would leave nothing to train on,
-        and `validation` is empty.
 
     Raises:
         DataError: for a blank value, fewer than two folds, or none of `min_clips`.
@@ -185,7 +183,7 @@ def fold_partitions(folds: Sequence[str | None], names: Sequence[str], *, min_cl
 def hold_out(
     candidates: Indices, labels: NDArray[np.int64], groups: NDArray[np.int64] | None, *, fraction: float, seed: int
 ) -> Indices:
-    """Choose a share of every class for validation, whole groups at a time.
+    """Choose a share of every class for validation, whole groups at a time; returns the chosen clips, sorted.
 
     No class loses its last training clip or group, so a class of a single one is left alone.
 
@@ -195,9 +193,6 @@ def hold_out(
         groups: integers of all clips, (n,), whose clips stay together; None takes clips one by one.
         fraction: the share of every class; at least one clip.
         seed: of the order in which groups are considered.
-
-    Returns:
-        The chosen clips, sorted; empty if no class can spare one.
     """
     groups = np.arange(len(labels)) if groups is None else groups
     generator = np.random.default_rng(seed)
