@@ -64,9 +64,7 @@ def save_model(
     loop_to: float | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a model so that `read_model` and transformers' Auto classes read it; each file whole or not at all.
-
-    Equal weights give equal bytes: there is no date, path or host in the weights.
+    """Write a model for `read_model` and transformers' Auto classes, each file whole; equal weights give equal bytes.
 
     Args:
         folder: where to; made if needed, a model in it is replaced.
@@ -96,23 +94,26 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
-    if length := read_loop_to(loop_to, os.fspath(folder)):
-        config["loop_to"] = length
-    if card:
-        config["card"] = card
+    length = read_loop_to(loop_to, os.fspath(folder))
+    config |= {key: value for key, value in (("loop_to", length), ("card", card)) if value}
     config |= _describe_head(head, labels, multi_label)
-    tensors = {
-        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
-        for prefix, module in (("encoder", encoder), ("head", head))
-        if module is not None
-        for name, tensor in module.state_dict().items()
-    }
+    tensors = _tensors(encoder, head, dtype)
     _check_finite(tensors, os.fspath(target))
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
     write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
     write_atomically(target / CONFIG_NAME, _json(config))
+
+
+def _tensors(encoder: AudioEncoder, head: ClassificationHead | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Return what the file holds, by name."""
+    return {
+        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for prefix, module in (("encoder", encoder), ("head", head))
+        if module is not None
+        for name, tensor in module.state_dict().items()
+    }
 
 
 def _describe_head(head: ClassificationHead | None, labels: list[str] | None, multi_label: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -42,13 +42,13 @@ def sblu_magnitude(
             "expected u (B, C, T) and decay, frequency (B, C, Nt), "
             f"got {tuple(u.shape)}, {tuple(decay.shape)}, {tuple(frequency.shape)}"
         )
-    num_clips, _, num_patches = decay.shape
+    num_clips, num_channels, num_patches = decay.shape
     if num_patches == 0 or u.shape[-1] % num_patches:
         raise ValueError(f"{u.shape[-1]} frames do not divide into {num_patches} patches")
-    options = SbluOptions(u.shape[-1] // num_patches, kernel_size, stride, phase)._asdict()
-    every = torch.arange(num_clips * num_patches, device=u.device).view(num_clips, num_patches)
-    m = sblu_magnitude_at(u.mT.contiguous(), every, decay.mT, frequency.mT, **options)  # (B, Nt, P / S, C)
-    return m.flatten(1, 2).mT.contiguous()
+    options = SbluOptions(u.shape[-1] // num_patches, kernel_size, stride, phase).check()
+    every = torch.arange(num_clips * num_patches, device=u.device)
+    m = _magnitude(u.mT.contiguous(), decay.mT.flatten(0, 1), frequency.mT.flatten(0, 1), every, options)
+    return m.view(num_clips, -1, num_channels).mT.contiguous()  # (B, C, T / S)
 
 
 def sblu_magnitude_at(
@@ -88,13 +88,12 @@ def sblu_magnitude_at(
     if patch_index.is_floating_point() or patch_index.device != u.device:
         raise ValueError(f"patch_index must be integers on {u.device}, got {patch_index.dtype} on {patch_index.device}")
     options = SbluOptions(patch_size, kernel_size, stride, phase).check()
-    _check_tensors(u, decay, frequency)
-    form = sblu_reference_at if use_reference.is_on or exportable.is_on else torch.ops.aape.sblu
-    m = form(u.flatten(0, -3), decay.flatten(0, -2), frequency.flatten(0, -2), patch_index.flatten(), *options)
-    return m.unflatten(0, patch_index.shape)
+    flat = u.flatten(0, -3), decay.flatten(0, -2), frequency.flatten(0, -2), patch_index.flatten()
+    return _magnitude(*flat, options).unflatten(0, patch_index.shape)
 
 
-def _check_tensors(u: Tensor, decay: Tensor, frequency: Tensor) -> None:
+def _magnitude(u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, options: SbluOptions) -> Tensor:
+    """Map u (B', T, H), decay, frequency (V, H) and patch_index (V,) to magnitudes (V, P / S, H)."""
     tensors = (u, decay, frequency)
     if not all(tensor.is_floating_point() for tensor in tensors) or (decay.dtype, u.dtype).count(torch.float64) == 1:
         raise ValueError(
@@ -105,6 +104,8 @@ def _check_tensors(u: Tensor, decay: Tensor, frequency: Tensor) -> None:
         raise ValueError(f"decay and frequency must share a dtype, got {decay.dtype} and {frequency.dtype}")
     if len({tensor.device for tensor in tensors}) > 1:
         raise ValueError(f"u, decay and frequency are on {u.device}, {decay.device} and {frequency.device}")
+    form = sblu_reference_at if use_reference.is_on or exportable.is_on else torch.ops.aape.sblu
+    return cast(Tensor, form(u, decay, frequency, patch_index, *options))
 
 
 # The operator itself. `torch.library.custom_op` would be shorter, but loads the compiler at the first call.
