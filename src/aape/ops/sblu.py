@@ -48,7 +48,7 @@ def sblu_magnitude(
     options = SbluOptions(u.shape[-1] // num_patches, kernel_size, stride, phase).check()
     every = torch.arange(num_clips * num_patches, device=u.device)
     m = _magnitude(u.mT.contiguous(), decay.mT.flatten(0, 1), frequency.mT.flatten(0, 1), every, options)
-    return m.view(num_clips, -1, num_channels).mT.contiguous()  # (B, C, T / S)
+    return m.reshape(num_clips, u.shape[-1] // stride, num_channels).mT.contiguous()  # (B, C, T / S)
 
 
 def sblu_magnitude_at(
