@@ -8,7 +8,7 @@ import torch
 
 from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.data.demo import AUDIO
-from aape.errors import DataError, TrainingError
+from aape.errors import ConfigError, DataError, TrainingError
 from aape.pretraining.config import MaskingConfig
 
 
@@ -101,3 +101,9 @@ def test_broken_files_are_each_listed_once(corpus, tmp_path):
     assert all(record["reason"] for record in listed)
     with pytest.raises(DataError, match="max_bad_fraction"):
         make(folder, tmp_path / "strict", steps=24).train()
+
+
+def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
+    """Found out when the model is saved, it would cost the whole run."""
+    with pytest.raises(ConfigError, match="looped to 600 s at most"):
+        PretrainConfig(data="sounds", out="run", loop_short_clips=True, crop_seconds=601)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, parse
 from aape.errors import ConfigError, require_positive
-from aape.models.config import EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
+from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class PretrainConfig:
             )
         if not 0 < self.masking.mask_ratio < 1:
             raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
+        if self.loop_short_clips and self.crop_seconds > MAX_LOOP_TO:
+            raise ConfigError(f"crop_seconds: clips are looped to {MAX_LOOP_TO:g} s at most, got {self.crop_seconds:g}")
 
 
 def pretrain(config: PretrainConfig) -> None:

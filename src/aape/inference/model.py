@@ -25,11 +25,10 @@ from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference.labels import Classification, Threshold, check_request, summarise
 from aape.inference.recordings import Paths, Sound, file_clips, open_sounds, readable_names
 from aape.inference.segments import Blocks, FloatArray, Key, Segment, batches, cut, loop
-from aape.models.config import FrontEndConfig
+from aape.models.config import MAX_LOOP_TO, FrontEndConfig
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model
-from aape.models.sections import MAX_LOOP_TO
 from aape.runs.devices import resolve_device
 
 BATCH_SIZE = 16

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from aape.errors import ConfigError
 
+MAX_LOOP_TO = 600.0  # seconds: looped sound is held in memory
+
 
 @dataclass(frozen=True)
 class FrontEndConfig:

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError
-from aape.models.config import EncoderConfig, FrontEndConfig
+from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig
 
 CONFIG_NAME = "config.json"
 # What costs time or memory, and no tensor in a file vouches for.
 MOST_PATCH_FRAMES = 1 << 13
 _MOST = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MOST_PATCH_FRAMES}
-MAX_LOOP_TO = 600.0  # seconds: looped sound is held in memory
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
