@@ -72,10 +72,9 @@ def save_model(
         front_end: what it was trained with.
         head: its classifier.
         labels: names of the classes, in the order of the logits; all different.
-        multi_label: trained with binary cross-entropy, so that a sound may have several classes or none.
+        multi_label: a sound may have several classes or none.
         training: how it was trained; JSON values.
-        card: for the model card (`aape.huggingface.card`): `data`, `license`, and `scores`, a list of mappings with
-            `data`, `metric`, `value` and `protocol`; JSON values.
+        card: for the model card: `data`, `license`, and `scores` with `data`, `metric`, `value`, `protocol`.
         loop_to: length in seconds, 0 to 600, that shorter clips were looped to in training and users' sounds will be.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
@@ -83,7 +82,7 @@ def save_model(
         CheckpointError: a weight is not finite (in `dtype`), or `loop_to` is out of range.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
-    import safetensors.torch
+    from safetensors.torch import save
 
     target = Path(folder)
     config: dict[str, Any] = {
@@ -94,26 +93,28 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
-    length = read_loop_to(loop_to, os.fspath(folder))
-    config |= {key: value for key, value in (("loop_to", length), ("card", card)) if value}
-    config |= _describe_head(head, labels, multi_label)
-    tensors = _tensors(encoder, head, dtype)
-    _check_finite(tensors, os.fspath(target))
+    optional = {"loop_to": read_loop_to(loop_to, os.fspath(folder)), "card": card}
+    config |= {key: value for key, value in optional.items() if value} | _describe_head(head, labels, multi_label)
+    tensors = _tensors(encoder, head, dtype, os.fspath(folder))
     target.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / WEIGHTS_NAME, safetensors.torch.save(tensors, metadata={"format": "pt"}))
+    write_atomically(target / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
     write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
     write_atomically(target / CONFIG_NAME, _json(config))
 
 
-def _tensors(encoder: AudioEncoder, head: ClassificationHead | None, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Return what the file holds, by name."""
-    return {
+def _tensors(
+    encoder: AudioEncoder, head: ClassificationHead | None, dtype: torch.dtype | None, where: str
+) -> dict[str, Tensor]:
+    """Return what the file holds, by name; all of it finite."""
+    tensors = {
         f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
         for prefix, module in (("encoder", encoder), ("head", head))
         if module is not None
         for name, tensor in module.state_dict().items()
     }
+    _check_finite(tensors, where)
+    return tensors
 
 
 def _describe_head(head: ClassificationHead | None, labels: list[str] | None, multi_label: bool) -> dict[str, Any]:
