@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from aape.data.augment import Augmentation, Draws, class_balanced_weights, draw_bands, hide, mix_up
+from aape.data.augment import Augmentation, draw_bands, hide, mix_up
+from aape.data.sampling import Draws, class_balanced_weights
 from aape.downstream.finetuning import Classifier
 from aape.layers.positions import PositionTable
 from aape.layers.transformer import DropPath

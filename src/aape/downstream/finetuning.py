@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aape.data.augment import Augmentation, Draws, StepDraws, class_balanced_weights, group_by_length, hide, mix_up
+from aape.data.augment import Augmentation, StepDraws, group_by_length, hide, mix_up
 from aape.data.labelled import LabelledSet
+from aape.data.sampling import Draws, class_balanced_weights
 from aape.downstream.metrics import accuracy, balanced_accuracy, confusion_matrix, multi_label_scores
 from aape.downstream.partitions import Indices
 from aape.downstream.scores import Predictions
