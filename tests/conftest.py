@@ -62,3 +62,24 @@ def hear_validate(monkeypatch):
     _stand_in(monkeypatch, "tensorflow", tensorflow)
     pytest.importorskip("hearvalidator")
     return importlib.import_module("hearvalidator.validate")
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the queue's commands here once called: a fresh interpreter for each would take most of a test's time."""
+    from aape import cli
+    from aape.commands import table
+
+    commands = []
+
+    def run(entry):
+        command = entry.command()
+        assert command[:3] == [sys.executable, "-m", "aape"]
+        commands.append(command[3:])
+        return cli.main(command[3:])
+
+    def start():
+        monkeypatch.setattr(table, "execute", run)
+        return commands
+
+    return start

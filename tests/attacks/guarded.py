@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from files import wav
+from hostile_audio import wav
 
 import aape
 import aape.huggingface

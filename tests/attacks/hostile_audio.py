@@ -1,6 +1,6 @@
 """Hostile sound files made by hand: name -> bytes -> what the reader has to say, in groups.
 
-`python tests/attacks/files.py GROUP FOLDER` writes the files of a group, reads each, and prints what came of it.
+`python tests/attacks/hostile_audio.py GROUP FOLDER` writes the files of a group, reads each, prints what came of it.
 """
 
 from __future__ import annotations

@@ -8,21 +8,21 @@ import sys
 import tarfile
 from pathlib import Path
 
-import files
+import hostile_audio
 import pytest
 
 from aape.data.clips import find_audio, read_manifest
 from aape.errors import DataError
 
 
-@pytest.mark.parametrize("group", files.GROUPS)
+@pytest.mark.parametrize("group", hostile_audio.GROUPS)
 def test_every_hostile_file_gets_its_one_line(group, tmp_path):
     """Whoever collects sound from the world meets these; each must be refused by name, or read right."""
-    command = [sys.executable, files.__file__, group, str(tmp_path)]
+    command = [sys.executable, hostile_audio.__file__, group, str(tmp_path)]
     child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300)
     assert child.returncode == 0
     told = json.loads(child.stdout)
-    table = files.GROUPS[group]()
+    table = hostile_audio.GROUPS[group]()
     assert told["answers"].keys() == table.keys()
     wrong = {}
     for name, (_, pattern) in table.items():
@@ -36,7 +36,7 @@ def test_every_hostile_file_gets_its_one_line(group, tmp_path):
 
 def test_there_are_as_many_hostile_files_as_promised():
     """A table that shrinks would still pass."""
-    assert sum(len(table()) for table in files.GROUPS.values()) >= 120
+    assert sum(len(table()) for table in hostile_audio.GROUPS.values()) >= 120
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -59,24 +59,24 @@ def test_names_that_are_no_files(tmp_path):
         "a" * 300 + ".wav": "name too long",
     }
     for name, reason in reasons.items():
-        answer = files.read(f"{tmp_path}/{name}")
+        answer = hostile_audio.read(f"{tmp_path}/{name}")
         assert reason in answer, name
         assert answer.isprintable()
     found = find_audio([tmp_path])
     assert len(found) == 5  # of a folder with a sound's name what is in it counts
-    assert not any(files.read(path).startswith("read") for path in found)
+    assert not any(hostile_audio.read(path).startswith("read") for path in found)
 
 
 def test_a_name_that_is_no_text_is_read_and_named(tmp_path):
     """Archives from elsewhere hold names in other encodings: their sound is as good as any, and errors must print."""
     path = os.fsencode(tmp_path) + b"/caf\xe9.wav"
     try:
-        Path(os.fsdecode(path)).write_bytes(files.wav())
+        Path(os.fsdecode(path)).write_bytes(hostile_audio.wav())
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    assert files.read(os.fsdecode(path)) == "read 8000"
+    assert hostile_audio.read(os.fsdecode(path)) == "read 8000"
     Path(os.fsdecode(path)).write_bytes(b"")
-    assert files.read(os.fsdecode(path)).endswith("caf\\udce9.wav': the file is empty")
+    assert hostile_audio.read(os.fsdecode(path)).endswith("caf\\udce9.wav': the file is empty")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

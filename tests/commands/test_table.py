@@ -1,7 +1,6 @@
 """The paper's tables: every cell has a recipe that builds, the queue goes on, no number is dressed up."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -120,23 +119,9 @@ def paper(tmp_path, monkeypatch):
     return tmp_path
 
 
-def in_process(monkeypatch):
-    """Run the queue's commands here: a fresh interpreter for each would take most of the test's time."""
-    commands = []
-
-    def run(entry):
-        command = entry.command()
-        assert command[:3] == [sys.executable, "-m", "aape"]
-        commands.append(command[3:])
-        return cli.main(command[3:])
-
-    monkeypatch.setattr(verb, "execute", run)
-    return commands
-
-
-def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper, monkeypatch, capsys):
+def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper, in_process, capsys):
     """A number from two steps at nano must never pass for the paper's experiment."""
-    commands = in_process(monkeypatch)
+    commands = in_process()
     assert cli.main(["table", "run", "list.txt"]) == 0
     assert [command[0] for command in commands] == ["pretrain", "finetune", "finetune", "probe"]
     assert cli.main(["table", "run", "list.txt"]) == 0

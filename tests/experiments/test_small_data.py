@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_tables import ROOT, in_process
 
 from aape import cli
 from aape.commands import table as verb
@@ -23,6 +22,7 @@ from aape.data.demo import AUDIO
 from aape.downstream.tables import markdown, show
 from corpus_copies import table
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "experiments/small_data"
 GRID = find_grid(str(SMALL))
 SETS = ("drums", "letters", "instruments", "effects")
@@ -67,9 +67,9 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, monkeypatch, capsys):
+def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, in_process, capsys):
     """A number under the wrong head is worse than none."""
-    commands = in_process(monkeypatch)
+    commands = in_process()
     names = ("probe-drums", "finetune-drums", "finetune-instruments")
     lines = [f"{name.partition('-')[0]} --config small/{name} --steps 2" for name in names]
     Path("list.txt").write_text("\n".join(lines))
@@ -91,7 +91,7 @@ def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, mo
     assert "steps 180 -> 2" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk, monkeypatch):
+def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk, in_process):
     """A run left alive would write into the folder that the restarted queue works in."""
     line = "finetune --config small/finetune-instruments --steps 60 --save-every 5 --crop-frames 16"
     Path("list.txt").write_text(f"{line}\n{line.replace('60', '1')} --out runs/second\n")
@@ -111,7 +111,7 @@ def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk,
     assert verb.execute(entry) == 2  # and now it is not
     os.close(folder)
 
-    commands = in_process(monkeypatch)
+    commands = in_process()
     assert cli.main(["table", "run", "list.txt"]) == 0
     assert ["--resume" in command for command in commands] == [True, False]
     assert cli.main([*line.split(), "--out", "runs/whole"]) == 0
