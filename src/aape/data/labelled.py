@@ -1,4 +1,4 @@
-"""Clips with labels: from a CSV or a folder of classes of the user's own, or as `aape.data.corpora` reads them.
+"""Clips with labels: from your CSV or folder of classes, or as `aape.data.corpora` reads them.
 
 n clips, C classes.
 """
@@ -105,7 +105,7 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
     return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
 
 
-def read_own(
+def read_csv(
     data: str | os.PathLike[str],
     *,
     label: str = "label",
@@ -115,7 +115,7 @@ def read_own(
     group: str | None = None,
     multi_label: bool = False,
 ) -> LabelledSet:
-    """Read a data set of the user's own: a CSV, or a folder with a folder of sound files for each class.
+    """Read your data: a CSV, or a folder with a folder of sound files for each class.
 
     A folder may hold `train` and `test` (and `valid`), with the classes in them, and nothing else; without such splits
     one clip in five of every class, chosen by its name, is for testing, and a warning says so.

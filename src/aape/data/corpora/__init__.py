@@ -14,12 +14,12 @@ from aape.data.corpora.layout import Corpus
 from aape.data.corpora.nsynth import NSYNTH
 from aape.data.corpora.speech_commands import SCV2
 from aape.data.corpora.urbansound import US8K
-from aape.data.labelled import LabelledSet, read_own
+from aape.data.labelled import LabelledSet, read_csv
 from aape.errors import ConfigError
 
-__all__ = ["CORPORA", "OWN", "protocol", "read_task"]
+__all__ = ["CORPORA", "CSV", "protocol", "read_task"]
 
-OWN = "csv"  # the task that is the user's own data
+CSV = "csv"  # the task of your data
 CORPORA: dict[str, Corpus] = {
     "as2m": AS2M,
     "as20k": AS20K,
@@ -29,58 +29,50 @@ CORPORA: dict[str, Corpus] = {
     "nsynth": NSYNTH,
     "cremad": CREMAD,
 }
-# Methods 8 and 9 by task, and ours for a set without a published protocol.
-_FINETUNING_OPTIONS = (
-    "steps", "batch", "optim.learning_rate", "optim.layer_decay", "optim.ema",
-    "augment.mixup", "augment.spec_augment", "balanced_draws", "num_frames",
-)  # fmt: skip
-_FINETUNING = {
-    OWN: (2000, 32, 5e-4, 0.75, 0.995, 0.8, 0.2, 0),
-    "as2m": (300_000, 128, 5e-5, 0.70, 0.995, 0.8, 0.2, 200_000, 1008),
-    "as20k": (40_000, 128, 5e-5, 0.70, 0.995, 0.8, 0.2, 0, 1008),
-    "esc50": (8000, 128, 5e-5, 0.65, 0.0, 0.0, 0.0, 0, 512),
-    "scv2": (160_000, 128, 2e-4, 0.75, 0.995, 0.8, 0.2, 0, 112),
-}
-_PROBING = {OWN: (8000, 128), "us8k": (8000, 128), "nsynth": (50_000, 512), "cremad": (50_000, 16)}
+# Ours, for your data and for sets without a published protocol; `balanced_draws` is not an option
+_CSV_PROTOCOL: dict[str, dict[str, Any]] = {
+    "finetuning": {
+        "steps": 2000, "batch": 32, "optim.learning_rate": 5e-4, "optim.layer_decay": 0.75, "optim.ema": 0.995,
+        "augment.mixup": 0.8, "augment.spec_augment": 0.2, "balanced_draws": 0,
+    },
+    "probing": {"steps": 8000, "batch": 128},
+}  # fmt: skip
 
 
 def read_task(task: str, data: str | os.PathLike[str], **columns: Any) -> LabelledSet:
     """Read the data set of a task.
 
     Args:
-        task: one of `CORPORA`, or `OWN`.
-        data: its folder; for `OWN` see `read_own`.
-        columns: of `read_own`.
+        task: one of `CORPORA`, or `CSV`.
+        data: its folder; for `CSV` see `read_csv`.
+        columns: of `read_csv`.
 
     Raises:
-        ConfigError: an unknown task, or columns for a set that has its own.
+        ConfigError: an unknown task, or columns for a set with a protocol.
         DataError: what is wrong with the data, with both numbers where something is missing.
     """
-    if task == OWN:
-        return read_own(data, **columns)
+    if task == CSV:
+        return read_csv(data, **columns)
     corpus = _corpus(task)
     options = [name for name, value in columns.items() if value and name != "label"]
     if options:
         raise ConfigError(
-            f"--{options[0].replace('_', '-')} is for --task {OWN}: {corpus.title} brings its own protocol"
+            f"--{options[0].replace('_', '-')} is for --task {CSV}: {corpus.title} brings its own protocol"
         )
     return corpus.read(Path(data))
 
 
 def protocol(task: str, stage: str) -> Mapping[str, Any]:
-    """Return what a task sets, by option: those of its "finetuning" or its "probing", ours where it has none.
+    """Return what a task sets, by option: those of its "finetuning" or its "probing", csv's where it has none.
 
     Raises:
         ConfigError: an unknown task.
     """
-    if task != OWN:
-        _corpus(task)
-    if stage == "probing":
-        return dict(zip(("steps", "batch"), _PROBING.get(task, _PROBING[OWN]), strict=True))
-    return dict(zip(_FINETUNING_OPTIONS, _FINETUNING.get(task, _FINETUNING[OWN]), strict=False))
+    published = {} if task == CSV else getattr(_corpus(task), stage)
+    return published or _CSV_PROTOCOL[stage]
 
 
 def _corpus(task: str) -> Corpus:
     if task not in CORPORA:
-        raise ConfigError(f"task: {task!r} is not built in; choose one of {', '.join((OWN, *CORPORA))}")
+        raise ConfigError(f"task: {task!r} is not built in; choose one of {', '.join((CSV, *CORPORA))}")
     return CORPORA[task]

@@ -107,7 +107,16 @@ def _stems(name: str, start: float, end: float) -> list[str]:
     return [f"{prefix}{name}{ending}" for ending in endings for prefix in ("", "Y")]
 
 
-AS20K = Corpus("AudioSet-20K", partial(read, train_lists=("balanced_train_segments.csv",)))
+AS20K = Corpus(
+    "AudioSet-20K",
+    partial(read, train_lists=("balanced_train_segments.csv",)),
+    finetuning={
+        "steps": 40_000, "batch": 128, "optim.learning_rate": 5e-5, "optim.layer_decay": 0.7, "optim.ema": 0.995,
+        "augment.mixup": 0.8, "augment.spec_augment": 0.2, "balanced_draws": 0, "num_frames": 1008,
+    },
+)  # fmt: skip
 AS2M = Corpus(
-    "AudioSet-2M", partial(read, train_lists=("balanced_train_segments.csv", "unbalanced_train_segments.csv"))
+    "AudioSet-2M",
+    partial(read, train_lists=("balanced_train_segments.csv", "unbalanced_train_segments.csv")),
+    finetuning={**AS20K.finetuning, "steps": 300_000, "balanced_draws": 200_000},
 )

@@ -71,4 +71,4 @@ def split_actors(clips_per_actor: Counter[str]) -> dict[str, str]:
     return dealt
 
 
-CREMAD = Corpus("CREMA-D", read)
+CREMAD = Corpus("CREMA-D", read, probing={"steps": 50_000, "batch": 16})

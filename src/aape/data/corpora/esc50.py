@@ -30,4 +30,7 @@ def read(root: Path) -> LabelledSet:
     return assemble("ESC-50", root, clips, classes=CLASSES, published={"clips": 2000}, folds="12345", groups=groups)
 
 
-ESC50 = Corpus("ESC-50", read)
+ESC50 = Corpus("ESC-50", read, finetuning={
+    "steps": 8000, "batch": 128, "optim.learning_rate": 5e-5, "optim.layer_decay": 0.65, "optim.ema": 0.0,
+    "augment.mixup": 0.0, "augment.spec_augment": 0.0, "balanced_draws": 0, "num_frames": 512,
+})  # fmt: skip

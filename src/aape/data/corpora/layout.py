@@ -6,8 +6,9 @@ import csv
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from aape.data.clips import Clip
 from aape.data.labelled import LabelledSet, label_clips
@@ -21,10 +22,14 @@ class Corpus:
     Attributes:
         title: its name.
         read: reads its folder.
+        finetuning: what it sets of `aape finetune`, by option (docs/method.md 8); empty for the defaults of csv.
+        probing: likewise of `aape probe` (docs/method.md 9).
     """
 
     title: str
     read: Callable[[Path], LabelledSet]
+    finetuning: Mapping[str, Any] = field(default_factory=dict)
+    probing: Mapping[str, Any] = field(default_factory=dict)
 
 
 def require(root: Path, title: str, *names: str) -> None:

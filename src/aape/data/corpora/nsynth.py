@@ -39,4 +39,4 @@ def read(root: Path) -> LabelledSet:
     return assemble("NSynth", root, clips, classes=CLASSES, published=PUBLISHED, groups=groups)
 
 
-NSYNTH = Corpus("NSynth", read)
+NSYNTH = Corpus("NSynth", read, probing={"steps": 50_000, "batch": 512})

@@ -42,4 +42,7 @@ def read(root: Path) -> LabelledSet:
     return assemble("Speech Commands V2", root, clips, classes=CLASSES, published=published, groups=groups)
 
 
-SCV2 = Corpus("Speech Commands V2", read)
+SCV2 = Corpus("Speech Commands V2", read, finetuning={
+    "steps": 160_000, "batch": 128, "optim.learning_rate": 2e-4, "optim.layer_decay": 0.75, "optim.ema": 0.995,
+    "augment.mixup": 0.8, "augment.spec_augment": 0.2, "balanced_draws": 0, "num_frames": 112,
+})  # fmt: skip

@@ -27,4 +27,4 @@ def read(root: Path) -> LabelledSet:
     return assemble("UrbanSound8K", root, clips, classes=CLASSES, published={"clips": 8732}, folds=folds, groups=groups)
 
 
-US8K = Corpus("UrbanSound8K", read)
+US8K = Corpus("UrbanSound8K", read, probing={"steps": 8000, "batch": 128})
