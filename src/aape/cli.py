@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run([argument for argument in arguments if argument != "--debug"])
         return 0
     except BrokenPipeError:
-        # Whoever read our output has left, as in `aape --help | head`: nothing to say and nobody to say it to.
+        # The reader of our output has closed it, as in `aape --help | head`: there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (AapeError, OSError, KeyboardInterrupt) as error:
@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> None:
     second = [verb for verb in VERBS if verb.startswith(f"{name} ")]
     if second and (name not in VERBS or f"{name} {' '.join(rest[:1])}" in VERBS):
         if not rest or rest[0] in ("-h", "--help"):
-            print(_overview(second))
+            print(_overview(second, f"aape {name}"))
             return
         name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name in VERBS:
@@ -101,12 +101,12 @@ def _run(arguments: list[str]) -> None:
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
 
 
-def _overview(names: Iterable[str]) -> str:
-    shown = {name: summary(load_verb(name)[1]) for name in names}
-    width = max(map(len, shown))
-    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in shown.items())
+def _overview(names: Iterable[str], before: str = "aape") -> str:
+    summaries = {name: summary(load_verb(name)[1]) for name in names}
+    width = max(map(len, summaries))
+    verbs = "\n".join(f"  {name:<{width}}  {text}" for name, text in summaries.items())
     return (
-        "usage: aape VERB [options]\n\n"
+        f"usage: {before} VERB [options]\n\n"
         "Aliasing-aware patch embedding: self-supervised audio encoders, trained, measured and used.\n\n"
         f"verbs:\n{verbs}\n\n"
         "options:\n"

@@ -106,4 +106,4 @@ def test_broken_files_are_each_listed_once(corpus, tmp_path):
 def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
     """Found out when the model is saved, it would cost the whole run."""
     with pytest.raises(ConfigError, match="looped to 600 s at most"):
-        PretrainConfig(data="sounds", out="run", loop_short_clips=True, crop_seconds=601)
+        PretrainConfig(data="sounds", out="run", loop_to_crop=True, crop_seconds=601)

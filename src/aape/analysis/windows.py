@@ -32,7 +32,7 @@ FAR_HERTZ = 10.0  # between tone and start, above which a start is a far one
 _NUM_OUTPUTS = 64
 
 WINDOWS = {"one-sided": "one-sided exponential", "two-sided": "two-sided exponential", "gaussian": "Gaussian"}
-KERNELS = {**WINDOWS, "bilateral": "SBLU, bilateral"}  # E_k = exp(-(a + jw)|k|): see docs/method.md, section 3
+KERNELS = {**WINDOWS, "bilateral": "SBLU, bilateral"}  # E_k = exp(-(a + jw)|k|): see docs/method.md 3
 COLOURS = dict(zip(KERNELS, ("tab:orange", "tab:blue", "tab:green", "tab:purple"), strict=True))
 _FLOOR = 1e-12  # a gradient below this is not drawn: the figure would be all floor
 

@@ -22,9 +22,9 @@ class ClassifyConfig:
         inputs: sound files, and folders of them.
         model: the folder of a model with a classifier, or of the run that trained it.
         top: labels per file, at most.
-        threshold: leave out labels with a lower score (0 to 1).
-        out: file to write, .json (with times, segment by segment) or .csv.
-        batch: clips per forward pass, at most; a CPU takes 4.
+        threshold: leave out labels that score less than this (0 to 1).
+        out: file to write, .json (with the labels and times of each window) or .csv.
+        batch: clips per forward pass, at most; on a CPU never more than 4.
         device: where to run.
     """
 

@@ -30,8 +30,8 @@ class DataPackConfig:
     Args:
         data: folder, CSV or tar shards.
         out: folder of the shards and of clips.csv, their index.
-        format: flac keeps every sample, opus takes a fifth of the room.
-        sample_rate: of the packed clips, in Hz.
+        format: flac: lossless at 16 bits; opus: lossy, a fifth of the size.
+        sample_rate: sample rate of the packed clips, in Hz.
         clips_per_shard: clips in each shard.
         label: column of the labels, carried over.
         split: column of the splits, carried over.
@@ -65,7 +65,7 @@ class DataCheckConfig:
 
     Args:
         data: folder, CSV or tar shards.
-        out: JSON file to write as well.
+        out: JSON file to write the report to.
         label: column of the labels.
         split: column of the splits.
         fold: column of the folds.
@@ -81,7 +81,7 @@ class DataCheckConfig:
 
 
 def pack(config: DataPackConfig) -> None:
-    """Write a corpus as tar shards with an index, `clips.csv`; a run that was stopped goes on where it was.
+    """Write a corpus as tar shards with an index, `clips.csv`; a run that was stopped continues where it was.
 
     Raises:
         ConfigError: the folder holds something else.

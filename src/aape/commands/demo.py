@@ -40,13 +40,13 @@ MADE = {Path(name).parts[0] for name in FILES} | {
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """`aape demo`: the whole way on the recordings that come with the package.
+    """`aape demo`: the whole pipeline on the recordings that come with the package.
 
     Args:
-        out: folder that everything is left in.
-        seed: of the weights, the crops and the masks.
-        steps: of the short pre-training run.
-        probe_steps: of each probe.
+        out: folder of all results.
+        seed: random seed for weights, crops and masks.
+        steps: steps of the short pre-training run.
+        probe_steps: steps of each probe.
         checkpoint: the encoder to show, a name or a saved folder.
         device: where to run.
     """
@@ -63,7 +63,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Go the whole way once, and leave everything in `config.out`.
+    """Run the whole pipeline once, and leave everything in `config.out`.
 
     Raises:
         AapeError: matplotlib is missing.

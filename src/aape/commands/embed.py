@@ -31,10 +31,10 @@ class EmbedConfig:
     Args:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
-        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); a run that was killed goes on where it was.
-        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. The model's own where
-            not stated.
-        batch: clips per forward pass, at most; a CPU takes 4.
+        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); started again after a kill, it
+            continues where it was.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
+        batch: clips per forward pass, at most; on a CPU never more than 4.
         device: where to run.
     """
 

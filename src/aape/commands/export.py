@@ -16,8 +16,8 @@ class ExportConfig:
 
     Args:
         model: a name (tiny is part of the package) or a saved folder.
-        out: file to write, model.onnx or model.pt2, say.
-        format: onnx or pt2; by default what the name of the file says.
+        out: file to write, such as model.onnx or model.pt2.
+        format: onnx or pt2; auto goes by the name of the file.
     """
 
     model: str = field(metadata={"positional": True})

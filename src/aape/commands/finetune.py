@@ -1,4 +1,4 @@
-"""`aape finetune`: a labelled set and a pre-trained encoder in, a classifier and its scores out (method 8)."""
+"""`aape finetune`: a labelled set and a pre-trained encoder in, a classifier and its scores out (docs/method.md 8)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ def _is_share(value: float) -> bool:
 
 @dataclass(frozen=True)
 class FinetuneOptimConfig:
-    """AdamW with layer decay, a cosine to 0 after a linear warm-up, and an average of the weights (method 8).
+    """AdamW with layer decay, a cosine to 0 after a linear warm-up, and an average of the weights (docs/method.md 8).
 
     Args:
-        learning_rate: peak of the schedule, behind the last block [ours]; by default the task's, 5e-4 for csv.
-        layer_decay: factor from layer to layer, the stem being layer 0; by default the task's, 0.75 for csv.
-        ema: decay of the weights' moving average, which is what is scored and saved; 0 for the weights themselves; by
-            default the task's, 0.995 for csv.
+        learning_rate: peak learning rate (after the last block) [ours]; by default the task's, 5e-4 for csv.
+        layer_decay: factor from each layer to the one before it; the stem is layer 0. By default the task's, 0.75 for
+            csv.
+        ema: decay of the weights' moving average, which is scored and saved; 0 for the weights themselves. By default
+            the task's, 0.995 for csv.
         precision: arithmetic; auto is bfloat16 where the device has it.
     """
 
@@ -53,11 +54,11 @@ class FinetuneOptimConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What is done to training clips only (method 8).
+    """What is done to training clips only (docs/method.md 8).
 
     Args:
-        mixup: both parameters of the Beta distribution; 0 for none; by default the task's, 0.8 for csv.
-        spec_augment: largest share of frequencies, and of frames, that is hidden; 0 for none; by default the
+        mixup: both parameters of mixup's Beta distribution; 0 for none. By default the task's, 0.8 for csv.
+        spec_augment: largest share of mel bins, and of frames, that SpecAugment hides; 0 for none. By default the
             task's, 0.2 for csv.
     """
 
@@ -71,7 +72,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """`aape finetune`: train encoder and classification head on labelled audio (method 8).
+    """`aape finetune`: train encoder and classification head on labelled audio.
 
     Args:
         data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
@@ -81,26 +82,25 @@ class FinetuneConfig:
         label: column of the labels.
         multi_label: labels are several per clip, separated by commas or semicolons.
         split: column that says train, valid or test.
-        fold: column of the fold; every fold is left out once.
-        where: COLUMN=VALUE, to use those rows only.
-        num_folds: bring the folds together to this many of about equal size; 0 keeps them.
+        fold: column of the folds; each fold is held out once.
+        where: COLUMN=VALUE: use only rows where COLUMN equals VALUE.
+        num_folds: merge folds into this many of similar size; 0 keeps them.
         steps: optimiser steps; by default the task's, 2000 for csv.
         batch: clips per optimiser step, over all processes; by default the task's, 32 for csv.
-        clips_at_once: largest forward pass, for less memory and the same result; 0 for the whole batch.
-        num_frames: frames that clips are cut or padded to; by default the task's; for csv every clip keeps its
-            length, and more than 1024 are scored in windows of 608.
-        crop_frames: of clips that keep their length, longer ones are cut in training, to a random part of so many
-            frames; less is faster, and another part every time. Scored is the whole clip.
+        clips_at_once: clips per forward pass, at most: less memory, the same result; 0 for the whole batch.
+        num_frames: frames that clips are cut or padded to; by default the task's. For csv clips keep their length, and
+            those of more than 1024 frames are scored in windows of 608.
+        crop_frames: in training, random crops of this many frames from longer clips; scoring uses the whole clip.
         loop_to: length in seconds that shorter clips are looped to, in training, scoring and use; 0 takes them as they
             are. By default the model's, and 0 with `num_frames`.
-        seeds: how often everything is trained.
-        evaluations: how often test and validation data are scored on the way.
-        selection_runs: of fold sets, let a second run without the next fold choose the step.
+        seeds: number of seeds.
+        evaluations: number of evaluations during training.
+        selection_runs: for fold sets, choose the step with a second run that holds out the next fold.
         save_every: steps between checkpoints.
-        resume: go on with what is in the run folder.
+        resume: continue the run in this folder.
         workers: processes that read audio.
         device: where to run.
-        max_bad_fraction: share of unreadable clips above which to stop.
+        max_bad_fraction: stop when more than this share of the files cannot be read.
         optim: optimiser and schedule.
         augment: what is done to training clips only.
     """
@@ -176,7 +176,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:
-    """Fill in what the task sets (method 8) and the options leave open."""
+    """Fill in what the task sets (docs/method.md 8) and the options leave open."""
     from aape.data.corpora import protocol
 
     settings = protocol(config.task, "finetuning")

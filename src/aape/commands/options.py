@@ -54,9 +54,11 @@ class Option:
         """What stands for its value in the help."""
         if self.positional:
             return f"{self.key.upper().rstrip('S')} ..." if self.takes_many else self.key.upper()
-        if typing.get_origin(self.type) is Literal:
-            return "{" + ",".join(map(str, typing.get_args(self.type))) + "}"
-        return {int: "N", float: "X"}.get(self.type, self.key.rpartition(".")[2].upper())
+        kinds = typing.get_args(self.type) if typing.get_origin(self.type) in _UNIONS else (self.type,)
+        kind = next(kind for kind in kinds if kind is not type(None))
+        if typing.get_origin(kind) is Literal:
+            return "{" + ",".join(map(str, typing.get_args(kind))) + "}"
+        return {int: "N", float: "X"}.get(kind, self.key.rpartition(".")[2].upper())
 
 
 def option_table(config_class: type, *, with_fixed: bool = False) -> dict[str, Option]:
@@ -128,11 +130,13 @@ def build_parser(verb: str, config_class: type) -> argparse.ArgumentParser:
     needed = [option.metavar if option.positional else f"{option.flag} {option.metavar}"
               for option in options if option.is_required]  # fmt: skip
     needed += [f"[{option.metavar}]" for option in options if option.positional and not option.is_required]
+    is_marked = any("[ours]" in option.help + option.group for option in options)
+    marks = "[ours] marks a default that the paper does not state. " if is_marked else ""
     parser = argparse.ArgumentParser(
         prog=f"aape {verb}".strip(),
         usage=" ".join(["aape", verb, *needed, "[--config RECIPE] [options]"]),
         description=summary(config_class),
-        epilog="[ours] marks a default that the paper does not state. In names, dashes and underscores are the same.",
+        epilog=f"{marks}In names, dashes and underscores are the same.",
     )
     recipe_help = "a recipe's name (see aape recipes) or YAML file; the command line overrides it"
     parser.add_argument("--config", metavar="RECIPE", help=recipe_help)

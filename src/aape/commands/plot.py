@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlotWindowsConfig:
-    """`aape plot windows`: spectra and gradients of three windows, and how often descent finds a tone with each.
+    """`aape plot windows`: spectra and gradients of three windows, and how often gradient descent finds a tone.
 
     Args:
         out: figure to write, as .png and .svg, with the numbers beside it as .json.
-        seed: of the tones and the starts.
+        seed: random seed for tones and starts.
         tones: random tones, each with a random start.
-        steps: of gradient descent.
+        steps: gradient descent steps.
     """
 
     out: str = "windows"
@@ -49,7 +49,7 @@ class PlotClipConfig:
         model: a name (tiny is part of the package) or a saved folder.
         out: figure to write, as .png and .svg, with the numbers beside it as .json.
         start: where to begin, in seconds.
-        seconds: how much to show; all that the model encodes in one pass (10.24 for tiny) where not stated.
+        seconds: how much to show; by default all that the model encodes in one pass (10.24 for tiny).
         device: where to run.
     """
 
@@ -66,13 +66,13 @@ class PlotClipConfig:
 
 @dataclass(frozen=True)
 class PlotAliasingConfig:
-    """`aape plot aliasing`: what the tokens of each stem tell of folded modulation, and how far small shifts move them.
+    """`aape plot aliasing`: how well stems' tokens encode folded modulation rates, and how far small shifts move them.
 
     Args:
         out: figure to write, as .png and .svg, with the numbers beside it as .json.
         data: recordings to shift: a folder, CSV or tar shard; by default those of the package.
         models: names (tiny is part of the package) or saved folders to measure too, as in tiny,runs/mine; [] for none.
-        seeds: repetitions, each with weights and sounds of its own.
+        seeds: repetitions, each with other weights and sounds.
         clips: sounds of each modulation rate to train a decoder with; half as many test it.
         sounds: recordings, and modulated tones, to shift in each repetition.
     """
@@ -95,7 +95,7 @@ class PlotRunConfig:
     """`aape plot run`: losses, variances, learning rate and throughput of pre-training runs.
 
     Args:
-        runs: run folders, of finished runs or of such as are under way.
+        runs: run folders, finished or running.
         out: figure to write, as .png and .svg.
     """
 

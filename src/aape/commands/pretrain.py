@@ -42,31 +42,31 @@ class PretrainConfig:
     Args:
         data: folder, CSV or tar shards.
         out: folder of the run.
-        model: size of the encoder.
+        model: size of the encoder (a saved model is given as --init).
         steps: optimiser steps.
         clips: clips per optimiser step, over all ranks and accumulated passes.
-        seed: of the weights, the crops and the masks.
+        seed: random seed for weights, crops and masks.
         workers: processes that read audio.
         save_every: steps between checkpoints.
-        keep_checkpoints: how many checkpoints stay on disk.
-        keep_every: checkpoints of every so many steps stay too; 0 for none.
+        keep_checkpoints: how many checkpoints stay on disk (at least 2).
+        keep_every: also keep a checkpoint every so many steps; 0 for none.
         log_every: steps between lines of metrics.jsonl.
-        tensorboard: log for TensorBoard as well, which has to be installed.
-        track: log to this service as well, which has to be installed.
-        watch: recipe of `aape probe`: a labelled set to probe the encoder on while it trains.
+        tensorboard: also log to TensorBoard (must be installed).
+        track: also log to this service (must be installed).
+        watch: recipe of `aape probe` that is run on the encoder while it trains.
         watch_every: steps between those probes.
-        stats: JSON file of `aape stats`; measured at the start without one.
+        stats: JSON file of `aape stats`; by default measured at the start.
         init: model to start from, a name or a saved folder.
-        resume: go on from the last checkpoint in the run folder.
+        resume: continue from the last checkpoint in the run folder.
         device: where to run.
         crop_seconds: length of the random crop of each clip, in seconds.
-        loop_short_clips: loop clips shorter than the crop to its length, instead of padding with zeros [ours].
+        loop_to_crop: loop clips shorter than the crop to its length instead of padding them with zeros [ours].
         max_bad_fraction: stop when more than this share of the files cannot be read.
-        export: whose weights are saved for use.
-        encoder: fields of the encoder that differ from its size.
+        export: whose weights are saved as the model.
+        encoder: fields that override those of the size.
         masking: which patches the student sees.
-        predictor: what the student predicts with.
-        loss: what is minimised.
+        predictor: the network that predicts the hidden tokens.
+        loss: training loss.
         optim: optimiser and schedules.
     """
 
@@ -90,7 +90,7 @@ class PretrainConfig:
     resume: bool = False
     device: Device = "auto"
     crop_seconds: float = 6.0
-    loop_short_clips: bool = False
+    loop_to_crop: bool = False
     max_bad_fraction: float = 0.01
     export: Literal["student", "teacher"] = "student"
     encoder: dict[str, Any] = field(
@@ -109,7 +109,7 @@ class PretrainConfig:
             )
         if not 0 < self.masking.mask_ratio < 1:
             raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
-        if self.loop_short_clips and self.crop_seconds > MAX_LOOP_TO:
+        if self.loop_to_crop and self.crop_seconds > MAX_LOOP_TO:
             raise ConfigError(f"crop_seconds: clips are looped to {MAX_LOOP_TO:g} s at most, got {self.crop_seconds:g}")
 
 
@@ -174,7 +174,7 @@ class Pretraining:
             sample_rate=self.front_end.sample_rate,
             grid=self.method.student.stem.grid_size,
             masking=config.masking,
-            loop_short=config.loop_short_clips,
+            loop_to_crop=config.loop_to_crop,
         )
         if self.statistics is not None and checkpoint is None:  # else the checkpoint has its components
             crops = (self.draws[draw] for draw in range(min(CLIPS_FOR_STATISTICS, len(clips))))
@@ -309,7 +309,7 @@ class Pretraining:
         paths = ("data", "out", "stats", "watch")  # on this machine
         training = {key: value for key, value in dataclasses.asdict(config).items() if key not in paths}
         training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
-        loop_to = config.crop_seconds if config.loop_short_clips else 0.0
+        loop_to = config.crop_seconds if config.loop_to_crop else 0.0
         save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""`aape probe`: a labelled set and a saved encoder in, a table with both yardsticks out (method 9)."""
+"""`aape probe`: a labelled set and a saved encoder in, a table with both yardsticks out (docs/method.md 9)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """`aape probe`: a linear probe on frozen features, beside both yardsticks (method 9).
+    """`aape probe`: a linear probe on frozen features, beside the untrained encoder and log-mel statistics.
 
     Args:
         data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
@@ -31,21 +31,20 @@ class ProbeConfig:
         task: csv for your data, or a public data set with its protocol.
         label: column of the labels.
         split: column that says train, valid or test.
-        fold: column of the fold; every fold is left out once.
-        where: COLUMN=VALUE, to use those rows only.
-        group: column of what clips have in common (an instrument, a speaker), for intervals and held-out clips.
-        min_fold_clips: smaller folds are trained on and never tested.
-        num_folds: bring the folds together to this many of about equal size; 0 keeps them.
+        fold: column of the folds; each fold is held out once.
+        where: COLUMN=VALUE: use only rows where COLUMN equals VALUE.
+        group: group column (speaker, instrument), for intervals and held-out clips.
+        min_fold_clips: folds of fewer clips are trained on and never tested.
+        num_folds: merge folds into this many of similar size; 0 keeps them.
         steps: optimiser steps of each probe; by default the task's, 8000 for csv.
         batch: clips per optimiser step; by default the task's, 128 for csv.
-        seeds: how often each probe is trained.
-        learning_rates: peak rates, of which validation data choose one [ours].
-        validate_every: steps between looks at the validation and test data.
+        seeds: number of seeds.
+        learning_rates: peak rates to sweep on validation data [ours].
+        validate_every: steps between evaluations.
         device: where to run.
-        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the
-            model's.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
         yardsticks: also score the untrained encoder and log-mel statistics.
-        max_bad_fraction: share of unreadable clips above which to stop.
+        max_bad_fraction: stop when more than this share of the files cannot be read.
     """
 
     data: str
@@ -132,7 +131,7 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
 
 
 def resolve(config: ProbeConfig) -> ProbeConfig:
-    """Fill in what the task sets (method 9) and the options leave open."""
+    """Fill in what the task sets (docs/method.md 9) and the options leave open."""
     from aape.data.corpora import protocol
 
     values = protocol(config.task, "probing")

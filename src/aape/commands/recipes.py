@@ -21,7 +21,7 @@ class RecipesConfig:
     """`aape recipes`: list the recipes, or print one as YAML with every option, to save and edit.
 
     Args:
-        name: the recipe to print, a name or a path; or a folder of the list, such as paper.
+        name: the recipe to print, a name or a path; or the folder to list, such as paper.
     """
 
     name: str | None = field(default=None, metadata={"positional": True})

@@ -42,8 +42,8 @@ class TableConfig:
 
     Args:
         tables: which tables, paper or a folder with a grid.yaml.
-        runs: folder of the runs; where the recipes leave them if not given.
-        out: folder to write tables.md and tables.csv into; only shown where not given.
+        runs: folder of the runs; by default where the recipes leave them.
+        out: folder to write tables.md and tables.csv into; default: print only.
     """
 
     tables: str = "paper"
@@ -53,10 +53,10 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """`aape table run`: work through a list of runs; started again, it goes on where it stopped.
+    """`aape table run`: work through a list of runs; started again, it continues where it stopped.
 
     Args:
-        lists: paper, a folder with a grid.yaml, or a text file with a line for each run, as typed behind `aape`.
+        lists: paper, a folder with a grid.yaml, or a text file with a line for each run, as typed after `aape`.
         keep_going: after a run that fails, go on with the others.
     """
 
@@ -200,7 +200,7 @@ class Entry:
 
     @classmethod
     def of(cls, arguments: list[str]) -> Entry:
-        """Read arguments, as typed behind `aape`.
+        """Read arguments, as typed after `aape`.
 
         Raises:
             ConfigError: they are no run, or their options are wrong.

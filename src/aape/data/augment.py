@@ -1,4 +1,4 @@
-"""What fine-tuning does to spectrograms, and what it draws for that (method 8). F mel bins, T frames."""
+"""What fine-tuning does to spectrograms, and what it draws for that (docs/method.md 8). F mel bins, T frames."""
 
 from __future__ import annotations
 

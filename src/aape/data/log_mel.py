@@ -1,4 +1,4 @@
-"""Log-mel spectrograms (method 1), and the mean and standard deviation that standardise them.
+"""Log-mel spectrograms (docs/method.md 1), and the mean and standard deviation that standardise them.
 
 B clips, F mel bins, T frames. What is ours and not the paper's is marked in docs/method.md.
 """

@@ -1,4 +1,4 @@
-"""Which clips a step of fine-tuning sees (method 8). n clips."""
+"""Which clips a step of fine-tuning sees (docs/method.md 8). n clips."""
 
 from __future__ import annotations
 

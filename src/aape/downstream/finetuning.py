@@ -1,4 +1,4 @@
-"""One fine-tuning: a classifier, its training clips, and the scores on the way (method 8).
+"""One fine-tuning: a classifier, its training clips, and its scores during training (docs/method.md 8).
 
 B clips, C classes, F mel bins, T frames of a clip.
 """
@@ -335,7 +335,7 @@ class Training:
         return F.pad(piece, (0, fixed - piece.shape[-1])) if fixed else piece
 
     def _windows(self, mel: Tensor) -> Sequence[Tensor]:
-        """Return what of a clip is scored: the start, padded, where there is a fixed length; else all (method 1)."""
+        """Return what is scored: the start, padded, where there is a fixed length; else all (docs/method.md 1)."""
         if self.settings.num_frames:
             return [F.pad(mel, (0, self.settings.num_frames - mel.shape[-1]))]
         return mel.split(SEGMENT_FRAMES if mel.shape[-1] > MAX_FRAMES else MAX_FRAMES, dim=-1)

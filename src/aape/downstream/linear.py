@@ -90,7 +90,7 @@ def train_linear(
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> list[History]:
-    """Train one linear layer per run: cross-entropy, Adam, cosine to 0, no weight decay, no augmentation (method 9).
+    """Train a linear layer per run: cross-entropy, Adam, cosine to 0, no decay, no augmentation (docs/method.md 9).
 
     Clips come in seeded permutations, one after the other: every clip is seen once before any is seen again, and a
     batch may hold the end of one permutation and the start of the next.

@@ -1,4 +1,4 @@
-"""Partitions of a labelled set: a fixed split, or leave one fold out (method 9). n clips; indices point at them."""
+"""Partitions of n labelled clips: a fixed split, or leave one fold out (docs/method.md 9)."""
 
 from __future__ import annotations
 

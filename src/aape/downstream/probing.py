@@ -1,4 +1,4 @@
-"""The protocol of linear probing (method 9): how learning rate and step are chosen, and what is reported.
+"""The protocol of linear probing (docs/method.md 9): how learning rate and step are chosen, and what is reported.
 
 M feature matrices, n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
 """

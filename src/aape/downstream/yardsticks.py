@@ -1,4 +1,4 @@
-"""What a probed encoder is held against: the same encoder untrained, and statistics of the log-mel (method 9)."""
+"""What a probed encoder is compared with: the untrained encoder, and log-mel statistics (docs/method.md 9)."""
 
 from __future__ import annotations
 

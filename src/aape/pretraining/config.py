@@ -34,10 +34,9 @@ class LossConfig:
 
     Args:
         contrastive_weight: weight of the contrastive loss.
-        statistics_weight: weight of reading the clip's log-mel statistics off the class token; the paper has none.
+        statistics_weight: weight of predicting the clip's log-mel statistics from the class token; the paper has none.
         statistics_components: principal components of the statistics.
-        min_prefix: read the statistics from the start of the crop only, at least so many time patches and another
-            number at each step, so that the class token knows short clips too; 0 for the whole crop.
+        min_prefix: predict the statistics of a random prefix of at least this many time patches; 0: the whole crop.
         temperature: temperature of the contrastive loss [ours].
         reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
         target: what the teacher gives of each block, its output or its MLP's.

@@ -38,10 +38,10 @@ class ClipDraws(Dataset[dict[str, Any]]):
         sample_rate: int,  # Hz
         grid: tuple[int, int],  # (Nf, Nt) of a crop
         masking: MaskingConfig,
-        loop_short: bool = False,  # loop a clip shorter than the crop until it is full; else it is padded later
+        loop_to_crop: bool = False,  # a clip shorter than the crop is looped to its length; else it is padded later
     ) -> None:
         self.clips, self.num_draws, self.seed = clips, num_draws, seed
-        self.crop_samples, self.sample_rate, self.loop_short = crop_samples, sample_rate, loop_short
+        self.crop_samples, self.sample_rate, self.loop_to_crop = crop_samples, sample_rate, loop_to_crop
         self.grid, self.masking = grid, masking
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -86,7 +86,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
         # Drawn for every clip, so that the masks do not depend on how a length was found out
         start = torch.rand((), generator=generator, dtype=torch.float64).item() * max(0.0, seconds - crop_seconds)
         wave = load_clip(clip, sample_rate=self.sample_rate, start=start, duration=crop_seconds)
-        if self.loop_short and len(wave) < self.crop_samples:
+        if self.loop_to_crop and len(wave) < self.crop_samples:
             wave = np.resize(wave, self.crop_samples)
         return wave
 
