@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from aape.commands.options import parse
-from aape.commands.probe import ProbeConfig, build_protocol, read_set, resolve
+from aape.commands.probe import ProbeConfig, build_protocol, read_probe_set, resolve
 from aape.data.clips import load_clip
 from aape.downstream.probing import score
 from aape.inference import load_model
@@ -24,7 +24,7 @@ CROP_SECONDS = 3
 def main() -> None:
     """Embed, probe, print."""
     config = resolve(parse(ProbeConfig, sys.argv[1:], verb="probe"))
-    labelled, model = read_set(config)[0], load_model(config.checkpoint, device=config.device, loop_to=0)
+    labelled, model = read_probe_set(config)[0], load_model(config.checkpoint, device=config.device, loop_to=0)
     protocol, rate = build_protocol(labelled, config, "cpu"), model.log_mel.sample_rate
     waves = [load_clip(clip, sample_rate=rate) for clip in labelled.clips]
     repeated = [np.resize(wave, max(len(wave), CROP_SECONDS * rate)) for wave in waves]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aape.downstream.linear import Run, standardisation, train_linear
+from aape.downstream.linear import LinearRun, standardisation, train_linear
 
 BUDGET = {"num_classes": 3, "steps": 60, "batch": 16, "validate_every": 20}
 
@@ -35,7 +35,7 @@ def test_standardisation_is_that_of_the_training_rows_alone():
 def test_a_run_equals_torch_adam_with_a_cosine(blobs):
     features, labels = blobs
     train, test = np.arange(80), np.arange(80, 120)
-    history = train_linear(features, labels, [Run(train, (test,), 0.05, seed=3)], **BUDGET)[0]
+    history = train_linear(features, labels, [LinearRun(train, (test,), 0.05, seed=3)], **BUDGET)[0]
 
     mean, std = features[0, :80].mean(axis=0), features[0, :80].std(axis=0)
     inputs = torch.from_numpy((features[0] - mean) / std)
@@ -99,7 +99,7 @@ def test_runs_of_any_rates_and_seeds_equal_adam_written_out(blobs):
     two = np.concatenate([features, features[:, ::-1]])
     train = np.random.default_rng(2).permutation(120)
     runs = [
-        Run(np.sort(train[:size]), (train[size:],), rate, seed, matrix=seed % 2)
+        LinearRun(np.sort(train[:size]), (train[size:],), rate, seed, matrix=seed % 2)
         for rate, size in ((0.01, 70), (0.1, 70), (0.01, 50))
         for seed in range(2)
     ]
@@ -117,9 +117,9 @@ def test_a_run_is_the_same_alone_and_in_company(blobs):
     features, labels = blobs
     two = np.concatenate([features, features[:, ::-1]])
     runs = [
-        Run(np.arange(0, 120, 2), (np.arange(1, 120, 2),), 0.01, seed=0),
-        Run(np.arange(50), (np.arange(50, 120), np.arange(10)), 0.1, seed=1, matrix=1),
-        Run(np.arange(7), (np.arange(50, 120),), 0.1, seed=2),  # fewer clips than a batch holds
+        LinearRun(np.arange(0, 120, 2), (np.arange(1, 120, 2),), 0.01, seed=0),
+        LinearRun(np.arange(50), (np.arange(50, 120), np.arange(10)), 0.1, seed=1, matrix=1),
+        LinearRun(np.arange(7), (np.arange(50, 120),), 0.1, seed=2),  # fewer clips than a batch holds
     ]
     together = train_linear(two, labels, runs, **BUDGET)
     for run, history in zip(runs, together, strict=True):
@@ -132,7 +132,7 @@ def test_a_run_is_the_same_alone_and_in_company(blobs):
 def test_test_labels_and_test_features_never_reach_the_layer(blobs):
     features, labels = blobs
     train, test = np.arange(80), np.arange(80, 120)
-    run = Run(train, (test,), 0.05, seed=0)
+    run = LinearRun(train, (test,), 0.05, seed=0)
     first = train_linear(features, labels, [run], **BUDGET)[0]
     shuffled = labels.copy()
     shuffled[80:] = (shuffled[80:] + 1) % 3
@@ -149,7 +149,7 @@ def test_seeds_differ_and_separable_classes_are_separated(blobs):
     features, labels = blobs
     everything = np.arange(120)
     budget = {**BUDGET, "steps": 300}
-    runs = [Run(everything, (everything,), 0.05, seed) for seed in range(2)]
+    runs = [LinearRun(everything, (everything,), 0.05, seed) for seed in range(2)]
     first, second = train_linear(features, labels, runs, **budget)
     assert first.accuracy[0, -1] > 0.95
     assert first.loss[0, 0] != second.loss[0, 0]
@@ -157,6 +157,6 @@ def test_seeds_differ_and_separable_classes_are_separated(blobs):
 
 def test_the_last_step_is_evaluated_when_it_is_no_multiple(blobs):
     features, labels = blobs
-    run = Run(np.arange(80), (np.arange(80, 120),), 0.05, seed=0)
+    run = LinearRun(np.arange(80), (np.arange(80, 120),), 0.05, seed=0)
     history = train_linear(features, labels, [run], num_classes=3, steps=25, batch=16, validate_every=10)[0]
     assert history.steps.tolist() == [10, 20, 25]

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from aape.downstream.linear import Run, train_linear
+from aape.downstream.linear import LinearRun, train_linear
 from aape.downstream.partitions import fold_partitions, split_partition
-from aape.downstream.probing import METRICS, Protocol, choose_learning_rate, margin, score
+from aape.downstream.probing import METRICS, ProbeProtocol, choose_learning_rate, margin, score
 from aape.errors import DataError
 
 NAMES = [str(index) for index in range(120)]
@@ -24,11 +24,11 @@ def blobs():
 
 def folds_protocol(labels, **changes):
     folds = [str(index // 24) for index in range(120)]
-    return Protocol(labels, 3, fold_partitions(folds, NAMES), **{**BUDGET, **changes})
+    return ProbeProtocol(labels, 3, fold_partitions(folds, NAMES), **{**BUDGET, **changes})
 
 
 def split_protocol(labels, splits, **changes):
-    return Protocol(labels, 3, [split_partition(splits, NAMES)], **{**BUDGET, **changes})
+    return ProbeProtocol(labels, 3, [split_partition(splits, NAMES)], **{**BUDGET, **changes})
 
 
 def test_best_is_never_below_the_honest_scores(blobs):
@@ -73,8 +73,8 @@ def test_the_step_of_a_fold_is_chosen_without_its_next_fold_and_applied_to_the_f
     for fold, partition in enumerate(protocol.partitions):
         following = protocol.partitions[(fold + 1) % 5]
         runs = [
-            Run(partition.train, (partition.test,), 3e-2, seed=0),
-            Run(np.setdiff1d(partition.train, following.test), (following.test,), 3e-2, seed=0),
+            LinearRun(partition.train, (partition.test,), 3e-2, seed=0),
+            LinearRun(np.setdiff1d(partition.train, following.test), (following.test,), 3e-2, seed=0),
         ]
         budget = {"num_classes": 3, "steps": 60, "batch": 16, "validate_every": 10}
         full, chooser = train_linear(features, labels, runs, **budget)
@@ -138,7 +138,7 @@ def test_progress_reports_as_many_runs_as_were_promised(blobs):
 def test_a_sweep_without_a_clip_to_spare_is_refused():
     labels = np.asarray([0, 1, 2, 0], dtype=np.int64)
     partition = split_partition(["train", "train", "train", "test"], NAMES[:4])
-    protocol = Protocol(labels, 3, [partition], **BUDGET)
+    protocol = ProbeProtocol(labels, 3, [partition], **BUDGET)
     with pytest.raises(DataError, match="give one"):
         score(np.zeros((1, 4, 2), np.float32), protocol)
     single = dataclasses.replace(protocol, learning_rates=(1e-2,))

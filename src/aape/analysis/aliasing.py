@@ -1,8 +1,8 @@
 """What a stem's stride folds, as numbers: modulation rates read from its tokens, and what shifts below a patch change.
 
 Tokens 160 ms apart sample every envelope 6.25 times a second: rates f, 6.25 k - f and 6.25 k + f look alike from token
-to token. Letters: B sounds, C rates, F mel bins, T frames, G rows of tokens (Nf frequency patches; 1 where tokens span
-all bins), Nt time patches, D width, S shifts.
+to token. Letters: B sounds, F mel bins, T frames, Nf rows of tokens (frequency patches; 1 where tokens span all bins),
+Nt time patches, D width, S shifts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MODEL_TOKENS = (": stem", ": patch tokens", ": class token")  # endings of their
 READ_OUTS = {"mean": "mean of all tokens", "token": "single token", "spread": "standard deviation over time"}
 _BATCH = 16
 
-Tokens = dict[str, Tensor]  # by name, (B, G, Nt, D)
+Tokens = dict[str, Tensor]  # by name, (B, Nf, Nt, D)
 Progress = Callable[[int, int], None]  # called with (done, total)
 TokenMap = Callable[[Tensor], Tokens]  # of a log-mel spectrogram (B, 1, F, T), not standardised
 Answers = dict[tuple[str, str], NDArray[np.int64]]  # by (name, read-out), classes (m, decoders)
@@ -121,7 +121,7 @@ def lengthen_windows(stem: AaPE, *, is_averaging: bool) -> AaPE:
 def untrained_tokens(mean: float, std: float, seed: int) -> TokenMap:
     """Map log-mels of such mean and deviation to the tokens of every stem, with random weights, and of two yardsticks.
 
-    All stems have one width. The yardsticks are the log-mel's own frames (G = 1, D = F), and its 16 x 16 patches, of
+    All stems have one width. The yardsticks are the log-mel's own frames (Nf = 1, D = F), and its 16 x 16 patches, of
     which the standard stem's tokens are a linear map.
     """
     stems: dict[str, Stem] = {}
@@ -161,7 +161,7 @@ def model_tokens(name: str, encoder: AudioEncoder, mean: float, std: float) -> T
 
 
 def read_out(tokens: Tensor) -> dict[str, Tensor]:
-    """Reduce tokens (B, G, Nt, D) to the features of decoders, (B, decoders, D), by name of `READ_OUTS`.
+    """Reduce tokens (B, Nf, Nt, D) to the features of decoders, (B, decoders, D), by name of `READ_OUTS`.
 
     "token" is the middle one of each row, with a decoder for each row; "spread" is over time, averaged over the rows.
     A single token has a mean only.
@@ -174,17 +174,17 @@ def read_out(tokens: Tensor) -> dict[str, Tensor]:
 
 
 def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALTIES) -> tuple[Tensor, Tensor, float]:
-    """Fit features (n, D) to targets (n, C) by ridge regression, with the penalty of the least leave-one-out error.
+    """Fit features (n, D) to targets (n, outputs) by ridge regression; the penalty has the least leave-one-out error.
 
     Returns:
-        w (D, C), the free b (C,), and the penalty of |w|^2.
+        w (D, outputs), the free b (outputs,), and the penalty of |w|^2.
     """
     centre, level = features.mean(0), targets.mean(0)
     x, y = features - centre, targets - level
     energy, basis = torch.linalg.eigh(x.T @ x)
     energy = energy.clamp(min=0)
     turned = x @ basis  # (n, D)
-    answers = turned.T @ y  # (D, C)
+    answers = turned.T @ y  # (D, outputs)
     best = (math.inf, x.new_zeros(x.shape[1], y.shape[1]), math.nan)
     for penalty in penalties:
         weight = answers / (energy + penalty)[:, None]
@@ -309,7 +309,7 @@ def measure(
 def summarise_decoding(runs: Sequence[tuple[NDArray[np.int64], Answers]]) -> Rows:
     """Return one row per tokens and read-out: mean, lowest and highest accuracy of the runs of `decode_rates`.
 
-    Rows of the mean token have the counts (C, C) of all runs too: true rate by row, heard rate by column.
+    Rows of the mean token have the counts (rates, rates) of all runs too: true rate by row, decoded rate by column.
     """
     rows = []
     for name, kind in runs[0][1]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aape.models.saved import SavedModel
 
 
-PLACES = ("data", "out", "checkpoint")  # on this machine
+LOCAL_PATHS = ("data", "out", "checkpoint")  # not saved with the model
 # What may differ when a run is resumed.
 MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
 
@@ -157,21 +157,21 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
     from aape.runs.devices import close_ranks, start_ranks
     from aape.runs.folder import claim, write_run_header
 
-    saved, config, ranks = read_model(config.checkpoint), resolve(config), start_ranks(config.device)
+    saved, config, accelerator = read_model(config.checkpoint), resolve(config), start_ranks(config.device)
     claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
-    labelled, _ = read_set(config)  # before hours of reading, say what is wrong with the set
-    ranks.wait_for_everyone()  # all have looked, before the first one writes
-    environment = write_run_header(config.out, config, device=ranks.device) if ranks.is_main_process else {}
-    run = _prepare(config, labelled, saved, ranks)
+    labelled, _ = read_set(config)  # what is wrong with the set is said before hours of reading
+    accelerator.wait_for_everyone()  # the first one writes only when all have looked
+    environment = write_run_header(config.out, config, device=accelerator.device) if accelerator.is_main_process else {}
+    run = _make_run(config, labelled, saved, accelerator)
     parts = partitions(run.labelled, config)
     run.work_through(make_jobs(parts, config.seeds, selection_runs=config.selection_runs))
     result: dict[str, Any] = {}
-    if ranks.is_main_process:
+    if accelerator.is_main_process:
         result = run.summarise(parts, config.seeds)
         result |= {"pretraining": saved.training, "environment": environment}
         result = report(config, result, {"fine-tuned": result}, run.labelled)
         run.write_card(result, parts[0])
-    close_ranks(ranks)
+    close_ranks(accelerator)
     return result
 
 
@@ -195,47 +195,47 @@ def loop_length(config: FinetuneConfig, recommended: float) -> float:
     return config.loop_to if config.loop_to is not None else 0.0 if config.num_frames else recommended
 
 
-def _prepare(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, ranks: Accelerator) -> Run:
-    """Read the sounds; those that cannot be read are listed, and left out of the set."""
+def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, accelerator: Accelerator) -> Run:
+    """Read the sounds, list and leave out those that cannot be read, and return what the trainings share."""
     from aape.data.corpora import protocol
     from aape.downstream.finetuning import Settings
     from aape.downstream.jobs import Run
     from aape.downstream.spectrograms import Spectrograms
     from aape.runs.progress import progress_bar
 
-    options = {**vars(config), **vars(config.optim), **vars(config.augment)}
-    options["balanced_draws"] = protocol(config.task, "finetuning")["balanced_draws"]
-    names = {field.name for field in dataclasses.fields(Settings)} & options.keys()
+    names = ("steps", "batch", "num_frames", "crop_frames", "clips_at_once", "evaluations", "save_every")
+    options = {name: getattr(config, name) for name in names} | vars(config.optim) | vars(config.augment)
+    balanced_draws = protocol(config.task, "finetuning")["balanced_draws"]
     loop_to = loop_length(config, saved.loop_to)
     spectrograms = Spectrograms(
         labelled.clips,
         saved.front_end,
-        device=ranks.device,
+        device=accelerator.device,
         workers=config.workers,
         loop_to=loop_to,
         max_bad_fraction=config.max_bad_fraction,
     )
-    with progress_bar("reading", len(labelled.clips)) if ranks.is_main_process else nullcontext() as progress:
+    with progress_bar("reading", len(labelled.clips)) if accelerator.is_main_process else nullcontext() as progress:
         spectrograms.check(progress)
-    if ranks.is_main_process:
+    if accelerator.is_main_process:
         spectrograms.bad.tell()
-    left = labelled.without(set(spectrograms.bad.reasons))
-    _check_data(config, left, is_main=ranks.is_main_process)
+    readable = labelled.without(set(spectrograms.bad.reasons))
+    _check_data(config, readable, is_main=accelerator.is_main_process)
     return Run(
         Path(config.out),
-        left,
-        spectrograms.of(left.clips),
+        readable,
+        spectrograms.of(readable.clips),
         saved,
-        Settings(**{name: options[name] for name in names}),
-        ranks,
+        Settings(**options, balanced_draws=balanced_draws),
+        accelerator,
         resume=config.resume,
         loop_to=loop_to,
-        options={key: value for key, value in dataclasses.asdict(config).items() if key not in PLACES},
+        options={key: value for key, value in dataclasses.asdict(config).items() if key not in LOCAL_PATHS},
     )
 
 
 def _check_data(config: FinetuneConfig, labelled: LabelledSet, *, is_main: bool) -> None:
-    """Keep a digest of the readable set in the run folder, and go on with no other."""
+    """Keep a digest of the readable set in the run folder, and refuse to continue with another."""
     from aape.runs.files import write_atomically
 
     path, digest = Path(config.out) / "data.sha256", labelled.digest().encode()

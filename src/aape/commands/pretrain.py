@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aape.runs.loop import Loop, Pass
 
 BAD_NAME, PROBES_NAME = "bad_files.jsonl", "probes.jsonl"
-CLIPS_FOR_STATISTICS = 2000
+CLIPS_TO_FIT = 2000
 MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every", "keep_checkpoints", "keep_every",
               "watch", "watch_every", "tensorboard", "track", "max_bad_fraction")  # fmt: skip
 # The fields of each section that are options; the others keep their defaults
@@ -134,12 +134,12 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 class Pretraining:
-    """A run, ready to train: the folder claimed, front end, method, draws and loop made; raises as `pretrain`."""
+    """A run, ready to train; `forward` is the method, from batch to loss. Raises as `pretrain`."""
 
     def __init__(self, config: PretrainConfig) -> None:
         import torch
 
-        from aape.commands.probe import read_set
+        from aape.commands.probe import read_probe_set
         from aape.data.clips import read_manifest
         from aape.data.log_mel import LogMel
         from aape.models.stats import read_stats, write_stats
@@ -149,15 +149,15 @@ class Pretraining:
         from aape.runs.folder import write_run_header
 
         self.config, self.out = config, Path(config.out)
-        if config.watch is not None:  # says now what is wrong with the set
-            read_set(self._probe_config(self.out))
-        self.accelerator = _claim(config)
+        if config.watch is not None:  # what is wrong with the set is said now
+            read_probe_set(self._probe_config(self.out))
+        self.accelerator = _start_and_claim(config)
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
         checkpoint = find_checkpoint(self.out, is_main=self.is_main) if config.resume else None
         clips = read_manifest(config.data)
-        self.front_end, self.shape = _front_end_and_encoder(config)
+        self.front_end, self.encoder_config = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
-        self.method, self.statistics = _build_method(config, self.shape)
+        self.method, self.clip_statistics = _build_method(config, self.encoder_config)
         if self.is_main:
             write_run_header(self.out, config, device=self.device)
         if config.stats is None:  # a resumed run finds them in its folder
@@ -176,10 +176,10 @@ class Pretraining:
             masking=config.masking,
             loop_to_crop=config.loop_to_crop,
         )
-        if self.statistics is not None and checkpoint is None:  # else the checkpoint has its components
-            crops = (self.draws[draw] for draw in range(min(CLIPS_FOR_STATISTICS, len(clips))))
+        if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
+            crops = (self.draws[draw] for draw in range(min(CLIPS_TO_FIT, len(clips))))
             inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
-            self.statistics.fit(torch.cat([self.statistics.measure(*each).cpu() for each in inputs]))
+            self.clip_statistics.fit(torch.cat([self.clip_statistics.measure(*each).cpu() for each in inputs]))
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
         self.loop.resume(checkpoint)
@@ -196,26 +196,27 @@ class Pretraining:
         """Read this rank's batches, pass by pass, of every step from the loop's on."""
         from aape.pretraining.draws import StepBatches, load_steps
 
-        ranks, passes = self.accelerator, self.config.optim.accumulate
-        share = {"rank": ranks.process_index, "world_size": ranks.num_processes, "first_step": self.loop.step}
-        order = StepBatches(num_draws=len(self.draws), clips=self.config.clips, passes=passes, **share)
-        return load_steps(self.draws, order, workers=self.config.workers, pin_memory=self.device.type == "cuda")
+        accelerator, config = self.accelerator, self.config
+        share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+        order = StepBatches(num_draws=len(self.draws), clips=config.clips, passes=config.optim.accumulate,
+                            first_step=self.loop.step, **share)  # fmt: skip
+        return load_steps(self.draws, order, workers=config.workers, pin_memory=self.device.type == "cuda")
 
     def forward(self, step: int, batch: dict[str, Any]) -> Pass:
-        """Turn a batch of waveforms and masks into the loss: log-mel, method, and statistics of the clip."""
+        """Batch to loss: waveforms to log-mels, student against teacher, and the statistics of the clip."""
         from aape.pretraining.draws import draw_prefix
         from aape.runs.loop import Pass
 
         self.bad.note(batch["bad"])
         loss = self.config.loss
-        spectrogram, valid = self.spectrograms(batch["waveform"], batch["num_samples"])
-        known = valid if loss.ignore_padding else None
+        spectrogram, in_clip = self.spectrograms(batch["waveform"], batch["num_samples"])
+        valid = in_clip if loss.ignore_padding else None
         visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
-        outputs = self.method(spectrogram, visible, queries, known)
-        if self.statistics is not None:
-            num_time = self.shape.num_frames // self.shape.patch_size
+        outputs = self.method(spectrogram, visible, queries, valid)
+        if self.clip_statistics is not None:
+            num_time = self.method.student.stem.grid_size[1]
             prefix = draw_prefix(self.config.seed, step, loss.min_prefix, num_time) if loss.min_prefix else None
-            error = self.statistics(self.method.student, spectrogram, known, prefix)
+            error = self.clip_statistics(self.method.student, spectrogram, valid, prefix)
             outputs["loss"] = outputs["loss"] + loss.statistics_weight * error
             outputs["loss_statistics"] = error
         weight = 1 / (self.config.optim.accumulate * self.accelerator.num_processes)
@@ -226,8 +227,8 @@ class Pretraining:
         """Return log-mels (B, 1, F, T) and valid patches (B, N) on the device, as `crop_spectrograms`."""
         from aape.pretraining.draws import crop_spectrograms
 
-        waveform, shape = waveform.to(self.device, non_blocking=True), self.shape
-        return crop_spectrograms(waveform, num_samples, self.log_mel, shape.num_frames, shape.patch_size)
+        waveform, encoder = waveform.to(self.device, non_blocking=True), self.encoder_config
+        return crop_spectrograms(waveform, num_samples, self.log_mel, encoder.num_frames, encoder.patch_size)
 
     def _make_loop(self, num_clips: int) -> Loop:
         from aape.runs.devices import autocast
@@ -238,7 +239,7 @@ class Pretraining:
         from aape.runs.progress import TrainingBar
 
         config, optim = self.config, self.config.optim
-        parts: dict[str, Any] = {"method": self.method, "statistics": self.statistics}
+        parts: dict[str, Any] = {"method": self.method, "statistics": self.clip_statistics}
         modules = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         if optim.compile:
             self.method.compile(dynamic=False)
@@ -329,14 +330,14 @@ class Pretraining:
         print(f"{self.config.steps} steps done -> {self.out / 'model'}")
 
 
-def _claim(config: PretrainConfig) -> Accelerator:
+def _start_and_claim(config: PretrainConfig) -> Accelerator:
     """Start this rank, and refuse to mix two runs in one folder."""
     from aape.runs.devices import start_ranks
     from aape.runs.folder import claim
 
     trackers = [name for name in ("tensorboard" if config.tensorboard else None, config.track) if name]
-    shown = {key: str(value) for key, value in dataclasses.asdict(config).items()}
-    accelerator = start_ranks(config.device, out=config.out, trackers=trackers, config=shown)
+    options = {key: str(value) for key, value in dataclasses.asdict(config).items()}
+    accelerator = start_ranks(config.device, out=config.out, trackers=trackers, config=options)
     parts = accelerator.num_processes * config.optim.accumulate
     if config.clips % parts:
         raise ConfigError(f"clips ({config.clips}) must be a multiple of ranks times accumulation steps ({parts})")
@@ -350,35 +351,35 @@ def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, Enco
     """Return front end and encoder that fit each other; the encoder's position table covers the crop."""
     from aape.models.stats import read_stats
 
-    shape = encoder_config(config.model, **config.encoder)
-    front_end = FrontEndConfig(n_mels=shape.n_mels) if config.stats is None else read_stats(config.stats)
-    if front_end.n_mels != shape.n_mels:
-        bands = f"{front_end.n_mels} mel bands, the encoder has {shape.n_mels}"
+    encoder = encoder_config(config.model, **config.encoder)
+    front_end = FrontEndConfig(n_mels=encoder.n_mels) if config.stats is None else read_stats(config.stats)
+    if front_end.n_mels != encoder.n_mels:
+        bands = f"{front_end.n_mels} mel bands, the encoder has {encoder.n_mels}"
         raise ConfigError(f"{config.stats} is of {bands}: without --stats they are measured for it")
     samples = round(config.crop_seconds * front_end.sample_rate)
     if samples < front_end.hop_length:
         raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
-    require_positive(shape, "patch_size")
-    num_time = -(-(1 + samples // front_end.hop_length) // shape.patch_size)  # 601 frames in 6 s, 38 patches of 16
-    return front_end, dataclasses.replace(shape, num_frames=num_time * shape.patch_size)
+    require_positive(encoder, "patch_size")
+    num_time = -(-(1 + samples // front_end.hop_length) // encoder.patch_size)  # 601 frames in 6 s, 38 patches of 16
+    return front_end, dataclasses.replace(encoder, num_frames=num_time * encoder.patch_size)
 
 
-def _build_method(config: PretrainConfig, shape: EncoderConfig) -> tuple[TeacherStudent, ClipStatistics | None]:
+def _build_method(config: PretrainConfig, encoder: EncoderConfig) -> tuple[TeacherStudent, ClipStatistics | None]:
     """Build student, teacher, predictor, and the statistics' head if they are part of the loss."""
     from aape.models.encoder import AudioEncoder
     from aape.models.saved import load_weights
     from aape.pretraining.clip_statistics import ClipStatistics
     from aape.pretraining.teacher_student import TeacherStudent
 
-    loss, num_time = config.loss, shape.num_frames // shape.patch_size
+    loss, num_time = config.loss, encoder.num_frames // encoder.patch_size
     if not 0 <= loss.min_prefix <= num_time:
         raise ConfigError(f"loss.min_prefix must be 0 to {num_time}, the time patches of a crop")
     try:
-        encoder = AudioEncoder(shape)
+        student = AudioEncoder(encoder)
         if config.init is not None:
-            load_weights(encoder, config.init)
-        method = TeacherStudent(encoder, encoder.stem.grid_size, config.predictor, loss)
-        sizes = (shape.embed_dim, shape.n_mels, shape.patch_size, loss.statistics_components)
+            load_weights(student, config.init)
+        method = TeacherStudent(student, student.stem.grid_size, config.predictor, loss)
+        sizes = (encoder.embed_dim, encoder.n_mels, encoder.patch_size, loss.statistics_components)
         return method, ClipStatistics(*sizes) if loss.statistics_weight else None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"encoder, predictor or loss: {error}") from error

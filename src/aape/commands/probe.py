@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aape.data.labelled import LabelledSet
     from aape.downstream.features import Features
     from aape.downstream.partitions import Partition
-    from aape.downstream.probing import ProbeScores, Protocol
+    from aape.downstream.probing import ProbeProtocol, ProbeScores
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     return run_probe(config, start_ranks(config.device))
 
 
-def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str, Any]:
+def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Probe an encoder and, beside it, the untrained encoder and the statistics of the log-mel.
 
     Leaves in `config.out`: `result.json`, `results.csv`, `metrics.jsonl` (scores by step), `config.yaml`,
@@ -89,7 +89,7 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
 
     Args:
         config: the options.
-        ranks: the processes that divide the sounds; they part once the features are there. None: this one alone.
+        accelerator: the processes that divide the sounds; only the first goes on after the features. None: this one.
 
     Returns:
         The content of `result.json`; nothing in all processes but the first.
@@ -108,26 +108,26 @@ def run_probe(config: ProbeConfig, ranks: Accelerator | None = None) -> dict[str
     config, out = resolve(config), Path(config.out)
     may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
     claim(out, config, may_change=may_change, resume=True)
-    labelled, _ = read_set(config)  # before hours of embedding, say what is wrong with the set
+    labelled, _ = read_probe_set(config)  # what is wrong with the set is said before hours of embedding
     model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
-    is_main, seeds = ranks is None or ranks.is_main_process, config.seeds if config.yardsticks else 0
+    is_main, seeds = accelerator is None or accelerator.is_main_process, config.seeds if config.yardsticks else 0
     environment = write_run_header(out, config, device=model.device) if is_main else {}
     features = compute_features(
-        model, labelled.clips, out / "features", seeds=seeds, ranks=ranks, progress_bar=progress_bar
+        model, labelled.clips, out / "features", seeds=seeds, accelerator=accelerator, progress_bar=progress_bar
     )
-    if ranks is not None:
-        close_ranks(ranks)
+    if accelerator is not None:
+        close_ranks(accelerator)
     if not is_main:
         return {}
     bad = BadFiles(len(labelled.clips), config.max_bad_fraction)
     bad.add(pair for matrices in features.values() for matrix in matrices for pair in matrix.bad)
     bad.tell()
-    device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: others are no faster
-    left = labelled.without(set(bad.reasons))
-    protocol = build_protocol(left, config, device)
+    device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: no other device is faster
+    readable = labelled.without(set(bad.reasons))
+    protocol = build_protocol(readable, config, device)
     scores = _score(features, [clip.name for clip in labelled.clips], set(bad.reasons), protocol)
     origin = {"pretraining": model.training, "environment": environment}
-    return _report(config, left, protocol, scores, bad.reasons, origin)
+    return _report(config, readable, protocol, scores, bad.reasons, origin)
 
 
 def resolve(config: ProbeConfig) -> ProbeConfig:
@@ -138,8 +138,8 @@ def resolve(config: ProbeConfig) -> ProbeConfig:
     return dataclasses.replace(config, **{key: value for key, value in values.items() if getattr(config, key) is None})
 
 
-def read_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
-    """Read the task's data, and its training and test sets.
+def read_probe_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
+    """Read the task's data, of one label per clip, and its training and test sets.
 
     Raises:
         ConfigError: a task with several labels per clip; and as `aape.downstream.partitions.read_set`, DataError too.
@@ -152,15 +152,15 @@ def read_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
     return labelled, parts
 
 
-def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> Protocol:
+def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> ProbeProtocol:
     """Turn clips and options into the numbers that the linear layers need."""
     import numpy as np
 
     from aape.downstream.partitions import partitions
-    from aape.downstream.probing import Protocol
+    from aape.downstream.probing import ProbeProtocol
 
     groups = None if labelled.groups is None else np.unique(labelled.groups, return_inverse=True)[1].astype(np.int64)
-    return Protocol(
+    return ProbeProtocol(
         labels=labelled.labels(),
         num_classes=len(labelled.classes),
         partitions=partitions(labelled, config),
@@ -175,7 +175,7 @@ def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> P
 
 
 def _score(
-    features: dict[str, list[Features]], names: list[str], bad: set[str], protocol: Protocol
+    features: dict[str, list[Features]], names: list[str], bad: set[str], protocol: ProbeProtocol
 ) -> dict[str, ProbeScores]:
     """Train the linear layers of every row on the readable ones of all clips."""
     import numpy as np
@@ -199,7 +199,7 @@ def _score(
 def _report(
     config: ProbeConfig,
     labelled: LabelledSet,
-    protocol: Protocol,
+    protocol: ProbeProtocol,
     scores: dict[str, ProbeScores],
     bad: dict[str, str],
     origin: dict[str, Any],

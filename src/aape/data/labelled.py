@@ -1,6 +1,6 @@
 """Clips with labels: from your CSV or folder of classes, or as `aape.data.corpora` reads them.
 
-n clips, C classes.
+n clips.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LabelledSet:
 
     Attributes:
         clips: n of them, with `split` or `fold` filled.
-        classes: C names.
+        classes: their names.
         targets: the classes of each clip, as indices; exactly one unless `is_multi_label`.
         has_folds: `fold` counts, not `split`.
         is_multi_label: a clip may have several classes.
@@ -72,7 +72,7 @@ class LabelledSet:
         return np.asarray([target for (target,) in self.targets], dtype=np.int64)
 
     def target_matrix(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the classes of some clips as 0 and 1, (number of indices, C)."""
+        """Return the classes of some clips as 0 and 1, (indices, classes)."""
         matrix = np.zeros((len(indices), len(self.classes)), dtype=np.int64)
         for row, index in enumerate(indices):
             matrix[row, list(self.targets[index])] = 1

@@ -52,7 +52,7 @@ def embeddings(
     clips: Sequence[Clip],
     *,
     cache: Path,
-    ranks: Accelerator | None = None,
+    accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Return class token and mean patch token of every clip, (n, 2D), as `compute_once` does."""
@@ -60,7 +60,7 @@ def embeddings(
     def compute(share: Sequence[Clip]) -> Vectors:
         return model.embed_clips(list(share), progress=progress)
 
-    return compute_once(f"embeddings {model.fingerprint()}", clips, compute, cache, ranks)
+    return compute_once(f"embeddings {model.fingerprint()}", clips, compute, cache, accelerator)
 
 
 def compute_once(
@@ -68,7 +68,7 @@ def compute_once(
     clips: Sequence[Clip],
     compute: Callable[[Sequence[Clip]], Vectors],
     cache: Path,
-    ranks: Accelerator | None = None,
+    accelerator: Accelerator | None = None,
 ) -> Features:
     """Read features from a file, or compute and write them.
 
@@ -77,13 +77,13 @@ def compute_once(
         clips: the sound files; their labels do not matter, size and date do.
         compute: called with this process's share of the clips.
         cache: NPZ file; replaced if it is damaged, or was written for anything else.
-        ranks: the processes that share the work, each of which has to call and gets all; None for this one alone.
+        accelerator: the processes that share the work: each has to call, and gets all. None: this one alone.
 
     Raises:
         DataError: a vector is not finite.
     """
     fingerprint = _fingerprint(what, clips)
-    rank, num_ranks = (0, 1) if ranks is None else (ranks.process_index, ranks.num_processes)
+    rank, num_ranks = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     cached = [read_features(cache, fingerprint) if rank == 0 else None]
     if num_ranks > 1:
         torch.distributed.broadcast_object_list(cached, src=0)

@@ -1,6 +1,6 @@
 """One fine-tuning: a classifier, its training clips, and its scores during training (docs/method.md 8).
 
-B clips, C classes, F mel bins, T frames of a clip.
+B clips, F mel bins, T frames of a clip.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Job:
         name: of its folder.
         seed: of the head, the order and all that is random.
         train: clips to train on.
-        watched: clips to score on the way, by what they are called ("test", "validation").
+        watched: clips to score during training, by name ("test", "validation").
     """
 
     name: str
@@ -131,7 +131,7 @@ class Classifier(nn.Module):
 
     Args:
         encoder: pre-trained.
-        num_classes: C.
+        num_classes: number of classes.
         drop_path: of the last block; less before it, in proportion to the depth [ours].
     """
 
@@ -146,7 +146,7 @@ class Classifier(nn.Module):
                 block.drop_path = _SharedDropPath(drop_path * number / len(encoder.blocks), self._uniforms)
 
     def forward(self, spectrogram: Tensor, uniforms: Tensor | None = None) -> Tensor:
-        """Classify (B, 1, F, T): logits (B, C). In training, `uniforms` (B, num_branches) decide on drop path."""
+        """Classify (B, 1, F, T): logits (B, classes). In training, `uniforms` (B, num_branches) decide on drop path."""
         self._uniforms[:] = [] if uniforms is None else uniforms.unbind(1)
         return self.head(self.encoder(spectrogram))
 
@@ -251,7 +251,7 @@ class Training:
         )
 
     def predict(self, indices: Indices) -> Predictions:
-        """Return the clips that can be read, and their probabilities (n, C): softmax, or sigmoid of several labels."""
+        """Return the readable clips and their probabilities (n, classes): softmax, or sigmoid of several labels."""
         model = self.average.module.eval()
         batches = np.array_split(self.spectrograms.by_length(indices), max(1, -(-len(indices) // self.at_once)))
         rank, num_ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -291,7 +291,7 @@ class Training:
             yield [(slots, x, targets, draws) for slots, x in self._grouped(inputs)]
 
     def _mixed(self, slot: int, pieces: dict[int, Tensor], draws: StepDraws) -> tuple[Tensor, NDArray[np.float32]]:
-        """Return what is trained on in a slot, (F, T) and (C,); a clip whose partner cannot be read stays as it is."""
+        """Return input (F, T) and target (classes,) of a slot; a clip whose partner cannot be read stays as it is."""
         piece, target, partner = pieces[slot], self.targets[draws.clips[slot]], int(draws.partners[slot])
         if self.settings.mixup and partner in pieces:
             share = float(draws.shares[slot])

@@ -63,7 +63,7 @@ class Run:
 
     Attributes:
         saved: the model to start from.
-        ranks: device and processes; the first one writes.
+        accelerator: device and processes; the first one writes.
         resume: go on from checkpoints.
         loop_to: length in seconds that shorter clips are looped to, saved with the model.
         options: of the run, saved with the model.
@@ -75,7 +75,7 @@ class Run:
     spectrograms: Spectrograms
     saved: SavedModel
     settings: Settings
-    ranks: Accelerator
+    accelerator: Accelerator
     resume: bool = False
     loop_to: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -88,37 +88,37 @@ class Run:
             CheckpointError, DataError, TrainingError: as `Training.run`; a finished job is damaged.
             SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
         """
-        stop, steps, is_main = StopSignal(), self.settings.steps, self.ranks.is_main_process
+        stop, steps, is_main = StopSignal(), self.settings.steps, self.accelerator.is_main_process
         with TrainingBar("fine-tuning", len(jobs) * steps, is_shown=is_main) as bar:
             for number, job in enumerate(jobs):
                 done = self._finished(job) or self._train(job, stop, bar, number * steps, is_saved=number == 0)
                 self.done[job.name] = done
                 bar.advance((number + 1) * steps)
-                self._tell()
+                self._write_metrics()
 
     def summarise(self, parts: Sequence[Partition], seeds: int) -> dict[str, Any]:
         """Return what `result.json` says of the finished jobs; write `per_class.csv` and `confusion.csv`."""
         bad = self.spectrograms.bad.reasons
-        on_the_way = np.flatnonzero([clip.name in bad for clip in self.labelled.clips])
-        parts = [part.without(on_the_way) for part in parts]
+        unreadable = np.flatnonzero([clip.name in bad for clip in self.labelled.clips])
+        parts = [part.without(unreadable) for part in parts]
         tests = [[self.done[job_name(seed, part)] for part in parts] for seed in range(seeds)]
-        choosers = [
+        holdouts = [
             [self.done.get(job_name(seed, part, "-selection"), self.done[job_name(seed, part)]) for part in parts]
             for seed in range(seeds)
         ]
-        has_validation = all("validation" in done.history.scores for folds in choosers for done in folds)
+        has_validation = all("validation" in done.history.scores for folds in holdouts for done in folds)
         per_class = write_classes(self.out, self.labelled, [done.last["test"] for folds in tests for done in folds])
         described = describe_run(self.labelled, parts, bad)
-        silent = [row["class"] for row in per_class if not row["clips"]]
-        if self.labelled.is_multi_label and silent:
-            counted = f"{len(silent)} of {len(per_class)} classes"
-            described["warnings"].append(f"{counted} have no positive test clip, and are left out of mAP")
+        num_empty = sum(not row["clips"] for row in per_class)
+        if self.labelled.is_multi_label and num_empty:
+            classes = f"{num_empty} of {len(per_class)} classes"
+            described["warnings"].append(f"{classes} have no positive test clip, and are left out of mAP")
         seconds = sum(done.history.seconds for folds in tests for done in folds)
         return {
             "loop_to": self.loop_to,
             "scores": summarise_curves(
                 [[done.history.scores["test"] for done in folds] for folds in tests],
-                [[done.history.scores["validation"] for done in folds] for folds in choosers] if has_validation else [],
+                [[done.history.scores["validation"] for done in folds] for folds in holdouts] if has_validation else [],
             ),
             "per_class": per_class,
             **described,
@@ -154,14 +154,14 @@ class Run:
             bar.advance(steps_before + step)
             if training.history.steps[-1:] == [step]:
                 self.done[job.name] = Done(training.history, training.last)
-                self._tell()
+                self._write_metrics()
                 bar.note(steps_before + step, f"{job.name}  {training.history.last_line()}")
 
         training = Training(
             job, classifier, self.labelled, self.spectrograms, self.settings,
-            accelerator=self.ranks, folder=folder, stop=stop, progress=show,
+            accelerator=self.accelerator, folder=folder, stop=stop, progress=show,
         )  # fmt: skip
-        is_main = self.ranks.is_main_process
+        is_main = self.accelerator.is_main_process
         if not training.run(resume=self.resume):
             stop.leave(self.out, training.loop.step, is_main=is_main)
         done = Done(training.history, training.last)
@@ -169,7 +169,7 @@ class Run:
             self._save_model(training.average.module, job)
         if is_main:
             self._finish(job, done)
-        self.ranks.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         return done
 
     def _save_model(self, model: nn.Module, job: Job) -> None:
@@ -222,9 +222,9 @@ class Run:
         self.spectrograms.bad.restore(self.settings.steps)
         return Done(history, last)
 
-    def _tell(self) -> None:
+    def _write_metrics(self) -> None:
         """Write `metrics.jsonl` of the run, and name new bad files."""
-        if not self.ranks.is_main_process:
+        if not self.accelerator.is_main_process:
             return
         self.spectrograms.bad.tell()
         lines = []

@@ -1,6 +1,6 @@
 """Many linear layers trained at once: learning rates, seeds and folds share one batched matrix product.
 
-L runs (layers), M feature matrices, n clips, B clips per batch, D features, K classes, E evaluated steps.
+L runs (layers), n clips, B clips per batch, D features, E evaluated steps.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ CHUNK_NUMBERS = 1 << 19
 
 
 @dataclass(frozen=True)
-class Run:
+class LinearRun:
     """One linear layer to train.
 
     Attributes:
         train: the clips to train on, whose statistics standardise all others.
-        evaluate: sets of clips to score on the way; the training never depends on them.
+        evaluate: sets of clips to score during training, which never depends on them.
         learning_rate: the peak, at the first step.
         seed: of the start and of the order of the clips.
-        matrix: which of the M feature matrices.
+        matrix: which of the feature matrices.
     """
 
     train: NDArray[np.int64]
@@ -44,8 +44,8 @@ class Run:
 
 
 @dataclass(frozen=True)
-class History:
-    """What one run did; the arrays (len(evaluate), E) have one row per set of `Run.evaluate`.
+class LinearHistory:
+    """What one run did; the arrays (len(evaluate), E) have one row per set of `LinearRun.evaluate`.
 
     Attributes:
         steps: the evaluated steps, (E,), the last of which is the last step.
@@ -81,7 +81,7 @@ def standardisation(features: NDArray[np.float32], rows: NDArray[np.int64]) -> t
 def train_linear(
     features: NDArray[np.float32],
     labels: NDArray[np.int64],
-    runs: Sequence[Run],
+    runs: Sequence[LinearRun],
     *,
     num_classes: int,
     steps: int,
@@ -89,17 +89,17 @@ def train_linear(
     validate_every: int,
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> list[History]:
+) -> list[LinearHistory]:
     """Train a linear layer per run: cross-entropy, Adam, cosine to 0, no decay, no augmentation (docs/method.md 9).
 
     Clips come in seeded permutations, one after the other: every clip is seen once before any is seen again, and a
     batch may hold the end of one permutation and the start of the next.
 
     Args:
-        features: M matrices, (M, n, D), not standardised.
+        features: (matrices, n, D), not standardised.
         labels: classes, (n,).
         runs: what to train.
-        num_classes: K.
+        num_classes: number of classes.
         steps: optimiser steps of every run.
         batch: clips per step, B.
         validate_every: steps between two evaluations; the last step is always evaluated.
@@ -114,7 +114,7 @@ def train_linear(
     target = torch.from_numpy(labels).to(device)
     scalings: dict[tuple[int, bytes], tuple[NDArray, NDArray]] = {}
     size = max(1, CHUNK_NUMBERS // (batch * width))
-    histories: list[History] = []
+    histories: list[LinearHistory] = []
     for start in range(0, len(runs), size):
         chunk = runs[start : start + size]
         keys = [(run.matrix, run.train.tobytes()) for run in chunk]
@@ -135,7 +135,7 @@ class _Layers:
         self,
         table: Tensor,
         target: Tensor,
-        runs: Sequence[Run],
+        runs: Sequence[LinearRun],
         scalings: Sequence[tuple[NDArray, NDArray]],
         num_classes: int,
     ) -> None:
@@ -143,7 +143,7 @@ class _Layers:
         mean, scale = (np.stack(values) for values in zip(*scalings, strict=True))
         self.mean, self.scale = (torch.from_numpy(array).float().to(table.device)[:, None] for array in (mean, scale))
         generators = [torch.Generator().manual_seed(run.seed) for run in runs]
-        # The start of torch.nn.Linear, from each run's generator: a run is the same in whatever company it trains.
+        # The start of torch.nn.Linear, from each run's generator: a run does not depend on those it trains with.
         width = table.shape[1]
         bound = 1 / math.sqrt(width)
         starts = [torch.empty(num_classes, width + 1).uniform_(-bound, bound, generator=g) for g in generators]
@@ -158,10 +158,10 @@ class _Layers:
             self.groups.append({"params": weights_and_biases, "peak": rate})
 
     def parameters(self) -> list[Tensor]:
-        """Return the weights (L, K, D) and biases (L, K, 1) of all layers."""
+        """Return the weights (L, classes, D) and biases (L, classes, 1) of all layers."""
         return [torch.cat(parts) for parts in zip(*(group["params"] for group in self.groups), strict=True)]
 
-    def train(self, steps: int, batch: int, validate_every: int) -> list[History]:
+    def train(self, steps: int, batch: int, validate_every: int) -> list[LinearHistory]:
         """Train all layers to the end; one history each."""
         adam = torch.optim.Adam(self.groups, fused=True)
         x = torch.empty(len(self.runs), batch, self.table.shape[1], device=self.table.device)
@@ -179,7 +179,7 @@ class _Layers:
                     group["lr"] = group["peak"] * 0.5 * (1 + math.cos(math.pi * step / steps))
                 # Classes before clips: a softmax over a short last dimension is twenty times slower on a CPU.
                 weights, biases = self.parameters()
-                logits = torch.baddbmm(biases, weights, x.transpose(1, 2))  # (L, K, B)
+                logits = torch.baddbmm(biases, weights, x.transpose(1, 2))  # (L, classes, B)
                 loss = F.cross_entropy(logits, self.target[rows], reduction="none").mean(1)  # (L,)
                 adam.zero_grad()
                 loss.sum().backward()
@@ -192,10 +192,10 @@ class _Layers:
         histories = []
         for row, run in enumerate(self.runs):
             array = np.asarray([[score[:3] for score in by_run[row]] for by_run in scores], dtype=np.float64)
-            curves = array.reshape(len(evaluated), len(run.evaluate), 3).transpose(2, 1, 0)
+            right, balanced, entropy = array.reshape(len(evaluated), len(run.evaluate), 3).transpose(2, 1, 0)
             predictions = tuple(score[3] for score in scores[-1][row])
             train_loss = np.asarray(losses)[:, row]
-            histories.append(History(np.asarray(evaluated), curves[0], curves[1], curves[2], train_loss, predictions))
+            histories.append(LinearHistory(np.asarray(evaluated), right, balanced, entropy, train_loss, predictions))
         return histories
 
     def _evaluate(self) -> list[list[tuple[float, float, float, NDArray[np.int64]]]]:
@@ -207,7 +207,7 @@ class _Layers:
             for indices in run.evaluate:
                 rows = torch.from_numpy(indices).to(self.table.device)
                 x = self.table.index_select(0, rows + self.offset[row]).sub_(self.mean[row]).mul_(self.scale[row])
-                logits = torch.addmm(biases[row].T, x, weights[row].T)  # (n, K)
+                logits = torch.addmm(biases[row].T, x, weights[row].T)  # (n, classes)
                 truth, predicted = self.target[rows], logits.argmax(-1).cpu().numpy()
                 confusion = confusion_matrix(truth.cpu().numpy(), predicted, logits.shape[-1])
                 loss = float(F.cross_entropy(logits, truth))
@@ -221,13 +221,13 @@ class _Order:
 
     def __init__(self, train: NDArray[np.int64], generator: torch.Generator) -> None:
         self.train, self.generator = train, generator
-        self.waiting = np.empty(0, dtype=np.int64)
+        self.pending = np.empty(0, dtype=np.int64)
 
     def take(self, count: int) -> NDArray[np.int64]:
-        parts, have = [self.waiting], len(self.waiting)
+        parts, have = [self.pending], len(self.pending)
         while have < count:
             parts.append(self.train[torch.randperm(len(self.train), generator=self.generator).numpy()])
             have += len(self.train)
         stream = np.concatenate(parts)
-        self.waiting = stream[count:]
+        self.pending = stream[count:]
         return stream[:count]

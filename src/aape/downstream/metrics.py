@@ -1,6 +1,6 @@
 """Classification scores, one label or several per clip, with bootstrap intervals.
 
-n clips, C classes, S seeds, R resamples.
+n clips.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
-    """Count clips by true class (row) and predicted class (column), (C, C).
+    """Count clips by true class (row) and predicted class (column), (classes, classes).
 
     Args:
         labels: true classes, (n,), in [0, num_classes).
         predictions: predicted classes, (n,).
-        num_classes: C.
+        num_classes: number of classes.
     """
     pairs = np.asarray(labels, dtype=np.int64) * num_classes + np.asarray(predictions, dtype=np.int64)
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def recall_per_class(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each class's share of rightly named clips, (C,); NaN for a class without clips."""
+    """Return each class's share of rightly named clips, (classes,); NaN for a class without clips."""
     counts = confusion.sum(axis=1)
     return np.where(counts > 0, np.diag(confusion) / np.maximum(counts, 1), np.nan)
 
@@ -49,8 +49,8 @@ class MultiLabelScores:
         mean_average_precision: macro mean over the classes that have positives (mAP).
         d_prime: sqrt(2) times the normal quantile of the macro mean of the areas under the ROC curves, which is kept
             within 1e-6 and 1 - 1e-6, so that a perfect ranking gives 6.72 and not infinity; NaN if every area is.
-        average_precision: of each class (C,), NaN without positives.
-        area: under the ROC curve of each class (C,), NaN without positives or without negatives.
+        average_precision: of each class, (classes,); NaN without positives.
+        area: under the ROC curve of each class, (classes,); NaN without positives or without negatives.
     """
 
     mean_average_precision: float
@@ -63,8 +63,8 @@ def multi_label_scores(probabilities: ArrayLike, targets: ArrayLike) -> MultiLab
     """Score the ranking of clips by each class.
 
     Args:
-        probabilities: (n, C).
-        targets: (n, C), 0 or 1.
+        probabilities: (n, classes).
+        targets: (n, classes), 0 or 1.
     """
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
@@ -90,7 +90,7 @@ def bootstrap_scores(
     resamples: int = 1000,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Resample the test clips of every partition; return accuracy and balanced accuracy of each resample, (R, 2).
+    """Resample every partition's test clips; return each resample's accuracy and balanced accuracy, (resamples, 2).
 
     The score is the mean over partitions (folds). The same seed draws the same clips, so that the difference of two
     calls on the same clips is a paired comparison.
@@ -100,8 +100,8 @@ def bootstrap_scores(
         correct: per partition, the share of seeds that named the clip rightly, (n,).
         groups: per partition, integers (n,); clips of one group are drawn together, since clips of one recording or one
             instrument are not independent. A partition of a single group, or None, draws single clips.
-        num_classes: C.
-        resamples: R.
+        num_classes: number of classes.
+        resamples: number of resamples.
         seed: of the draws.
     """
     generator = np.random.default_rng(seed)
@@ -112,8 +112,8 @@ def bootstrap_scores(
             units = np.unique(groups[index], return_inverse=True)[1]
         num_units = int(units.max()) + 1
         counts = generator.multinomial(num_units, np.full(num_units, 1 / num_units), size=resamples)
-        weights = counts[:, units].astype(np.float64)  # (R, n): how often each clip was drawn
-        one_hot = np.eye(num_classes)[truth]  # (n, C)
+        weights = counts[:, units].astype(np.float64)  # (resamples, n): how often each clip was drawn
+        one_hot = np.eye(num_classes)[truth]  # (n, classes)
         drawn = weights @ one_hot
         hits = weights @ (one_hot * right[:, None])
         total[:, 0] += hits.sum(axis=1) / drawn.sum(axis=1)
@@ -123,6 +123,6 @@ def bootstrap_scores(
 
 
 def percentile_interval(values: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
-    """Return the central interval that holds `level` of the resampled values (R,)."""
+    """Return the central interval that holds `level` of the resampled values (resamples,)."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

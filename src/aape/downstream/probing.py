@@ -1,6 +1,6 @@
 """The protocol of linear probing (docs/method.md 9): how learning rate and step are chosen, and what is reported.
 
-M feature matrices, n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
+n clips, D features, S seeds, E evaluated steps; a partition is one training set and its test clips.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aape.downstream.linear import History, Run, train_linear
+from aape.downstream.linear import LinearHistory, LinearRun, train_linear
 from aape.downstream.metrics import (
     accuracy,
     balanced_accuracy,
@@ -39,7 +39,7 @@ MEANING = {
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ProbeProtocol:
     """All that a feature set is probed with, the same for every one of them.
 
     Attributes:
@@ -73,13 +73,13 @@ class Protocol:
         selecting = sum(partition.needs_selection_run for partition in self.partitions)
         return self.seeds * (sweep + len(self.partitions) + selecting)
 
-    def runs(self, train: Indices, watched: tuple[Indices, ...], rate: float, num_matrices: int) -> list[Run]:
+    def runs(self, train: Indices, watched: tuple[Indices, ...], rate: float, num_matrices: int) -> list[LinearRun]:
         """Return a run for each seed."""
-        return [Run(train, watched, rate, seed, seed % num_matrices) for seed in range(self.seeds)]
+        return [LinearRun(train, watched, rate, seed, seed % num_matrices) for seed in range(self.seeds)]
 
     def train(
-        self, features: NDArray[np.float32], runs: list[Run], progress: Callable[[int], None] | None
-    ) -> list[History]:
+        self, features: NDArray[np.float32], runs: list[LinearRun], progress: Callable[[int], None] | None
+    ) -> list[LinearHistory]:
         """Train linear layers; see `train_linear`."""
         names = ("num_classes", "steps", "batch", "validate_every", "device")
         options = {name: getattr(self, name) for name in names}
@@ -109,7 +109,7 @@ class ProbeScores:
     Attributes:
         summary: what goes into `result.json`.
         curves: one entry per evaluated step, for `metrics.jsonl`.
-        resamples: accuracy and balanced accuracy of the last step in every bootstrap resample, (R, 2).
+        resamples: accuracy and balanced accuracy of the last step in every bootstrap resample, (resamples, 2).
     """
 
     summary: dict[str, Any]
@@ -118,17 +118,17 @@ class ProbeScores:
 
 
 def score(
-    features: NDArray[np.float32], protocol: Protocol, progress: Callable[[int], None] | None = None
+    features: NDArray[np.float32], protocol: ProbeProtocol, progress: Callable[[int], None] | None = None
 ) -> ProbeScores:
     """Choose the learning rate, train on every partition with every seed, and summarise.
 
     Args:
-        features: (M, n, D); M is 1, or one matrix per seed.
+        features: (matrices, n, D), one matrix, or one per seed.
         protocol: the clips, labels and budget.
         progress: called with the number of layers trained since the last call.
     """
     rate, sweep = choose_learning_rate(features, protocol, progress)
-    runs: list[Run] = []
+    runs: list[LinearRun] = []
     for partition in protocol.partitions:
         is_separate = partition.needs_selection_run
         sets = [partition.test] if is_separate else [partition.test, partition.validation]
@@ -136,9 +136,9 @@ def score(
         if is_separate:
             runs += protocol.runs(partition.selection_train, (partition.validation,), rate, len(features))
     histories = iter(protocol.train(features, runs, progress))
-    # One list per partition, one history per seed; of several sets watched the validation clips are the last.
-    trained: list[list[History]] = []
-    selecting: list[list[History]] = []
+    # One list per partition, one history per seed; of several evaluated sets, validation is the last.
+    trained: list[list[LinearHistory]] = []
+    selecting: list[list[LinearHistory]] = []
     for partition in protocol.partitions:
         trained.append([next(histories) for _ in range(protocol.seeds)])
         if partition.needs_selection_run:
@@ -146,8 +146,8 @@ def score(
         elif len(partition.validation):
             selecting.append(trained[-1])
     resamples = _resample(protocol, trained)
-    choosers = _by_seed(selecting, -1) if len(selecting) == len(trained) else []
-    scores = summarise_curves(_by_seed(trained, 0), choosers)
+    validation = _by_seed(selecting, -1) if len(selecting) == len(trained) else []
+    scores = summarise_curves(_by_seed(trained, 0), validation)
     for index, metric in enumerate(METRICS):
         scores["last"][metric]["interval"] = list(percentile_interval(resamples[:, index]))
     summary = {
@@ -161,7 +161,7 @@ def score(
 
 
 def choose_learning_rate(
-    features: NDArray[np.float32], protocol: Protocol, progress: Callable[[int], None] | None = None
+    features: NDArray[np.float32], protocol: ProbeProtocol, progress: Callable[[int], None] | None = None
 ) -> tuple[float, dict[str, Any] | None]:
     """Return the peak rate with the best validation accuracy after the last step, mean over seeds, and the sweep.
 
@@ -198,15 +198,15 @@ def margin(ours: ProbeScores, theirs: ProbeScores) -> dict[str, dict[str, Any]]:
     return margins
 
 
-def _by_seed(histories: list[list[History]], row: int) -> list[list[dict[str, NDArray[np.float64]]]]:
-    """Turn histories by partition and seed into the curves, by seed and partition, of one of the sets they watched."""
+def _by_seed(histories: list[list[LinearHistory]], row: int) -> list[list[dict[str, NDArray[np.float64]]]]:
+    """Turn histories by partition and seed into the curves, by seed and partition, of one evaluated set."""
     return [
         [{"accuracy": history.accuracy[row], "balanced_accuracy": history.balanced[row]} for history in by_partition]
         for by_partition in zip(*histories, strict=True)
     ]
 
 
-def _by_class(protocol: Protocol, trained: list[list[History]]) -> dict[str, Any]:
+def _by_class(protocol: ProbeProtocol, trained: list[list[LinearHistory]]) -> dict[str, Any]:
     """Confusion and recall of the last step over all folds and seeds."""
     confusion = np.zeros((protocol.num_classes, protocol.num_classes), dtype=np.int64)
     for partition, histories in zip(protocol.partitions, trained, strict=True):
@@ -216,7 +216,7 @@ def _by_class(protocol: Protocol, trained: list[list[History]]) -> dict[str, Any
     return {"pooled": pooled, "recall": recall_per_class(confusion).tolist(), "confusion": confusion.tolist()}
 
 
-def _resample(protocol: Protocol, trained: list[list[History]]) -> NDArray[np.float64]:
+def _resample(protocol: ProbeProtocol, trained: list[list[LinearHistory]]) -> NDArray[np.float64]:
     labels = [protocol.labels[partition.test] for partition in protocol.partitions]
     correct = [
         np.mean([history.predictions[0] == truth for history in histories], axis=0)
@@ -228,14 +228,13 @@ def _resample(protocol: Protocol, trained: list[list[History]]) -> NDArray[np.fl
     return bootstrap_scores(labels, correct, groups, num_classes=protocol.num_classes)
 
 
-def _curves(trained: list[list[History]], selecting: list[list[History]]) -> list[dict[str, float]]:
-    runs = [history for histories in trained for history in histories]
-    choosers = [history for histories in selecting for history in histories]
+def _curves(trained: list[list[LinearHistory]], selecting: list[list[LinearHistory]]) -> list[dict[str, float]]:
+    runs = [run for histories in trained for run in histories]
     curves = {
         "train_loss": [run.train_loss for run in runs],
         "test_accuracy": [run.accuracy[0] for run in runs],
         "test_balanced_accuracy": [run.balanced[0] for run in runs],
-        "validation_accuracy": [run.accuracy[-1] for run in choosers],
+        "validation_accuracy": [run.accuracy[-1] for histories in selecting for run in histories],
     }
     return [
         {"step": step} | {name: float(np.mean([row[index] for row in rows])) for name, rows in curves.items() if rows}

@@ -23,7 +23,7 @@ from aape.runs.folder import write_result
 if TYPE_CHECKING:
     from rich.table import Table
 
-Predictions = tuple[Indices, NDArray[np.float32]]  # of the clips that could be read (n,), probabilities (n, C)
+Predictions = tuple[Indices, NDArray[np.float32]]  # of the clips that could be read (n,), probabilities (n, classes)
 Curves = Mapping[str, ArrayLike]  # by metric, one value for each evaluated step
 COLUMNS = {"best": "best", "best_on_validation": "best val.", "last": "last"}
 METRICS = {"accuracy": ("acc.", 100), "balanced_accuracy": ("bal.", 100), "mAP": ("mAP", 100), "d_prime": ("d'", 1)}
@@ -206,7 +206,7 @@ def write_classes(out: Path, labelled: LabelledSet, results: Sequence[Prediction
     Args:
         out: the run folder.
         labelled: the set.
-        results: of every run, its test clips (n,) and their probabilities (n, C).
+        results: of every run, its test clips (n,) and their probabilities (n, classes).
 
     Returns:
         The rows of `per_class.csv`: class, its test clips, each counted once, and recall or the mean over runs of the

@@ -32,7 +32,7 @@ def compute_features(
     folder: Path,
     *,
     seeds: int = 0,
-    ranks: Accelerator | None = None,
+    accelerator: Accelerator | None = None,
     progress_bar: Callable[[str, int], AbstractContextManager[Progress]],
 ) -> dict[str, list[Features]]:
     """Compute, or read from a folder, the features of every row of a probe's table: one matrix, or one per seed.
@@ -42,13 +42,13 @@ def compute_features(
         clips: of the set.
         folder: one NPZ file for each matrix.
         seeds: random encoders, one for each seed, and with them the statistics; 0 for the encoder alone.
-        ranks: see `compute_once`.
+        accelerator: see `compute_once`.
         progress_bar: such as `aape.runs.progress.progress_bar`.
     """
 
     def compute(title: str, extract: Callable[..., Features], file: str) -> Features:
         with progress_bar(title, len(clips)) as progress:
-            return extract(clips, cache=folder / file, ranks=ranks, progress=progress)
+            return extract(clips, cache=folder / file, accelerator=accelerator, progress=progress)
 
     rows = {ENCODER: [compute(ENCODER, partial(embeddings, model), "encoder.npz")]}
     for seed in range(seeds):
@@ -66,7 +66,7 @@ def log_mel_statistics(
     clips: Sequence[Clip],
     *,
     cache: Path,
-    ranks: Accelerator | None = None,
+    accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> Features:
     """Return mean, standard deviation, maximum and delta standard deviation over time of every mel bin, (n, 4F)."""
@@ -86,4 +86,4 @@ def log_mel_statistics(
 
     names = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "f_min", "f_max", "mean", "std")
     front_end = json.dumps({name: getattr(log_mel, name) for name in names})
-    return compute_once(f"log-mel statistics {front_end}", clips, compute, cache, ranks)
+    return compute_once(f"log-mel statistics {front_end}", clips, compute, cache, accelerator)

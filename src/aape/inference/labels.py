@@ -54,7 +54,7 @@ def summarise(
     top: int,
     threshold: Threshold,
 ) -> Classification:
-    """Put the segments of one recording together: of each its weight, start and end in seconds, probabilities (C,)."""
+    """Put the segments of one recording together, each a weight, start and end in seconds, probabilities (classes,)."""
     weights, probabilities = [weight for weight, *_ in segments], [scores for *_, scores in segments]
     mean = np.average(probabilities, axis=0, weights=weights)
     parts = [

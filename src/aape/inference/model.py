@@ -1,7 +1,7 @@
 """A saved model in use: vectors, frames and labels of arrays, files and data sets.
 
 Only spectrograms of equally many patches share a batch, so nothing is padded and no result depends on its neighbours.
-Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width, C classes.
+Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width.
 """
 
 from __future__ import annotations

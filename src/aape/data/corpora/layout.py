@@ -100,7 +100,7 @@ def assemble(
         title: the data set's name.
         root: its folder; clips are named relative to it.
         clips: what its lists name, with label and split or fold.
-        classes: C names.
+        classes: their names.
         published: number of clips by split, or in all under "clips".
         folds: its folds; all must be there, and no other.
         groups: what clips have in common.
