@@ -21,7 +21,7 @@ GUESTS := $(shell grep -E '^(timm|hearvalidator|xares)==' constraints.txt)
 .PHONY: help setup demo test test-kernels test-slow lint format clean
 
 help:
-	@echo 'make demo          the whole way on real recordings, into runs/demo'
+	@echo 'make demo          the whole pipeline on real recordings, into runs/demo'
 	@echo 'make test          lint, types and the tests'
 	@echo 'make test-kernels  the CUDA kernels, in an interpreter on the CPU (installs Triton, 700 MB)'
 	@echo 'make test-slow     the tests that take longer'
