@@ -18,7 +18,8 @@ from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figures.md")
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 MORE_PAGES = (
@@ -26,7 +27,10 @@ MORE_PAGES = (
     "../experiments/small_data/README.md",
     "../src/aape/recipes/README.md",
 )
-METRICS = DOCS.parent / "src" / "aape" / "models" / "pretrained" / "tiny" / "metrics.jsonl"
+OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
+EVERY_PAGE = [*ALL_PAGES, *MORE_PAGES, *(f"../{name}" for name in OUTSIDE)]
+SOURCE = ROOT / "src" / "aape"
+METRICS = SOURCE / "models" / "pretrained" / "tiny" / "metrics.jsonl"
 
 
 def snippets(page):
@@ -100,7 +104,7 @@ def test_every_snippet_runs(page, desk, commands):
 def test_every_command_parses(page, tmp_path, monkeypatch):
     """An option that was renamed, or never was, in a page that takes days to run."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").symlink_to(DOCS.parent / "experiments")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     (tmp_path / "recipe.yaml").write_text("data: sounds\n")
     for text in (text.replace("\\\n", " ") for language, text in snippets(page) if language == "sh"):
         for line in re.findall(r"^(?:.*-m )?aape (.+)$", text, re.MULTILINE):
@@ -112,12 +116,28 @@ def test_every_command_parses(page, tmp_path, monkeypatch):
             parse(load_verb(verb)[1], arguments, verb=verb)
 
 
-@pytest.mark.parametrize("page", ALL_PAGES)
+@pytest.mark.parametrize("page", EVERY_PAGE)
 def test_links_lead_somewhere(page):
     """No dead link, no missing heading."""
     for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (DOCS / page).read_text(encoding="utf-8")):
-        path = DOCS / (target or page)
+        path = (DOCS / page).parent / target if target else DOCS / page
         assert path.exists(), target
         headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
         names = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
         assert not heading or heading in names, heading
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE)
+def test_files_of_the_repository_exist(page):
+    """A page that sends its reader to a file that was moved."""
+    for path in re.findall(r"\b(?:src|tests|tools)/[\w./-]*\w", (DOCS / page).read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
+
+
+def test_contributing_names_what_is_there():
+    """The map of the code has to follow the code."""
+    text, _, _ = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Set up")
+    paths = re.findall(r"`(\w+/[\w./]*)`", text)
+    assert paths
+    for path in paths:
+        assert (SOURCE / path).exists() or (ROOT / path).exists(), path
