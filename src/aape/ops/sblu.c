@@ -1,7 +1,7 @@
 /* SBLU as a pair of one-pole recursions; README.md derives it. Plain C, so that it builds where there is no PyTorch.
  *
- * A lane is one kernel at one time patch; VEC lanes run side by side in one vector, which the compiler maps to what the
- * processor has. With l = exp(-(a + jw)), q = l^(R+1) and x the frames of the window:
+ * A kernel is one channel of one chosen patch; VEC kernels run side by side in one vector, which the compiler maps to
+ * what the processor has. With l = exp(-(a + jw)), q = l^(R+1) and x the frames of the window:
  *     causal       A[n] = l A[n-1] + x[n] - q x[n-R-1] = sum_{k=0..R} l^k x[n-k]
  *     anti-causal  C[n] = l C[n+1] + x[n] - q x[n+R+1] = sum_{k=0..R} l^k x[n+k]
  *     s = A + C - x (bilateral) or conj(A) + C - x (analytic),   m = g |s|
@@ -39,8 +39,8 @@ typedef REAL NAME(loose) __attribute__((vector_size(VEC_BYTES), aligned(sizeof(R
 #define vec NAME(vec)
 #define loose NAME(loose)
 
-/* Shapes: u, grad_u (B', T, H), B' = B Nf rows; lanes (V, H); m, grad_m (V, Q, H), Q = P / S. `patch_index` (V,) holds
- * row * Nt + t of each chosen patch. */
+/* Shapes: u, grad_u (B', T, H), b' counts clips and frequency patches; a, w (V, H); m, grad_m (V, Q, H), Q = P / S.
+ * `patch_index` (V,) holds b' Nt + t of each chosen patch. */
 typedef struct {
     const REAL *u, *a, *w, *exp_a, *expm1_a, *half_sin, *half_cos; /* of -a, -a, w / 2, w / 2 */
     const int64_t *patch_index;
@@ -52,7 +52,7 @@ typedef struct {
 } NAME(job);
 #define job NAME(job)
 
-/* `count` lanes, VEC but for the last channels; zero beyond. */
+/* `count` kernels, VEC but for the last channels; zero beyond. */
 INLINE vec NAME(load)(const REAL *from, int64_t count) {
     if (count == VEC) return *(const loose *)from;
     vec v = {0};
@@ -73,14 +73,14 @@ INLINE vec NAME(root)(vec v) {
 }
 #define root NAME(root)
 
-/* What a lane's decay and frequency come to; free of cancellation for small a and w. */
+/* What a kernel's decay and frequency come to; free of cancellation for small a and w. */
 typedef struct {
     vec lr, li, qr, qi, gain, gain_a, gain_w; /* l, q = l^(R+1), g, d log g / da, d log g / dw */
-} NAME(lanes);
-#define lanes NAME(lanes)
+} NAME(kernels);
+#define kernels NAME(kernels)
 
-INLINE lanes NAME(lanes_of)(const job *j, int64_t at, int64_t count) {
-    lanes k;
+INLINE kernels NAME(kernels_of)(const job *j, int64_t at, int64_t count) {
+    kernels k;
     const vec a = load(j->a + at, count), w = load(j->w + at, count);
     const vec r = load(j->exp_a + at, count), e = load(j->expm1_a + at, count);
     const vec s = load(j->half_sin + at, count), c = load(j->half_cos + at, count);
@@ -101,7 +101,7 @@ INLINE lanes NAME(lanes_of)(const job *j, int64_t at, int64_t count) {
     }
     return k;
 }
-#define lanes_of NAME(lanes_of)
+#define kernels_of NAME(kernels_of)
 
 /* y <- l y + x, complex; two fused multiply-adds deep. */
 #define STEP(y_re, y_im, x_re, x_im)                    \
@@ -112,8 +112,8 @@ INLINE lanes NAME(lanes_of)(const job *j, int64_t at, int64_t count) {
     } while (0)
 
 /* Cut the window of a chosen patch: its frames -R .. P-1+R, zero outside the clip. */
-INLINE void NAME(cut)(const job *j, int64_t row, int64_t start, int64_t h, int64_t count, vec *x) {
-    const REAL *u = j->u + row * j->num_frames * j->num_channels + h;
+INLINE void NAME(cut)(const job *j, int64_t b, int64_t start, int64_t h, int64_t count, vec *x) {
+    const REAL *u = j->u + b * j->num_frames * j->num_channels + h;
     for (int64_t i = 0; i < j->patch + 2 * j->radius; i++) {
         const int64_t n = start - j->radius + i;
         x[i] = n >= 0 && n < j->num_frames ? load(u + n * j->num_channels, count) : (vec){0};
@@ -131,7 +131,7 @@ CLONES static int NAME(forward_some)(const job *j) {
         const int64_t index = j->patch_index[v];
         for (int64_t h = 0; h < H; h += VEC) {
             const int64_t count = H - h < VEC ? H - h : VEC;
-            const lanes k = lanes_of(j, v * H + h, count);
+            const kernels k = kernels_of(j, v * H + h, count);
             const vec lr = k.lr, li = k.li, qr = k.qr, qi = k.qi, none = {0};
             NAME(cut)(j, index / Nt, index % Nt * P, h, count, x);
             vec a_re = none, a_im = none, c_re = none, c_im = none;
@@ -157,7 +157,7 @@ CLONES static int NAME(forward_some)(const job *j) {
     return 0;
 }
 
-/* Each thread owns its share of the (row, channel block) pairs of u, so that sums run in the order of `patch_index`
+/* Each thread owns its share of the (b', channel block) pairs of u, so that sums run in the order of `patch_index`
  * whatever the number of threads. */
 CLONES static int NAME(backward_some)(const job *j) {
     const int64_t P = j->patch, R = j->radius, H = j->num_channels, Nt = j->num_frames / P, W = P + 2 * R;
@@ -168,14 +168,14 @@ CLONES static int NAME(backward_some)(const job *j) {
     vec *dar = ci + P, *dai = dar + P, *dcr = dai + P, *dci = dcr + P; /* A', C' = sum k l^k x[n-+k] */
     vec *gr = dci + P, *gi = gr + P;                                   /* dL/ds */
     for (int64_t v = 0; v < j->num_chosen; v++) {
-        const int64_t index = j->patch_index[v], row = index / Nt, start = index % Nt * P;
+        const int64_t index = j->patch_index[v], b = index / Nt, start = index % Nt * P;
         for (int64_t block = 0; block < blocks; block++) {
-            if ((row * blocks + block) % j->num_threads != j->thread) continue;
+            if ((b * blocks + block) % j->num_threads != j->thread) continue;
             const int64_t h = block * VEC, count = H - h < VEC ? H - h : VEC;
-            const lanes k = lanes_of(j, v * H + h, count);
+            const kernels k = kernels_of(j, v * H + h, count);
             const vec lr = k.lr, li = k.li, qr = k.qr, qi = k.qi, none = {0};
             const vec dqr = (REAL)(R + 1) * qr, dqi = (REAL)(R + 1) * qi;
-            NAME(cut)(j, row, start, h, count, x);
+            NAME(cut)(j, b, start, h, count, x);
 
             /* A'[n] = l (A'[n-1] + A[n-1]) - (R+1) q x[n-R-1], and C' likewise */
             vec a_re = none, a_im = none, c_re = none, c_im = none;
@@ -220,7 +220,7 @@ CLONES static int NAME(backward_some)(const job *j) {
 
             /* The adjoint, du[n] = Re sum_k conj(G[n-k]) E_k: the same two recursions, now over G. */
             a_re = a_im = c_re = c_im = none;
-            REAL *du = j->grad_u + row * j->num_frames * H + h;
+            REAL *du = j->grad_u + b * j->num_frames * H + h;
             for (int64_t i = 0; i < W; i++) x[i] = none;
             for (int64_t n = 0; n < P + R; n++) {
                 const int64_t back = P - 1 - n, gone = n - R - 1;
@@ -257,8 +257,8 @@ const int64_t NAME(sblu_job_bytes) = sizeof(job);
 #undef vec
 #undef loose
 #undef job
-#undef lanes
-#undef lanes_of
+#undef kernels
+#undef kernels_of
 #undef load
 #undef store
 #undef root
