@@ -73,7 +73,7 @@ class AaPE(Stem):
         if not decay_start > 0:
             raise ValueError(f"decay_start must be above 0, got {decay_start}")
         patch, num_freq, self.mask_context = self.patch_size[0], self.grid_size[0], mask_context
-        self.sblu = SbluOptions(patch, kernel_size, stride, phase).check()
+        self.sblu_options = SbluOptions(patch, kernel_size, stride, phase).check()
         self.proj = PatchProjection(embed_dim, patch, bias)
         self.pos_embed = PositionTable(self.grid_size, embed_dim, pos_trainable)
         self.lambda_encoder: LambdaEncoder | FixedLambda = (
@@ -82,7 +82,8 @@ class AaPE(Stem):
             else FixedLambda(num_freq, hidden_dim, patch, kernel_size, decay_start)
         )
         self.subbands = Subbands(self.img_size[0], num_freq * hidden_dim, 1, groups=num_freq, bias=False)  # B
-        # Holders of C, the GroupNorm's affine part and the depthwise convolution, all per frequency patch
+        # These three hold the weights of C, GroupNorm and the depthwise convolution for `mix_norm_decimate`, which does
+        # the work of all of them at once: they are never called.
         width = num_freq * sblu_dim
         self.mix = nn.Conv1d(num_freq * hidden_dim, width, 1, groups=num_freq, bias=False)
         self.norm = nn.GroupNorm(num_freq, width)
@@ -95,15 +96,16 @@ class AaPE(Stem):
     def forward(self, spectrogram: Tensor, visible: Tensor | None = None) -> Tensor:
         """Embed all patches (V = N), or the visible ones only; shapes as in `PatchEmbed.forward`.
 
-        Figure 3: standard tokens e, the kernels that the Lambda Encoder chooses from them, u = B high_pass(X),
+        Figure 3: standard tokens e, the kernels that the Lambda Encoder chooses from them, x = high_pass(X), u = B x,
         m = |SBLU(u)|, z = depthwise(GroupNorm(C m)), and the fusion of e and z.
         """
-        x = self.pad(spectrogram)  # X (B, 1, F, T)
-        e = standard_tokens(x, self.proj, self.pos_embed, visible)  # (B, [M,] V, D)
-        u = self.subbands(high_pass(self.context(x, visible), patch_size=self.patch_size[1]))  # (B or B M, Nf, T, H)
+        spectrogram = self.pad(spectrogram)  # X (B, 1, F, T)
+        e = standard_tokens(spectrogram, self.proj, self.pos_embed, visible)  # (B, [M,] V, D)
+        x = high_pass(self.context(spectrogram, visible), patch_size=self.patch_size[1])  # (B or B M, F, T)
+        u = self.subbands(x)  # (B or B M, Nf, T, H)
         patch_index, f = self.locate(u, visible)  # (B, [M,] V)
         decay, frequency = self.lambda_encoder(e, f)  # (B, [M,] V, H)
-        m = sblu_magnitude_at(u, patch_index, decay, frequency, **self.sblu._asdict())  # (B, [M,] V, P / S, H)
+        m = sblu_magnitude_at(u, patch_index, decay, frequency, **self.sblu_options._asdict())  # (B, [M,] V, P / S, H)
         weights = self.mix.weight, self.norm.weight, self.norm.bias, self.decimate.weight
         z = mix_norm_decimate(m, f, *weights, num_freq=self.norm.num_groups, in_order=visible is None)  # (B, [M,] V, Z)
         return self.fuse(torch.cat([self.norm_e(e), self.norm_z(z.to(e.dtype))], -1))
@@ -115,13 +117,14 @@ class AaPE(Stem):
             return x
         patch, num_freq = self.patch_size[0], self.grid_size[0]
         views = visible.flatten(0, -2)  # (B M, V)
-        shown = x.new_zeros(views.shape[0], num_freq * (x.shape[-1] // patch)).scatter(1, views, 1.0)
-        shown = shown.unflatten(1, (num_freq, -1)).repeat_interleave(patch, -2).repeat_interleave(patch, -1)
-        return x.repeat_interleave(views.shape[0] // x.shape[0], 0) * shown
+        grid = x.new_zeros(views.shape[0], num_freq * (x.shape[-1] // patch)).scatter(1, views, 1.0)  # (B M, N)
+        visible_frames = grid.unflatten(1, (num_freq, -1)).repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+        return x.repeat_interleave(views.shape[0] // x.shape[0], 0) * visible_frames
 
     def locate(self, u: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the index of each patch among those of u, and its frequency patch; both (B, [M,] V)."""
-        num_sources, num_time = u.shape[0], u.shape[2] // self.patch_size[1]  # of clips, or views
+        # patch_index = (source Nf + f) Nt + t = source N + n; a source is a clip, or with `mask_context` a view
+        num_sources, num_time = u.shape[0], u.shape[2] // self.patch_size[1]
         num_patches = u.shape[1] * num_time
         n = torch.arange(num_patches, device=u.device).expand(num_sources, -1) if visible is None else visible
         source = torch.arange(num_sources, device=u.device).view(n.shape[0], *[-1] * (n.ndim - 2), 1)

@@ -21,7 +21,7 @@ class LambdaEncoder(nn.Module):
         hidden_dim: H, kernels per token.
         patch_size: P, see `constrain`, as for the next.
         kernel_size: K.
-        shape: width, number and heads of its blocks.
+        lambda_shape: (width, depth, heads) of its blocks.
         decay_start: of all kernels, above the lower bound, in nepers per frame; ln 2 is a raw decay of 0.
     """
 
@@ -31,13 +31,13 @@ class LambdaEncoder(nn.Module):
         hidden_dim: int,
         patch_size: int,
         kernel_size: int,
-        shape: tuple[int, int, int],
+        lambda_shape: tuple[int, int, int],
         decay_start: float,
     ) -> None:
         super().__init__()
         self.patch_size, self.kernel_size = patch_size, kernel_size
         self.hidden_dim, self.decay_start = hidden_dim, decay_start
-        width, depth, num_heads = shape
+        width, depth, num_heads = lambda_shape
         self.embed = nn.Linear(embed_dim, width)
         self.blocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
         self.head = nn.Linear(width, 2 * hidden_dim)

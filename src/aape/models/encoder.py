@@ -18,9 +18,9 @@ def build_stem(config: EncoderConfig) -> Stem:
     sizes = (config.n_mels, config.num_frames), config.patch_size, 1, config.embed_dim
     if config.stem == "patch":
         return PatchEmbed(*sizes, pos_trainable=config.pos_trainable)
-    shape = config.lambda_dim, config.lambda_depth, config.lambda_heads
+    lambda_shape = config.lambda_dim, config.lambda_depth, config.lambda_heads
     options = {name: getattr(config, name) for name in _AAPE_OPTIONS}
-    return AaPE(*sizes, lambda_shape=shape, pos_trainable=config.pos_trainable, **options)
+    return AaPE(*sizes, lambda_shape=lambda_shape, pos_trainable=config.pos_trainable, **options)
 
 
 class AudioEncoder(nn.Module):

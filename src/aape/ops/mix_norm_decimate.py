@@ -27,7 +27,7 @@ def mix_norm_decimate(
     mix: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
-    taps: Tensor,
+    decimate: Tensor,
     *,
     num_freq: int,
     in_order: bool = False,
@@ -41,7 +41,7 @@ def mix_norm_decimate(
         mix: C, the weight of a 1 x 1 convolution with a group per frequency patch (Nf Z, H, 1).
         norm_weight: of GroupNorm with as many groups (Nf Z,).
         norm_bias: likewise.
-        taps: weight of the depthwise convolution with kernel and stride Q (Nf Z, 1, Q).
+        decimate: weight of the depthwise convolution with kernel and stride Q (Nf Z, 1, Q).
         num_freq: Nf.
         in_order: says that the patches of each view are all there are, in the order of tokens, which is quicker.
         eps: of GroupNorm.
@@ -53,7 +53,7 @@ def mix_norm_decimate(
         ValueError: if the shapes do not fit each other.
     """
     num_patches, num_out, hidden = m.shape[-3:]
-    weights, width = (mix, norm_weight, norm_bias, taps), len(mix)
+    weights, width = (mix, norm_weight, norm_bias, decimate), len(mix)
     shapes = [tuple(weight.shape) for weight in weights]
     if shapes != [(width, hidden, 1), (width,), (width,), (width, 1, num_out)] or width % num_freq:
         raise ValueError(f"expected weights of {num_freq} groups for Q = {num_out} and H = {hidden}, got {shapes}")
@@ -71,7 +71,7 @@ def mix_norm_decimate(
 
 
 def mix_norm_decimate_reference(
-    m: Tensor, frequency_patch: Tensor, mix: Tensor, norm_weight: Tensor, norm_bias: Tensor, taps: Tensor, *, eps: float
+    m: Tensor, frequency_patch: Tensor, mix: Tensor, scale: Tensor, shift: Tensor, decimate: Tensor, *, eps: float
 ) -> Tensor:
     """Compute the same by the plain operations, of views in one dimension (views, V, Q, H) and weights (Nf, Z, ...)."""
     z = m.new_zeros(*m.shape[:2], mix.shape[1])
@@ -79,17 +79,17 @@ def mix_norm_decimate_reference(
         chosen = frequency_patch[view] == f
         if chosen.any():
             y = F.conv1d(m[view, chosen].flatten(0, 1).T[None], mix[f])  # one patch after the other: (1, Z, frames)
-            y = F.group_norm(y, 1, norm_weight[f], norm_bias[f], eps)
-            z[view, chosen] = F.conv1d(y, taps[f], stride=m.shape[2], groups=mix.shape[1])[0].T
+            y = F.group_norm(y, 1, scale[f], shift[f], eps)
+            z[view, chosen] = F.conv1d(y, decimate[f], stride=m.shape[2], groups=mix.shape[1])[0].T
     return z
 
 
 def _fold(
-    m: Tensor, f: Tensor, mix: Tensor, scale: Tensor, shift: Tensor, taps: Tensor, *, eps: float, in_order: bool
+    m: Tensor, f: Tensor, mix: Tensor, scale: Tensor, shift: Tensor, decimate: Tensor, *, eps: float, in_order: bool
 ) -> Tensor:
     """Map magnitudes (views, V, Q, H) to z (views V, Z), the weights having frequency patches in front."""
     num_views, num_patches, num_out, hidden = m.shape
-    num_freq, width, mix, taps = len(mix), mix.shape[1], mix[..., 0], taps[:, :, 0]
+    num_freq, width, mix, decimate = len(mix), mix.shape[1], mix[..., 0], decimate[:, :, 0]
     m, group = m.flatten(0, 1), (torch.arange(num_views, device=m.device)[:, None] * num_freq + f).flatten()
     f = f.flatten()
     grouping = _by_transposing(num_freq, num_patches // num_freq) if in_order else _by_blocks(f, num_freq)
@@ -111,7 +111,7 @@ def _fold(
 
     centred = together((m - mean_m[group, None]).flatten(1))  # (blocks, patches, Q H)
     # A product with broadcasting: einsum makes one matrix product per (f, z) of it
-    folded = (taps.transpose(1, 2)[:, :, None] * (scale[..., None] * mix).transpose(1, 2)[:, None]).flatten(1, 2)
+    folded = (decimate.transpose(1, 2)[:, :, None] * (scale[..., None] * mix).transpose(1, 2)[:, None]).flatten(1, 2)
     mapped = back(centred @ folded[f_of_block])  # by (Nf, Q H, Z): (views V, Z)
     frames = centred.unflatten(-1, (num_out, -1)).flatten(1, 2)  # (blocks, patches Q, H)
     gram = (mix.transpose(1, 2) @ mix)[f_of_block]  # (blocks, H, H)
@@ -119,9 +119,9 @@ def _fold(
     variance = per_group(back(square)) / (size * num_out * width)
     variance = variance + offset.square().mean(-1, keepdim=True)  # (groups, 1)
     rstd = torch.rsqrt(variance + eps * shrink.square())
-    tap_sum = taps.sum(-1)  # (Nf, Z)
-    constant = (offset.view(-1, num_freq, width) * (scale * tap_sum)).flatten(0, 1)
-    return (mapped + constant[group]) * rstd[group] + (shift * tap_sum)[f]
+    decimate_sum = decimate.sum(-1)  # (Nf, Z)
+    constant = (offset.view(-1, num_freq, width) * (scale * decimate_sum)).flatten(0, 1)
+    return (mapped + constant[group]) * rstd[group] + (shift * decimate_sum)[f]
 
 
 def _by_transposing(num_freq: int, num_time: int) -> tuple[Map, Map, Any]:
