@@ -26,15 +26,15 @@ def draws(tmp_path_factory):
     )  # fmt: skip
 
 
-def sequence(draws, ranks, workers, passes=1, first_step=0, last_step=STEPS):
+def sequence(draws, ranks, workers, accumulate=1, first_step=0, last_step=STEPS):
     """Run a loader per rank, and put the steps together again: (clip, fingerprint of its samples and masks)."""
     parts = []
     for rank in range(ranks):
         batches = StepBatches(
-            num_draws=len(draws), clips=CLIPS, passes=passes, rank=rank, world_size=ranks, first_step=first_step
+            num_draws=len(draws), clips=CLIPS, accumulate=accumulate, rank=rank, num_ranks=ranks, first_step=first_step
         )
         loader = DataLoader(draws, batch_sampler=batches, num_workers=workers, collate_fn=collate)
-        parts.append([batch for batch, _ in zip(loader, range((last_step - first_step) * passes), strict=False)])
+        parts.append([batch for batch, _ in zip(loader, range((last_step - first_step) * accumulate), strict=False)])
     found = []
     for batches in zip(*parts, strict=True):
         for batch in batches:
@@ -56,7 +56,7 @@ def test_order_is_the_same_for_any_ranks_and_workers(draws, ranks, workers):
 def test_order_survives_a_change_of_ranks_and_workers_in_mid_epoch(draws):
     """Going on with other hardware goes on with the same clips."""
     changed = sequence(draws, 2, 3, last_step=2) + sequence(draws, 4, 1, first_step=2, last_step=3)
-    changed += sequence(draws, 1, 0, passes=2, first_step=3)
+    changed += sequence(draws, 1, 0, accumulate=2, first_step=3)
     assert changed == sequence(draws, 1, 0)
 
 

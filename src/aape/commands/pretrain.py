@@ -193,12 +193,12 @@ class Pretraining:
             return self.loop.train(self.batches())
 
     def batches(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """Read this rank's batches, pass by pass, of every step from the loop's on."""
+        """Read this rank's batches of every step, from the loop's on."""
         from aape.pretraining.draws import StepBatches, load_steps
 
         accelerator, config = self.accelerator, self.config
-        share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-        order = StepBatches(num_draws=len(self.draws), clips=config.clips, passes=config.optim.accumulate,
+        share = {"rank": accelerator.process_index, "num_ranks": accelerator.num_processes}
+        order = StepBatches(num_draws=len(self.draws), clips=config.clips, accumulate=config.optim.accumulate,
                             first_step=self.loop.step, **share)  # fmt: skip
         return load_steps(self.draws, order, workers=config.workers, pin_memory=self.device.type == "cuda")
 

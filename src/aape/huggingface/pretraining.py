@@ -37,9 +37,10 @@ class AaPEForPreTrainingOutput(ModelOutput):  # type: ignore[misc, unused-ignore
 class AaPEForPreTraining(AaPEPreTrainedModel):
     """Student (`encoder`), teacher, predictor and projection (method 7).
 
-    The sections `predictor`, `loss` and `masking` of `config.training` say how, with the defaults of `aape.config`.
-    From a folder that holds an encoder only, the teacher starts as the student's copy and the rest anew. After each
-    optimiser step call `update_teacher`. Saved folders hold all of it, and every other class reads them as well.
+    The sections `predictor`, `loss` and `masking` of `config.training` say how, with the defaults of
+    `aape.models.config` and `aape.pretraining.config`. From a folder that holds an encoder only, the teacher starts as
+    the student's copy and the rest anew. After each optimiser step call `update_teacher`. Saved folders hold all of it,
+    and every other class reads them as well.
     """
 
     _keys_to_ignore_on_load_unexpected = (r"^head\.",)
@@ -96,7 +97,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
             visible, queries = self.draw_views(len(x))
         if visible is None or queries is None:
             raise ValueError("visible and queries belong together: give both or none")
-        has_padding = self._method.loss.ignore_padding and not bool(valid.all())
+        has_padding = self._method.loss_config.ignore_padding and not bool(valid.all())
         outputs = self._method(x, visible.to(x.device), queries.to(x.device), valid if has_padding else None)
         return self._as_asked(AaPEForPreTrainingOutput(**outputs), return_dict)
 
@@ -122,7 +123,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
 def _section(config: AaPEConfig, key: str, section: type[SectionT]) -> SectionT:
     """Read one of our dataclasses out of `config.training`."""
     values = dict(config.training.get(key) or {})
-    if "statistics_min_patches" in values:  # as models saved before call it
+    if "statistics_min_patches" in values:  # the name in the shipped tiny
         values["min_prefix"] = values.pop("statistics_min_patches")
     try:
         return section(**values)

@@ -94,23 +94,23 @@ class ClipDraws(Dataset[dict[str, Any]]):
 class StepBatches(Sampler[list[int]]):
     """One rank's share of the draws: step s takes the draws s * clips to (s + 1) * clips, whatever the number of ranks.
 
-    `clips` are those of a step, over all ranks and its `passes`. Getting to `first_step` costs nothing.
+    `clips` are those of a step, over all ranks and its `accumulate` batches. Getting to `first_step` costs nothing.
     """
 
     def __init__(
-        self, *, num_draws: int, clips: int, passes: int = 1, rank: int = 0, world_size: int = 1, first_step: int = 0
+        self, *, num_draws: int, clips: int, accumulate: int = 1, rank: int = 0, num_ranks: int = 1, first_step: int = 0
     ) -> None:
-        self.num_draws, self.clips, self.passes, self.first_step = num_draws, clips, passes, first_step
-        self.size = clips // (passes * world_size)
-        self.first, self.stride = rank * self.size, world_size * self.size
+        self.num_draws, self.clips, self.accumulate, self.first_step = num_draws, clips, accumulate, first_step
+        self.size = clips // (accumulate * num_ranks)
+        self.first, self.stride = rank * self.size, num_ranks * self.size
 
     def __len__(self) -> int:
         """Count the batches of the whole run."""
-        return self.num_draws // self.clips * self.passes
+        return self.num_draws // self.clips * self.accumulate
 
     def __iter__(self) -> Iterator[list[int]]:
-        for part in range(self.first_step * self.passes, len(self)):
-            first = part * self.stride + self.first
+        for batch in range(self.first_step * self.accumulate, len(self)):
+            first = batch * self.stride + self.first
             yield list(range(first, first + self.size))
 
 
@@ -135,13 +135,13 @@ def load_steps(
         worker_init_fn=ignore_sigterm,
         generator=torch.Generator(),  # a resumed run leaves the global one as an unbroken run does
     )
-    passes = iter(loader)
+    batches = iter(loader)
     while True:
-        yield itertools.islice(passes, order.passes)
+        yield itertools.islice(batches, order.accumulate)
 
 
 def draw_prefix(seed: int, step: int, min_prefix: int, num_time: int) -> int:
-    """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and passes."""
+    """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and batches."""
     generator = torch.Generator().manual_seed(_seed(seed, -1 - step))
     share = torch.rand((), generator=generator, dtype=torch.float64).item()
     return min(num_time, int(min_prefix * ((num_time + 1) / min_prefix) ** share))

@@ -1,4 +1,6 @@
-"""The targets and the three losses of method 7.
+"""The targets and the three losses of the paper (method 7).
+
+L_stat [ours] is in clip_statistics.py, and `Pretraining.forward` of commands/pretrain.py adds it.
 
 Reductions are means over clips, so that they do not depend on how a batch is divided into ranks or accumulation steps.
 """
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-NORM_EPS = 1e-5
+TARGET_NORM_EPS = 1e-5
 
 
 def teacher_targets(
@@ -39,12 +41,12 @@ def teacher_targets(
     pooled = torch.zeros_like(outputs[0])
     for x in outputs:
         if target_norm == "token":
-            pooled = pooled + F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+            pooled = pooled + F.layer_norm(x, x.shape[-1:], eps=TARGET_NORM_EPS)
         else:
             centred = x - (weight * x).sum(1, keepdim=True)
             variance = (weight * centred.square()).sum(1, keepdim=True)
-            pooled = pooled + centred * torch.rsqrt(variance + NORM_EPS)
-    pooled = F.layer_norm(pooled / len(outputs), pooled.shape[-1:], eps=NORM_EPS)
+            pooled = pooled + centred * torch.rsqrt(variance + TARGET_NORM_EPS)
+    pooled = F.layer_norm(pooled / len(outputs), pooled.shape[-1:], eps=TARGET_NORM_EPS)
     return pooled, (weight * pooled).sum(1)
 
 
@@ -75,11 +77,12 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     if num_views == 1:
         return z.sum() * 0
     anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).transpose(0, 1)  # (B, M, D)
-    others, first = _all_ranks(anchors)  # (B of all ranks, M, D)
-    similarity = torch.einsum("imd,jnd->imjn", anchors, others) / temperature
-    itself = torch.arange(num_clips, device=z.device) + first
-    positives = similarity[torch.arange(num_clips, device=z.device), :, itself]  # (B, M, M)
-    is_same_clip = torch.arange(others.shape[0], device=z.device) == itself[:, None]  # (B, B of all ranks)
+    all_anchors, first = _all_ranks(anchors)  # (B of all ranks, M, D)
+    similarity = torch.einsum("imd,jnd->imjn", anchors, all_anchors) / temperature
+    clip = torch.arange(num_clips, device=z.device)
+    position = first + clip  # of this rank's clips among those of all ranks
+    positives = similarity[clip, :, position]  # (B, M, M)
+    is_same_clip = torch.arange(len(all_anchors), device=z.device) == position[:, None]  # (B, B of all ranks)
     negatives = similarity.masked_fill(is_same_clip[:, None, :, None], float("-inf")).flatten(2).logsumexp(-1)  # (B, M)
     losses = torch.logaddexp(positives, negatives[..., None]) - positives  # (B, M, M)
     is_same_view = torch.eye(num_views, dtype=torch.bool, device=z.device)
@@ -87,8 +90,9 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate (B, ...) over all ranks; every rank's gradient flows back to the rank the rows came from."""
+    """Concatenate (B, ...) over all ranks; every rank's gradient flows back to the rank the clips came from."""
 
+    # Written out, because `torch.distributed.nn.functional.all_gather` gives a wrong gradient under gloo
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.size = x.shape[0]
@@ -104,7 +108,7 @@ class _Gather(torch.autograd.Function):
 
 
 def _all_ranks(x: Tensor) -> tuple[Tensor, int]:
-    """Concatenate (B, ...) over all ranks, gradients included; and say where this rank's rows begin."""
+    """Concatenate (B, ...) over all ranks, gradients included; and say where this rank's clips begin."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return x, 0
     gathered: Tensor = _Gather.apply(x)

@@ -22,7 +22,11 @@ from aape.runs.optim import follow
 class TeacherStudent(nn.Module):
     """Student, predictor and projection, trained; teacher, an average of the student over time, not trained.
 
-    `grid_size` is (Nf, Nt) of the training crops; the teacher starts as a copy of `encoder`, the student.
+    Args:
+        encoder: the student; the teacher starts as a copy of it.
+        grid_size: (Nf, Nt) of the training crops.
+        predictor: what the student predicts with.
+        loss: targets, losses and their weights.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class TeacherStudent(nn.Module):
         dim = encoder.embed_dim
         self.predictor = build_predictor(predictor, dim, grid_size)
         self.projection = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim))
-        self.loss = loss
+        self.loss_config = loss
 
     def forward(
         self, spectrogram: Tensor, visible: Tensor, queries: Tensor, valid: Tensor | None = None
@@ -52,18 +56,18 @@ class TeacherStudent(nn.Module):
             and over the clips of the batch. A variance near 0 means collapse.
         """
         pooled, utterance = self.targets(spectrogram, valid)  # (B, N, D), (B, D)
-        class_tokens, predictions, z = self.predictions(spectrogram, visible, queries)  # (B, M, D), (B, M, Q, D), ...
+        class_tokens, predictions, z = self.predict(spectrogram, visible, queries)  # (B, M, D), (B, M, Q, D), (B, M, D)
         valid_queries = None if valid is None else gather_tokens(valid[..., None], queries)[..., 0]  # (B, M, Q)
-        losses = self.losses(predictions, gather_tokens(pooled, queries), class_tokens, utterance, z, valid_queries)
-        return losses | self.diagnostics(pooled, utterance, predictions, class_tokens, valid, valid_queries)
+        parts = self.losses(predictions, gather_tokens(pooled, queries), class_tokens, utterance, z, valid_queries)
+        return parts | self.diagnostics(pooled, utterance, predictions, class_tokens, valid, valid_queries)
 
     @torch.no_grad()
     def targets(self, spectrogram: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what the teacher makes of all patches: pooled tokens (B, N, D) and the utterance target (B, D)."""
-        outputs = self.teacher.forward_targets(spectrogram, self.loss.target)  # one (B, N, D) per block
-        return teacher_targets(outputs, self.loss.target_norm, valid)
+        outputs = self.teacher.forward_targets(spectrogram, self.loss_config.target)  # one (B, N, D) per block
+        return teacher_targets(outputs, self.loss_config.target_norm, valid)
 
-    def predictions(self, spectrogram: Tensor, visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(self, spectrogram: Tensor, visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return class tokens (B, M, D), predicted tokens (B, M, Q, D), and projections of the mean token (B, M, D)."""
         latent = self.student.forward_features(spectrogram, visible)  # (B, M, 1 + V, D)
         class_tokens, tokens = latent[:, :, 0], latent[:, :, 1:]
@@ -79,13 +83,13 @@ class TeacherStudent(nn.Module):
         z: Tensor,  # projections (B, M, D)
         valid_queries: Tensor | None = None,  # which queries are no padding (B, M, Q); None for all
     ) -> dict[str, Tensor]:
-        """Return L = L_mask + L_utt + contrastive_weight L_con, and its parts detached."""
-        scale = self.student.embed_dim**0.5 if self.loss.reduction == "eat" else 1.0
+        """Return L_mask + L_utt + contrastive_weight L_con and its parts; `Pretraining.forward` adds L_stat."""
+        scale = self.student.embed_dim**0.5 if self.loss_config.reduction == "eat" else 1.0
         mask = scale * masked_loss(predictions, targets, valid_queries)
         utt = scale * utterance_loss(class_tokens, utterance)
-        con = contrastive_loss(z.transpose(0, 1), self.loss.temperature)
+        con = contrastive_loss(z.transpose(0, 1), self.loss_config.temperature)
         return {
-            "loss": mask + utt + self.loss.contrastive_weight * con,
+            "loss": mask + utt + self.loss_config.contrastive_weight * con,
             "loss_mask": mask.detach(),
             "loss_utterance": utt.detach(),
             "loss_contrastive": con.detach(),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Flags:
     """Two flags a step, the same on all ranks: leave this step out; stop the run."""
 
-    def __init__(self, device: torch.device, world_size: int) -> None:
-        self.device, self.world_size = device, world_size
+    def __init__(self, device: torch.device, num_ranks: int) -> None:
+        self.device, self.num_ranks = device, num_ranks
         self.pending: list[tuple[Tensor, Any, Any]] = []
 
     def raise_(self, is_skipped: Tensor, is_stop: bool, about: Any) -> Tensor:
@@ -32,7 +32,7 @@ class Flags:
             1.0 or 0.0 (), on the device: whether any rank wants the step left out.
         """
         flags = torch.stack([is_skipped.reshape(()).float(), torch.tensor(float(is_stop), device=self.device)])
-        if self.world_size > 1:
+        if self.num_ranks > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         host, event = flags, None
         if self.device.type == "cuda":
