@@ -20,7 +20,7 @@ from aape.commands.pretrain import PretrainConfig
 from aape.commands.probe import ProbeConfig
 from aape.errors import ConfigError
 from aape.models.config import EncoderConfig
-from aape.models.stats import read_stats
+from aape.models.stats import front_end_from_stats
 
 NEEDED = ["--data", "sounds", "--out", "run"]
 
@@ -142,7 +142,7 @@ def test_statistics_that_make_no_front_end_are_refused(tmp_path, field, value, w
     path = tmp_path / "stats.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match=re.escape(f"{path}: {words}")):
-        read_stats(path)
+        front_end_from_stats(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes there")
@@ -150,9 +150,9 @@ def test_statistics_that_are_no_file_are_refused(tmp_path):
     """A named pipe would hang the run for ever."""
     os.mkfifo(tmp_path / "stats.json")
     with pytest.raises(ConfigError, match="not a file"):
-        read_stats(tmp_path / "stats.json")
+        front_end_from_stats(tmp_path / "stats.json")
     with pytest.raises(ConfigError, match="cannot read the statistics"):
-        read_stats(tmp_path / "none.json")
+        front_end_from_stats(tmp_path / "none.json")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 
-_MOST_CHARACTERS = 4000
+_MAX_CHARACTERS = 4000
 
 
 def one_line(text: str) -> str:
     """Make one printable line of any text: a hostile name may hold line breaks, terminal codes, or megabytes."""
     line = " ".join(text.splitlines())
-    if len(line) > _MOST_CHARACTERS:
-        line = f"{line[: _MOST_CHARACTERS // 2]} ... {line[-_MOST_CHARACTERS // 2 :]}"
+    if len(line) > _MAX_CHARACTERS:
+        line = f"{line[: _MAX_CHARACTERS // 2]} ... {line[-_MAX_CHARACTERS // 2 :]}"
     if not line.isprintable():
         line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
     return line
@@ -70,7 +70,7 @@ class TrainingError(AapeError):
     """A run that cannot go on: loss or gradient stay NaN or infinite."""
 
 
-def require(config: object, wanted: str, is_valid: Callable[[float], bool], *names: str) -> None:
+def require(config: object, expected: str, is_valid: Callable[[float], bool], *names: str) -> None:
     """Check fields of a configuration; each of several values, and None is left open.
 
     Raises:
@@ -79,7 +79,7 @@ def require(config: object, wanted: str, is_valid: Callable[[float], bool], *nam
     for name in names:
         value = getattr(config, name)
         if not all(map(is_valid, value if isinstance(value, tuple) else () if value is None else (value,))):
-            raise ConfigError(f"{name} must be {wanted}, got {value}")
+            raise ConfigError(f"{name} must be {expected}, got {value}")
 
 
 def require_positive(config: object, *names: str) -> None:

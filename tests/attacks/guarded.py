@@ -37,7 +37,7 @@ from aape.data.clips import load_clip, read_manifest
 from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model
-from aape.models.stats import read_stats
+from aape.models.stats import front_end_from_stats
 from aape.runs.checkpoints import MANIFEST_NAME, publish
 
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "pty.spawn",
@@ -252,7 +252,7 @@ def make_attacks(folder: Path) -> dict[str, Attack]:
     attacks["features: pickle"] = lambda: _expect_nothing(read_features(cache, "x"))
     stats = folder / "stats.json"
     stats.write_bytes(poison)
-    attacks["statistics: pickle"] = lambda: read_stats(stats)
+    attacks["statistics: pickle"] = lambda: front_end_from_stats(stats)
     return attacks
 
 

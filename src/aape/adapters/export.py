@@ -28,7 +28,7 @@ from aape.layers.aape import AaPE
 from aape.models.encoder import pool
 from aape.ops import exportable
 
-MAX_FRAMES = 608  # the paper's length
+EXPORTED_FRAMES = 608  # of the longest input, which is the paper's length
 OUTPUTS = ("embedding", "frames")
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -77,8 +77,8 @@ class _AnyLength(nn.Module):
         columns = torch.arange(self.table.shape[1], dtype=self.table.dtype)
         times = torch.arange(num_time, dtype=self.table.dtype)
         step = (len(columns) / torch.ones_like(times).sum()).clamp(max=1)  # 1 where the table is only cut off
-        places = ((times + 0.5) * step - 0.5).clamp(0, len(columns) - 1)
-        weights = (1 - (places[:, None] - columns).abs()).clamp(min=0)  # (num_time, columns)
+        fractional_columns = ((times + 0.5) * step - 0.5).clamp(0, len(columns) - 1)
+        weights = (1 - (fractional_columns[:, None] - columns).abs()).clamp(min=0)  # (num_time, columns)
         return (weights @ self.table).flatten(0, 1)
 
 
@@ -90,7 +90,7 @@ def min_samples(model: AudioModel) -> int:
 
 def max_samples(model: AudioModel) -> int:
     """Return the largest number of samples that an exported model takes: those of 608 frames."""
-    return MAX_FRAMES * model.front_end.hop_length - 1
+    return EXPORTED_FRAMES * model.front_end.hop_length - 1
 
 
 def write(model: AudioModel, path: Path, kind: str) -> None:

@@ -142,7 +142,7 @@ class Pretraining:
         from aape.commands.probe import read_probe_set
         from aape.data.clips import read_manifest
         from aape.data.log_mel import LogMel
-        from aape.models.stats import read_stats, write_stats
+        from aape.models.stats import front_end_from_stats, measure_stats
         from aape.pretraining.draws import ClipDraws
         from aape.runs.checkpoints import find_checkpoint
         from aape.runs.files import Records
@@ -163,8 +163,8 @@ class Pretraining:
         if config.stats is None:  # a resumed run finds them in its folder
             stats = self.out / "stats.json"
             if not stats.exists():
-                write_stats(stats, config.data, self.front_end, max_bad_fraction=config.max_bad_fraction)
-            self.front_end = read_stats(stats)
+                measure_stats(stats, config.data, self.front_end, max_bad_fraction=config.max_bad_fraction)
+            self.front_end = front_end_from_stats(stats)
         self.log_mel = LogMel(**dataclasses.asdict(self.front_end))
         self.draws = ClipDraws(
             clips,
@@ -349,10 +349,10 @@ def _start_and_claim(config: PretrainConfig) -> Accelerator:
 
 def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, EncoderConfig]:
     """Return front end and encoder that fit each other; the encoder's position table covers the crop."""
-    from aape.models.stats import read_stats
+    from aape.models.stats import front_end_from_stats
 
     encoder = encoder_config(config.model, **config.encoder)
-    front_end = FrontEndConfig(n_mels=encoder.n_mels) if config.stats is None else read_stats(config.stats)
+    front_end = FrontEndConfig(n_mels=encoder.n_mels) if config.stats is None else front_end_from_stats(config.stats)
     if front_end.n_mels != encoder.n_mels:
         bands = f"{front_end.n_mels} mel bands, the encoder has {encoder.n_mels}"
         raise ConfigError(f"{config.stats} is of {bands}: without --stats they are measured for it")

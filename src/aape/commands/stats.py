@@ -28,19 +28,19 @@ class StatsConfig:
 
 
 def stats(config: StatsConfig) -> None:
-    """Measure a corpus and write its statistics, as `aape.models.stats.write_stats`.
+    """Measure a corpus and write its statistics, as `aape.models.stats.measure_stats`.
 
     Raises:
         ConfigError: the output cannot be written, or there is no such device.
         DataError: there is no audio, or more than `max_bad_fraction` of it is bad.
     """
-    from aape.models.stats import write_stats
+    from aape.models.stats import measure_stats
     from aape.runs.files import make_folder_for
 
     out, front_end = Path(config.out), FrontEndConfig()
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: name the JSON file to write, such as {out / 'stats.json'}")
     make_folder_for(out)
-    measured = write_stats(out, config.data, front_end, max_bad_fraction=config.max_bad_fraction, device=config.device)
-    hours = measured.num_frames * front_end.hop_length / front_end.sample_rate / 3600
-    print(f"mean {measured.mean:.4f}, std {measured.std:.4f} over {measured.num_clips} clips ({hours:.2f} h) -> {out}")
+    result = measure_stats(out, config.data, front_end, max_bad_fraction=config.max_bad_fraction, device=config.device)
+    hours = result.num_frames * front_end.hop_length / front_end.sample_rate / 3600
+    print(f"mean {result.mean:.4f}, std {result.std:.4f} over {result.num_clips} clips ({hours:.2f} h) -> {out}")

@@ -29,7 +29,7 @@ _METHOD = [
     "K. Yamamoto and K. Okusa, *AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio Representation",
     "Learning*, [arXiv 2512.03637](https://arxiv.org/abs/2512.03637); an independent implementation.",
 ]
-_MOST_LABELS = 50  # that are listed
+_MAX_LABELS = 50  # that are listed
 
 
 def model_card(config: Any, num_parameters: int) -> str:
@@ -67,8 +67,8 @@ def model_card(config: Any, num_parameters: int) -> str:
     }
     if labels:
         kind = "several of them, or none, at a time" if config.problem_type == "multi_label_classification" else "one"
-        more = f", and {len(labels) - _MOST_LABELS} more (config.json)" if len(labels) > _MOST_LABELS else ""
-        sections["## Classes"] = [f"A sound has {kind}: {', '.join(map(str, labels[:_MOST_LABELS]))}{more}."]
+        more = f", and {len(labels) - _MAX_LABELS} more (config.json)" if len(labels) > _MAX_LABELS else ""
+        sections["## Classes"] = [f"A sound has {kind}: {', '.join(map(str, labels[:_MAX_LABELS]))}{more}."]
     sections["## Data"] = [str(card.get("data") or _UNKNOWN)]
     sections["## Licence"] = [str(card.get("license") or _UNKNOWN)]
     recipe = json.dumps(config.training, indent=2, ensure_ascii=False)

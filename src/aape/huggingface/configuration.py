@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from aape.models.sections import CONFIG_NAME, read_loop_to, read_mapping, read_sections
+from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 
 
 class AaPEConfig(PretrainedConfig):

@@ -15,7 +15,7 @@ from aape.data.audio.arrays import read_array
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError
 from aape.huggingface.configuration import AaPEConfig
-from aape.models.sections import CONFIG_NAME, MOST_PATCH_FRAMES, read_front_end
+from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_end
 
 _LOG = logging.get_logger(__name__)
 
@@ -38,8 +38,8 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
 
     def __init__(self, front_end: dict[str, Any] | None = None, patch_size: int = 16, **kwargs: Any) -> None:
         settings = read_front_end(front_end or {}, CONFIG_NAME)
-        if type(patch_size) is not int or not 1 <= patch_size <= MOST_PATCH_FRAMES:
-            raise CheckpointError(f"patch_size: expected 1 to {MOST_PATCH_FRAMES} frames, got {patch_size!r}")
+        if type(patch_size) is not int or not 1 <= patch_size <= MAX_PATCH_FRAMES:
+            raise CheckpointError(f"patch_size: expected 1 to {MAX_PATCH_FRAMES} frames, got {patch_size!r}")
         derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
         super().__init__(**{**kwargs, **derived, "return_attention_mask": True})
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size

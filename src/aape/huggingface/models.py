@@ -21,9 +21,9 @@ from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.feature_extractor import AaPEFeatureExtractor
+from aape.models.config_file import CONFIG_NAME, read_sections
 from aape.models.encoder import AudioEncoder, pool
 from aape.models.heads import ClassificationHead
-from aape.models.sections import CONFIG_NAME, read_sections
 
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 

@@ -1,4 +1,4 @@
-"""The standard stem: one linear map per patch, and its position (docs/method.md 4). And what a stem promises timm."""
+"""The standard stem, a linear map per patch and its position (docs/method.md 4); and what both stems owe to timm."""
 
 from __future__ import annotations
 
@@ -126,6 +126,6 @@ def standard_tokens(x: Tensor, proj: nn.Module, pos_embed: nn.Module, visible: T
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Pick rows of (B, N, D) by indices (B, V) -> (B, V, D), or (B, M, V) -> (B, M, V, D)."""
-    rows = indices.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
-    return tokens.gather(1, rows).view(*indices.shape, tokens.shape[-1])
+    """Pick tokens of (B, N, D) by indices (B, V) -> (B, V, D), or (B, M, V) -> (B, M, V, D)."""
+    index = indices.flatten(1)[..., None].expand(-1, -1, tokens.shape[-1])
+    return tokens.gather(1, index).view(*indices.shape, tokens.shape[-1])

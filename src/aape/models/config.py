@@ -113,13 +113,13 @@ def encoder_config(model: str = "base", **overrides: Any) -> EncoderConfig:
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """What the student predicts with; 0 means the value that method 7 gives for the encoder's width.
+    """What the student predicts with; 0 stands for the value of method 7.
 
     Args:
-        kind: cross-attention, or the convolutions of EAT.
-        depth: number of layers; 0 for the encoder's own.
-        width: width of the layers; 0 for the encoder's own.
-        num_heads: attention heads per layer; 0 for the encoder's own.
+        kind: cross-attention, or the convolutions of EAT (cnn).
+        depth: number of layers; 0 for 3, for cnn 6.
+        width: width of the layers; 0 for 2D/3, or 64 where the encoder's width D is at most 64; cnn always has D.
+        num_heads: attention heads per layer; 0 for heads of 32 channels, or 64 where D is at most 64; cnn has none.
     """
 
     kind: Literal["cross_attention", "cnn"] = "cross_attention"

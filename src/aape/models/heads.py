@@ -8,7 +8,7 @@ from aape.layers.transformer import NORM_EPS
 
 
 class ClassificationHead(nn.Module):
-    """LayerNorm and a linear layer on the class token (method 8), D -> C."""
+    """LayerNorm and a linear layer on the class token (method 8), D -> num_classes."""
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -18,5 +18,5 @@ class ClassificationHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map the encoder's tokens, the class token first, to logits: (B, 1 + N, D) -> (B, C)."""
+        """Map the encoder's tokens, the class token first, to logits: (B, 1 + N, D) -> (B, num_classes)."""
         return self.linear(self.norm(tokens[:, 0]))

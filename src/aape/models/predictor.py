@@ -18,9 +18,9 @@ class CrossAttentionPredictor(nn.Module):
     Args:
         embed_dim: D of the encoder.
         grid_size: (Nf, Nt).
-        width: of its blocks; by default 2D/3, rounded to heads of 32.
-        depth: number of blocks.
-        num_heads: heads per block; of 32 channels by default.
+        width: of its blocks; 0 for 2D/3 in whole heads, or 64 where D is at most 64.
+        depth: number of blocks; 0 for 3.
+        num_heads: heads per block; 0 for heads of 32 channels, or 64 where D is at most 64.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class CrossAttentionPredictor(nn.Module):
     positions: Tensor
 
     def forward(self, tokens: Tensor, visible: Tensor, queries: Tensor) -> Tensor:
-        """Predict the pooled tokens at `queries` (R, Q) -> (R, Q, D).
+        """Predict the pooled tokens at `queries` of all views, (B M, Q) -> (B M, Q, D).
 
         Args:
-            tokens: encoded visible patches (R, V, D), without the class token.
-            visible: their indices (R, V); not needed here, since the encoder's output carries positions.
-            queries: indices to predict (R, Q).
+            tokens: encoded visible patches (B M, V, D), without the class token.
+            visible: their indices (B M, V); not needed here, since the encoder's output carries positions.
+            queries: indices to predict (B M, Q).
         """
-        x = self.mask_token + self.positions[queries]  # (R, Q, width)
+        x = self.mask_token + self.positions[queries]  # (B M, Q, width)
         for block in self.blocks:
             x = block(x, tokens)
         return self.head(self.norm(x))
@@ -59,7 +59,7 @@ class ConvPredictor(nn.Module):
     Args:
         embed_dim: D of the encoder.
         grid_size: (Nf, Nt).
-        depth: number of convolutions; 6 by default.
+        depth: number of convolutions; 0 for 6.
     """
 
     def __init__(self, embed_dim: int, grid_size: tuple[int, int], depth: int = 0) -> None:
@@ -72,10 +72,10 @@ class ConvPredictor(nn.Module):
     def forward(self, tokens: Tensor, visible: Tensor, queries: Tensor) -> Tensor:
         """Predict the pooled tokens at `queries`; arguments as in `CrossAttentionPredictor.forward`."""
         num_freq, num_time = self.grid_size
-        num_rows, _, embed_dim = tokens.shape
-        grid = torch.randn(num_rows, num_freq * num_time, embed_dim, device=tokens.device) * 0.01  # mask tokens
+        num_views, _, embed_dim = tokens.shape
+        grid = torch.randn(num_views, num_freq * num_time, embed_dim, device=tokens.device) * 0.01  # mask tokens
         grid = grid.to(tokens.dtype).scatter(1, visible[..., None].expand(-1, -1, embed_dim), tokens)
-        x = grid.transpose(1, 2).unflatten(2, self.grid_size)  # (R, D, Nf, Nt)
+        x = grid.transpose(1, 2).unflatten(2, self.grid_size)  # (B M, D, Nf, Nt)
         for conv in self.convs:
             y = F.layer_norm(conv(x).movedim(1, -1), (embed_dim,)).movedim(-1, 1)
             x = x + F.gelu(y)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from aape.errors import CheckpointError, ConfigError
 from aape.models.config import EncoderConfig, FrontEndConfig
+from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.sections import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 from aape.runs.files import write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
@@ -32,7 +32,7 @@ _KEYS = (
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
-_MOST_BYTES = 1 << 24  # of a configuration, and of a header
+_MAX_BYTES = 1 << 24  # of a configuration, and of a header
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 
@@ -231,7 +231,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():  # a named pipe would never end
             raise CheckpointError(f"{path}: not a file")
-        if path.stat().st_size > _MOST_BYTES:
+        if path.stat().st_size > _MAX_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -282,8 +282,8 @@ def _open_weights(path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        if promised > _MOST_BYTES:
-            much = f"a header of {promised} bytes, the most is {_MOST_BYTES}"
+        if promised > _MAX_BYTES:
+            much = f"a header of {promised} bytes, the most is {_MAX_BYTES}"
             raise CheckpointError(f"{path}: not a safetensors file, or damaged ({much})")
         return safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:

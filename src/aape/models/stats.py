@@ -12,14 +12,14 @@ from aape.data.clips import read_manifest
 from aape.data.log_mel import Statistics, measure_statistics
 from aape.errors import CheckpointError, ConfigError
 from aape.models.config import FrontEndConfig
-from aape.models.sections import read_front_end
+from aape.models.config_file import read_front_end
 from aape.runs.devices import resolve_device
 from aape.runs.files import write_json
 from aape.runs.guards import BadFiles
 from aape.runs.progress import progress_bar
 
 
-def write_stats(
+def measure_stats(
     out: Path, data: str, front_end: FrontEndConfig, *, max_bad_fraction: float, device: str = "cpu"
 ) -> Statistics:
     """Measure the log-mel statistics of a corpus (folder, CSV or tar shards), with progress, and write them as JSON.
@@ -45,8 +45,8 @@ def write_stats(
     return measured
 
 
-def read_stats(path: str | os.PathLike[str]) -> FrontEndConfig:
-    """Read a file of `write_stats` as the front end that it describes, `mean` and `std` included.
+def front_end_from_stats(path: str | os.PathLike[str]) -> FrontEndConfig:
+    """Read the front end that a file of `measure_stats` belongs to, `mean` and `std` included.
 
     Raises:
         ConfigError: the file is missing, or is not one of those.

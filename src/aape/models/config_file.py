@@ -1,4 +1,4 @@
-"""What a model is made of, as its `config.json` says: every value is checked before anything is built of it."""
+"""Reads the `config.json` of a saved model: every value is checked before anything is built from it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from aape.errors import CheckpointError, ConfigError
 from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig
 
 CONFIG_NAME = "config.json"
-# What costs time or memory, and no tensor in a file vouches for.
-MOST_PATCH_FRAMES = 1 << 13
-_MOST = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MOST_PATCH_FRAMES}
+# Bounds of what costs time or memory and does not show in the shape of a tensor.
+MAX_PATCH_FRAMES = 1 << 13
+_MAX = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MAX_PATCH_FRAMES}
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
@@ -82,8 +82,8 @@ def _section(values: Any, key: str, section: type[SectionT], where: str) -> Sect
             raise CheckpointError(f"{where}: {key}.{name}: expected {expected}, got {value!r}")
         if type(value) is int and annotations[name] is int and value <= 0:
             raise CheckpointError(f"{where}: {key}.{name}: must be above 0, got {value}")
-        if name in _MOST and value > _MOST[name]:
-            raise CheckpointError(f"{where}: {key}: {name} {value}, the most is {_MOST[name]}")
+        if name in _MAX and value > _MAX[name]:
+            raise CheckpointError(f"{where}: {key}: {name} {value}, the most is {_MAX[name]}")
     return section(**values)
 
 
