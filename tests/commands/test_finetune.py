@@ -364,11 +364,11 @@ def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, mo
     options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
     config = FinetuneConfig(**options, out=str(tmp_path / "kept"), workers=0, device="cpu", max_bad_fraction=0.2)
     kept = finetune(config)
-    monkeypatch.setattr(spectrograms, "MOST_KEPT_BYTES", 0)
+    monkeypatch.setattr(spectrograms, "MAX_KEPT_BYTES", 0)
     streamed = finetune(dataclasses.replace(config, out=str(tmp_path / "streamed"), workers=workers))
     assert streamed["scores"] == kept["scores"]
 
-    monkeypatch.setattr(spectrograms, "MOST_CHECKED", 0)
+    monkeypatch.setattr(spectrograms, "MAX_CHECKED", 0)
     (root / "low" / "0.wav").write_bytes(b"RIFF")
     config = dataclasses.replace(config, out=str(tmp_path / "bad"), workers=workers)
     result = finetune(config)

@@ -36,7 +36,7 @@ def save(self, model, job):
 
 jobs.Classifier, jobs.Run._save_model = InFloat64, save
 if sys.argv[1] == "unchecked":
-    spectrograms.MOST_CHECKED = 0
+    spectrograms.MAX_CHECKED = 0
 sys.exit(cli.main(["finetune", *sys.argv[2:]]))
 """
 

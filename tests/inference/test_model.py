@@ -253,7 +253,7 @@ def test_bad_clips_are_listed_and_the_rest_is_done(model, tmp_path):
 
 def test_mixed_lengths_do_not_pile_up_in_memory(model, tmp_path, monkeypatch):
     """A corpus of ever new lengths never fills a batch: what waits must stay bounded, and the order right."""
-    monkeypatch.setattr("aape.inference.segments.MOST_WAITING_FRAMES", 100)
+    monkeypatch.setattr("aape.inference.segments.MAX_WAITING_FRAMES", 100)
     clips = []
     for index in range(12):
         path = write(tmp_path / f"{index}.wav", sound(2560 * (1 + index % 5) - 2000, seed=index))

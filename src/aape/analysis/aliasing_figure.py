@@ -49,8 +49,8 @@ def _draw_accuracy(axes: Any, decoded: Sequence[Mapping[str, Any]], names: Seque
     for offset, (kind, marker, colour) in enumerate(lines):
         rows = [row for row in decoded if row["read_out"] == kind]
         shares, low, high = (100 * np.array([row[key] for row in rows]) for key in ("accuracy", "lowest", "highest"))
-        places = np.array([names.index(row["tokens"]) for row in rows]) + 0.22 * (offset - 1)
-        axes.errorbar(shares, places, xerr=[shares - low, high - shares], fmt=marker, color=colour, markersize=5,
+        heights = np.array([names.index(row["tokens"]) for row in rows]) + 0.22 * (offset - 1)
+        axes.errorbar(shares, heights, xerr=[shares - low, high - shares], fmt=marker, color=colour, markersize=5,
                       elinewidth=1, label=READ_OUTS[kind])  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.set(xlim=(0, 103), ylim=(len(names) - 0.4, -0.6), xlabel="read correctly (%)")

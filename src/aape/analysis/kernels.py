@@ -85,8 +85,8 @@ def plot_kernels(kernels: ChosenKernels, title: str = "Spectrogram", *, start: f
     num_freq, num_time, num_kernels = kernels.frequencies.shape
     times = start + kernels.patch_seconds * np.arange(num_time + 1)  # the last patch may reach past the end
     extent = (start, start + num_frames / kernels.frames_per_second, 0, num_bins)
-    shown = panels[0].imshow(kernels.spectrogram, origin="lower", aspect="auto", extent=extent, cmap="magma")
-    figure.colorbar(shown, ax=panels[0], label="log-mel (standard deviations)", pad=0.01)
+    image = panels[0].imshow(kernels.spectrogram, origin="lower", aspect="auto", extent=extent, cmap="magma")
+    figure.colorbar(image, ax=panels[0], label="log-mel (standard deviations)", pad=0.01)
     low, high = kernels.mel_band
     ticks = [hertz for hertz in (100, 250, 500, 1000, 2000, 4000, 8000) if low <= hertz <= high]
     positions = [mel_position(hertz, kernels.mel_band, num_bins) for hertz in ticks]
@@ -129,6 +129,6 @@ def mel_position(hertz: float, band: tuple[float, float], n_mels: int) -> float:
 
 
 def mel_hertz(position: float, band: tuple[float, float], n_mels: int) -> float:
-    """Return the frequency, in Hz, at a place on an axis of mel bins: the inverse of `mel_position`."""
+    """Return the frequency, in Hz, at a position on an axis of mel bins: the inverse of `mel_position`."""
     low, high = (math.log10(1 + value / 700) for value in band)
     return 700 * (10 ** (low + (position + 0.5) / (n_mels + 1) * (high - low)) - 1)

@@ -26,9 +26,9 @@ FILES = {
     "pretraining/metrics.jsonl": "losses and variances of the short run",
     "pretraining.png": "the same, drawn",
     "pretraining/model": "the encoder of the short run, for --model and --checkpoint",
-    "probe/result.json": "the probe of the encoder shown, with both yardsticks",
+    "probe/result.json": "the probe of --checkpoint, with both yardsticks",
     "probe/results.csv": "the same as a table",
-    "probe-short/result.json": "the probe of the short run, with its own yardsticks",
+    "probe-short/result.json": "the probe of the short run, with both yardsticks",
     "kernels.png": "frequencies and decays that the stem chose for one note",
     "neighbours.json": "nearest neighbours of a few notes",
     "result.json": "every row of the table, with the files named here",
@@ -124,7 +124,7 @@ def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
 def _probe_both(
     config: DemoConfig, short_run: PretrainConfig, console: Console, clips_seen: int | None
 ) -> dict[str, Any]:
-    """Probe the encoder shown and that of the short run; return the rows of the table, and what they say."""
+    """Probe --checkpoint and the encoder of the short run; return the rows of the table, and what they say."""
     from aape.downstream.scores import score_table
     from aape.downstream.yardsticks import ENCODER, STATISTICS, UNTRAINED
 
@@ -133,20 +133,20 @@ def _probe_both(
                                  split="split", steps=config.probe_steps, batch=32, device=config.device))  # fmt: skip
 
     console.print(f"{config.probe_steps} steps each, where the protocol has 8000")
-    shown = scores_of(config.checkpoint, "probe")
+    chosen = scores_of(config.checkpoint, "probe")
     short = scores_of(short_run.out, "probe-short")
     rows = {
-        config.checkpoint: shown["rows"][ENCODER],
-        "the same, untrained": shown["rows"][UNTRAINED],
+        config.checkpoint: chosen["rows"][ENCODER],
+        "the same, untrained": chosen["rows"][UNTRAINED],
         "short run": short["rows"][ENCODER],
         "short run, untrained": short["rows"][UNTRAINED],
-        STATISTICS: shown["rows"][STATISTICS],
+        STATISTICS: chosen["rows"][STATISTICS],
     }
-    console.print(score_table(rows, f"{config.probe_steps} probe steps, {shown['config']['seeds']} seeds"))
+    console.print(score_table(rows, f"{config.probe_steps} probe steps, {chosen['config']['seeds']} seeds"))
     seen = "" if clips_seen is None else f"; it was pre-trained on {clips_seen:,} clips"
     verdict = [
-        f"{config.checkpoint} is {_against(shown, UNTRAINED)} the same encoder untrained, and "
-        f"{_against(shown, STATISTICS)} plain log-mel statistics{seen}.",
+        f"{config.checkpoint} is {_against(chosen, UNTRAINED)} the same encoder untrained, and "
+        f"{_against(chosen, STATISTICS)} plain log-mel statistics{seen}.",
         f"The short run is {_against(short, UNTRAINED)} the same encoder untrained; it saw "
         f"{short_run.steps * short_run.clips:,} clips. Minutes from scratch teach little: it is there to show the way.",
         "Last accuracy, in points; in brackets the 95 % bootstrap interval over the test notes. Where 0 lies inside "

@@ -167,7 +167,7 @@ def plot_clip(config: PlotClipConfig) -> None:
     size = max(1, min(round(seconds * rate), len(part)) - 1)
     name = one_line(Path(config.file).name)
     if size < len(part) - 1:
-        print(f"{name}: {size / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start moves on")
+        print(f"{name}: {size / rate:.2f} s of {len(wave) / rate:.2f} s are shown; --start shows more")
     kernels = chosen_kernels(model, part[:size])
     numbers = {
         "axes": "frequency patch (low first), time patch, kernel",
@@ -303,7 +303,7 @@ def _print_aliasing(rates: Sequence[dict[str, Any]], shifts: dict[str, list[dict
         f"mean, token, spread: of {len(RATES)} modulation rates, {RATES[0]:g} to {RATES[-1]:g} Hz, all folded to "
         f"{APPARENT_HERTZ:g} Hz by the patches, %\nthat a linear decoder reads correctly (chance "
         f"{100 / len(RATES):.1f}) from the mean of all tokens, from a single token,\nand from the standard deviation "
-        "of tokens over time; in brackets the lowest and highest seed.\nBehind: how far a shift of half a patch moves "
+        "of tokens over time; in brackets the lowest and highest seed.\nRight: how far a shift of half a patch moves "
         "the mean token, and tokens place by place, in % of the\ndistance between sounds (median)."
     )
     Console(width=130).print(table)

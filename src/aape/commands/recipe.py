@@ -22,7 +22,7 @@ from aape.errors import ConfigError
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 GRID_NAME = "grid.yaml"
 
-_MOST_BYTES = 1 << 16
+_MAX_BYTES = 1 << 16
 _NUM_SHOWN = 5  # names in an error message
 _GRID_KEYS = ("out", "pretrain", "finetune", "probe", "encoders", "tasks", "columns", "tables", "pretraining_clips")
 
@@ -221,10 +221,10 @@ class _TextLoader(yaml.BaseLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse tags and aliases before anything is built."""
         event = self.peek_event()
-        for kind, found in (("tags", getattr(event, "tag", None)), ("anchors and aliases", event.anchor)):
-            if found is not None:
+        for kind, value in (("tags", getattr(event, "tag", None)), ("anchors and aliases", event.anchor)):
+            if value is not None:
                 raise yaml.composer.ComposerError(
-                    None, None, f"{kind} such as {found} are not allowed", event.start_mark
+                    None, None, f"{kind} such as {value} are not allowed", event.start_mark
                 )
         return super().compose_node(parent, index)
 
@@ -242,9 +242,9 @@ def _read_mapping(path: Path, child: Path | None = None) -> tuple[dict[str, Any]
         if path.exists() and not path.is_file():  # a named pipe would never end
             raise ConfigError(f"{path}: a recipe is a file")
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ConfigError(f"{path}: over {_MOST_BYTES >> 10} KB are too many for a recipe")
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise ConfigError(f"{path}: over {_MAX_BYTES >> 10} KB are too many for a recipe")
         text = content.decode("utf-8")
     except OSError as error:
         origin = f" (the base of {child})" if child else ""

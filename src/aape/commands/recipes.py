@@ -34,12 +34,12 @@ def recipes(config: RecipesConfig) -> None:
         ConfigError: there is no such recipe, or it does not say which verb it is for.
     """
     folder = "" if config.name is None else f"{config.name.rstrip('/')}/"
-    shown = {name: recipe for name, recipe in shipped_recipes().items() if name.startswith(folder)}
-    if config.name is not None and (config.name in shipped_recipes() or not shown):
+    listed = {name: recipe for name, recipe in shipped_recipes().items() if name.startswith(folder)}
+    if config.name is not None and (config.name in shipped_recipes() or not listed):
         print(_as_yaml(find_recipe(config.name)), end="")
         return
-    width = max(map(len, shown))
-    for name, recipe in shown.items():
+    width = max(map(len, listed))
+    for name, recipe in listed.items():
         print(f"{name:<{width}}  {recipe.verb:<8}  {recipe.about}")
 
 

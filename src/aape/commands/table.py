@@ -73,7 +73,7 @@ def table(config: TableConfig) -> None:
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table as Shown
+    from rich.table import Table as RichTable
 
     from aape.downstream.scores import write_csv
     from aape.downstream.tables import collect_notes, csv_rows, markdown, show, show_paper
@@ -82,14 +82,14 @@ def table(config: TableConfig) -> None:
     tables = collect(find_grid(config.tables), config.runs)
     console = Console()
     for one in tables:
-        shown = Shown(title=one.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        shown.add_column("", overflow="fold")
+        view = RichTable(title=one.title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        view.add_column("", overflow="fold")
         for cell in one.rows[0]:
-            shown.add_column(cell.column, justify="right", overflow="fold")
+            view.add_column(cell.column, justify="right", overflow="fold")
         for row in one.rows:
             cells = [f"{show(cell)} | {show_paper(cell)}" if one.has_paper else show(cell) for cell in row]
-            shown.add_row(row[0].row, *cells)
-        console.print(shown)
+            view.add_row(row[0].row, *cells)
+        console.print(view)
     console.print(CAPTION, highlight=False)
     for name, notes in collect_notes(tables).items():
         console.print(f"* {name}: {'; '.join(notes)}", highlight=False, markup=False)
@@ -123,7 +123,7 @@ def collect(grid: Grid, runs: str | None = None) -> list[Table]:
         raise ConfigError(f"{grid.path}: no tables, or damaged ones ({error!r})") from error
 
 
-def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, runs: Path) -> Cell:
+def _cell(grid: Grid, row: Mapping[str, Any], key: str, score: str, root: Path, runs: Path) -> Cell:
     from aape.downstream.tables import MEASURES, Cell, notes_on_data, read_result, read_settings, scores_of
 
     column, paper = grid.content["columns"][key], row.get("paper", {})
@@ -140,14 +140,14 @@ def _cell(grid: Grid, row: Mapping[str, Any], key: str, shown: str, root: Path, 
             if column["measure"] == "batches_per_second":  # the others belong to the recipe
                 settings = {**read_settings(run), "num_clips": (result or {}).get("num_clips")}
                 notes = _notes_on_pretraining(settings, recipe, grid)
-    elif result is not None and (found := scores_of(result, verb, column["metric"], column.get("features", "encoder"))):
-        scores, std = found
+    elif result is not None and (pair := scores_of(result, verb, column["metric"], column.get("features", "encoder"))):
+        scores, std = pair
         before = _notes_on_pretraining(result.get("pretraining") or {}, encoder, grid)
         notes = differences(resolved(recipe), read_settings(run), verb)
         notes += [*(f"pre-training: {note}" for note in before), *notes_on_data(result)]
     published = float(paper[key]) if key in paper else None
     return Cell(row["title"], column["title"], verb, recipe.name, name.as_posix(), published, scores, std,
-                tuple(notes), shown)  # fmt: skip
+                tuple(notes), score)  # fmt: skip
 
 
 def _notes_on_pretraining(settings: Mapping[str, Any], recipe: Recipe | None, grid: Grid) -> list[str]:

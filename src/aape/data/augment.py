@@ -1,4 +1,4 @@
-"""What fine-tuning does to spectrograms, and what it draws for that (docs/method.md 8). F mel bins, T frames."""
+"""Mixup, SpecAugment, random crops and drop path, and their random draws (docs/method.md 8). F mel bins, T frames."""
 
 from __future__ import annotations
 
@@ -13,23 +13,20 @@ from torch.nn import functional as F
 
 from aape.data.sampling import Draws
 
-Band = tuple[int, int]  # first and number of what is hidden
+Band = tuple[int, int]  # first bin or frame that is hidden, and how many
 
 
 def mix_up(mel: Tensor, other: Tensor, share: float) -> Tensor:
-    """Mix two standardised log-mels (F, T): `share` of the one and the rest of the other; targets are mixed likewise.
+    """Mix two standardised log-mels (F, T), `share` of the first with the rest of the other; mix targets likewise.
 
-    A clip keeps its length: what it is mixed with is cut, or continued with zeros, the mean of the training audio.
+    The first keeps its length: the other is cut, or padded with zeros, the mean of the training audio.
     """
-    other = F.pad(other, (0, mel.shape[-1] - other.shape[-1]))  # cuts where that is negative
+    other = F.pad(other, (0, mel.shape[-1] - other.shape[-1]))  # a negative padding cuts
     return share * mel + (1 - share) * other
 
 
 def draw_bands(shape: tuple[int, int], *, largest: float, generator: np.random.Generator) -> tuple[Band, Band]:
-    """Draw what SpecAugment hides of (F, T): one band of frequencies and one of frames, each at most `largest` of all.
-
-    Widths and places are uniform.
-    """
+    """Draw what SpecAugment hides of (F, T), uniformly: a band of bins and one of frames, at most `largest` of all."""
     bands = []
     for size in shape:
         width = int(generator.integers(0, int(largest * size) + 1))
@@ -47,15 +44,15 @@ def hide(spectrogram: Tensor, bands: tuple[Band, Band]) -> Tensor:
 
 @dataclass
 class StepDraws:
-    """All that is random in a step, by slot in its batch of B clips.
+    """All random choices of a step, by slot in its batch of B clips.
 
     Attributes:
-        clips: the clips, (B,).
-        partners: the slot that each is mixed with, (B,); its own without mixup.
-        shares: of a clip in its mixture, (B,).
-        starts: first frame of the crop.
-        bands: what is hidden, of those that SpecAugment is for.
-        uniforms: numbers in [0, 1) for drop path, one per residual branch.
+        clips: index of each clip, (B,).
+        partners: slot of the clip that each is mixed with, (B,); the same slot without mixup.
+        shares: share of each clip in its mixture, (B,).
+        starts: first frame of each crop.
+        bands: what SpecAugment hides of each clip.
+        uniforms: for drop path, a number in [0, 1) per residual branch of each clip.
     """
 
     clips: NDArray[np.int64]
@@ -68,24 +65,24 @@ class StepDraws:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Draws what is random in a step as a function of seed and step, so that all ranks and a resumed run agree.
+    """Draws the random choices of a step from seed and step alone, so that all ranks and a resumed run agree.
 
-    Where the lengths of all clips are known, all slots share a generator. Where clips are read on the way only, a rank
-    knows the lengths of its share, and what depends on a length comes from a generator of the slot.
+    Where the lengths of all clips are known, all slots share a generator. Where they are not, a rank knows the lengths
+    of its share only, and what depends on a length comes from a generator of the slot.
 
     Attributes:
         draws: the clips of each step.
-        seed: of everything.
-        bins: F.
-        crop: frames that longer clips are cut to.
-        is_padded: shorter clips are padded to that length.
-        patch_size: lengths are grouped by whole patches.
-        num_branches: residual branches that drop path may leave out.
+        seed: random seed of all draws.
+        bins: number of mel bins, F.
+        crop: number of frames that longer clips are cut to.
+        is_padded: whether shorter clips are padded to that length.
+        patch_size: clips are grouped by their length in patches of this many frames.
+        num_branches: number of residual branches that drop path may drop.
         mixup: both parameters of the Beta distribution; 0 for none.
-        spec_augment: largest share that is hidden; 0 for none.
-        frames: frames of all clips of the set, if they are known.
-        rank: which share of each batch is this process's.
-        num_ranks: number of shares.
+        spec_augment: largest share of bins, and of frames, that is hidden; 0 for none.
+        frames: length of each clip of the set in frames; None where unknown.
+        rank: the share of each batch that this process trains on.
+        num_ranks: number of processes.
     """
 
     draws: Draws
@@ -112,7 +109,7 @@ class Augmentation:
         return range(batch * self.rank // self.num_ranks, batch * (self.rank + 1) // self.num_ranks)
 
     def read(self, draws: StepDraws) -> list[int]:
-        """Return the slots that this rank has to read: its own and their partners."""
+        """Return the slots that this rank has to read: its share and their partners."""
         share = self.share(draws)
         return sorted({*share, *draws.partners[share].tolist()})
 
@@ -120,8 +117,8 @@ class Augmentation:
         """Draw a step.
 
         Args:
-            step: which.
-            frames: frames of the clips by slot, where they are known only now; partners never depend on them.
+            step: number of the step.
+            frames: length of the clips by slot, where it is known only now; partners never depend on it.
         """
         clips, is_known = self.draws[step], self.frames is not None
         shared = np.random.default_rng((self.seed, step, 1))

@@ -1,7 +1,7 @@
 """Which clips a data set consists of: a folder, a CSV or tar shards become a list of `Clip`.
 
-A clip in a tar shard is a byte range of it, read in place. The list is all there is to a data set, so resuming a run
-is index arithmetic.
+A clip in a tar shard is a byte range of it, never extracted. The list is the whole data set, so resuming a run is
+index arithmetic.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _walk(folder: Path, extensions: tuple[str, ...], on_error: Callable[[OSError
     yield from sorted(paths)
 
 
-def _has_extension(name: str, extensions: tuple[str, ...]) -> bool:
+def _has_extension(name: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS) -> bool:
     return name.lower().endswith(extensions) and not name.startswith(".")
 
 
@@ -193,11 +193,7 @@ def _read_folder(folder: Path) -> list[Clip]:
 
 def _shard_clips(path: Path, name: str) -> list[Clip]:
     location = str(path)  # one string for all clips of the shard
-    return [Clip(location, f"{name}/{member}", *place) for member, place in index_tar(path, _is_audio).items()]
-
-
-def _is_audio(name: str) -> bool:
-    return _has_extension(name, AUDIO_EXTENSIONS)
+    return [Clip(location, f"{name}/{member}", *extent) for member, extent in index_tar(path, _has_extension).items()]
 
 
 def _read_csv(path: Path, columns: dict[str, str]) -> list[Clip]:
@@ -226,12 +222,12 @@ def _read_rows(path: Path, reader: csv.DictReader[str], columns: dict[str, str])
     for key, column in columns.items():
         if column not in header:
             raise DataError(f"{path}: no {key} column {column!r}; it has {', '.join(header)}")
-    has_places = {"offset", "size"} <= set(header)
+    has_extents = {"offset", "size"} <= set(header)
     shards: dict[str, tuple[str, int, dict[str, tuple[int, int]]]] = {}
     clips: list[Clip] = []
     lines: dict[str, int] = {}  # of each name
     missing: list[str] = []
-    place: tuple[int | None, int | None]
+    extent: tuple[int | None, int | None]
     for row in reader:
         line = reader.line_num
         if None in row or None in row.values():
@@ -240,37 +236,37 @@ def _read_rows(path: Path, reader: csv.DictReader[str], columns: dict[str, str])
         seconds = _seconds(path, line, row.get("seconds", ""))
         if file_column is not None:
             listed = _cell(path, line, row, file_column)
-            name, place = posixpath.normpath(listed), (None, None)
+            name, extent = posixpath.normpath(listed), (None, None)
             location = str(path.parent / listed)
             is_there = os.path.isfile(location)
         else:
             shard, member = _cell(path, line, row, "shard"), posixpath.normpath(_cell(path, line, row, "name"))
             if shard not in shards:
-                shards[shard] = _open_shard(path, shard, scan=not has_places)
+                shards[shard] = _open_shard(path, shard, scan=not has_extents)
             location, length, index = shards[shard]
             name = f"{posixpath.normpath(shard)}/{member}"
-            place = _place(path, line, row, length) if has_places else index.get(member, (None, None))
-            is_there = has_places or member in index
+            extent = _extent(path, line, row, length) if has_extents else index.get(member, (None, None))
+            is_there = has_extents or member in index
         if name in lines:
             raise DataError(f"{path}, line {line}: {name!r} was already listed in line {lines[name]}")
         lines[name] = line
         if not is_there:
             missing.append(name)
-        clips.append(Clip(location, name, *place, seconds, **labels))
+        clips.append(Clip(location, name, *extent, seconds, **labels))
     if missing:
         raise DataError(f"{path}: {len(missing)} of {len(clips)} listed files are missing, the first is {missing[0]!r}")
     return clips
 
 
 def _open_shard(path: Path, shard: str, *, scan: bool) -> tuple[str, int, dict[str, tuple[int, int]]]:
-    """Return where a shard is, its length, and the places of its members where they have to be looked for."""
+    """Return the path of a shard, its length, and with `scan` the offset and size of its members."""
     location = path.parent / shard
     if not location.is_file():
         raise DataError(f"{path}: shard {shard!r} is missing")
-    return str(location), location.stat().st_size, index_tar(location, _is_audio) if scan else {}
+    return str(location), location.stat().st_size, index_tar(location, _has_extension) if scan else {}
 
 
-def _place(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int, int]:
+def _extent(path: Path, line: int, row: dict[str, str], length: int) -> tuple[int, int]:
     """Read a member's offset and size, which must lie within its shard."""
     texts = [_cell(path, line, row, column) for column in ("offset", "size")]
     if not all(text.isascii() and text.isdigit() for text in texts):

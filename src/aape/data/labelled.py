@@ -28,16 +28,16 @@ HELD_OUT = 5  # of a folder of classes, one clip in so many is held out for test
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A data set with labels, and what was found out while reading it.
+    """A data set with labels, and what its reader noticed.
 
     Attributes:
         clips: n of them, with `split` or `fold` filled.
         classes: their names.
         targets: the classes of each clip, as indices; exactly one unless `is_multi_label`.
-        has_folds: `fold` counts, not `split`.
+        has_folds: `fold` is filled, not `split`.
         is_multi_label: a clip may have several classes.
         groups: what clips have in common (a speaker, an instrument), or None.
-        counts: clips found and clips published, by what was counted.
+        counts: clips here and clips published, by split or list.
         num_missing: listed clips that are not there, where that is tolerated.
         warnings: what a reader of the numbers should know, in sentences.
     """
@@ -53,7 +53,7 @@ class LabelledSet:
     warnings: tuple[str, ...] = ()
 
     def without(self, names: set[str]) -> LabelledSet:
-        """Return the set without the clips of these names; classes keep their places."""
+        """Return the set without the clips of these names; classes keep their indices."""
         kept = [index for index, clip in enumerate(self.clips) if clip.name not in names]
         return dataclasses.replace(
             self,
@@ -84,7 +84,7 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
 
     Args:
         clips: with a label each.
-        classes: their names in order; by default those found, sorted.
+        classes: their names in order; by default those of the labels, sorted.
         separator: regular expression between several labels of a clip; "" for one label each.
 
     Raises:
@@ -99,8 +99,8 @@ def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, 
     unknown = [(name, label) for name, label in pairs if label not in numbers]
     if unknown:
         name, label = unknown[0]
-        counted = f"{len(unknown)} of {len(pairs)} labels are none of the {len(names)} classes"
-        raise DataError(f"{counted}, the first is {label!r} of {name}")
+        total = f"{len(unknown)} of {len(pairs)} labels are none of the {len(names)} classes"
+        raise DataError(f"{total}, the first is {label!r} of {name}")
     targets = [tuple(sorted({numbers[name] for name in parts})) for parts in labels]
     return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
 
@@ -125,8 +125,8 @@ def read_csv(
         label: the CSV's column of labels.
         split: its column of train, valid or test.
         fold: its column of folds; one of `split` and `fold` is needed.
-        where: COLUMN=VALUE, to use those rows only.
-        group: its column of what clips have in common.
+        where: COLUMN=VALUE: only rows where COLUMN equals VALUE.
+        group: its group column (speaker, instrument).
         multi_label: labels are several per clip, separated by commas or semicolons.
 
     Raises:
@@ -169,8 +169,8 @@ def describe(labelled: LabelledSet) -> list[str]:
     notes, counts = list(labelled.warnings), Counter(target for targets in labelled.targets for target in targets)
     single = [name for number, name in enumerate(labelled.classes) if counts[number] == 1]
     if single:
-        counted = f"{len(single)} of {len(labelled.classes)}"
-        notes.append(f"classes with a single clip, never both trained on and tested: {counted}: {', '.join(single)}")
+        total = f"{len(single)} of {len(labelled.classes)}"
+        notes.append(f"classes with a single clip, never both trained on and tested: {total}: {', '.join(single)}")
     return notes
 
 
@@ -201,8 +201,8 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
     folders = {path.relative_to(root).as_posix() for path in root.glob("/".join("*" * depth)) if path.is_dir()}
     folders = {name for name in folders if not any(part.startswith(".") for part in name.split("/"))}
     empty = sorted(folders - {"/".join(names[:depth]) for names in parts})
-    counted = f"{len(empty)} of {len(folders)} class folders hold no sound"
-    warnings = [f"{counted}, the first is {empty[0]!r}"] if empty else []
+    total = f"{len(empty)} of {len(folders)} class folders hold no sound"
+    warnings = [f"{total}, the first is {empty[0]!r}"] if empty else []
     labels = [names[depth - 1] for names in parts]
     if has_splits:
         splits = [names[0].lower() for names in parts]

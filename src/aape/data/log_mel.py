@@ -19,9 +19,9 @@ from aape.data.clips import Clip, load_clip
 from aape.errors import AudioError, DataError
 
 _FLOOR = 1e-5  # of the mel power, under the logarithm
-_MOST_BINS = 1 << 16
-_MOST_RATE = 768_000  # Hz
-_MOST_VALUES = 1 << 24  # of the filter bank
+_MAX_BINS = 1 << 16
+_MAX_RATE = 768_000  # Hz
+_MAX_VALUES = 1 << 24  # of the filter bank
 _FRAMES_AT_ONCE = 8192  # bounds the memory of the complex spectrum in long audio
 
 
@@ -65,10 +65,10 @@ class LogMel(nn.Module):
         super().__init__()
         if not (1 <= win_length <= n_fft and n_fft % 2 == 0 and hop_length >= 1 and n_mels >= 1):
             raise ValueError(f"no such frames: {n_fft=}, {win_length=}, {hop_length=}, {n_mels=}")
-        if n_fft > _MOST_BINS or n_mels > n_fft or sample_rate > _MOST_RATE:  # a configuration can come from anywhere
-            raise ValueError(f"beyond {_MOST_BINS} points or {_MOST_RATE} Hz: {n_fft=}, {n_mels=}, {sample_rate=}")
-        if (size := n_mels * (n_fft // 2 + 1)) > _MOST_VALUES:
-            raise ValueError(f"{n_fft=} and {n_mels=} make a filter bank of {size} values, the most is {_MOST_VALUES}")
+        if n_fft > _MAX_BINS or n_mels > n_fft or sample_rate > _MAX_RATE:  # a configuration can come from anywhere
+            raise ValueError(f"beyond {_MAX_BINS} points or {_MAX_RATE} Hz: {n_fft=}, {n_mels=}, {sample_rate=}")
+        if (size := n_mels * (n_fft // 2 + 1)) > _MAX_VALUES:
+            raise ValueError(f"{n_fft=} and {n_mels=} make a filter bank of {size} values, the most is {_MAX_VALUES}")
         if not 0 <= f_min < f_max <= sample_rate / 2:
             raise ValueError(f"need 0 <= f_min < f_max <= {sample_rate / 2:g} Hz, not {f_min:g} and {f_max:g}")
         if not (math.isfinite(mean) and 0 < std < math.inf):

@@ -21,11 +21,11 @@ class Draws:
     """Which clips each step sees, as a function of the seed and the step: resuming replays nothing.
 
     Attributes:
-        indices: the training clips (n,).
+        indices: indices of the training clips, (n,).
         batch: clips per step.
-        seed: of the order.
-        weights: of the draws, (n,); None goes through all clips in a new order every epoch.
-        draws_per_epoch: with weights, how many are drawn before the generator moves on.
+        seed: random seed of the order.
+        weights: how likely each clip is drawn, (n,); None goes through all clips in a new order every epoch.
+        draws_per_epoch: with weights, how many clips one generator draws.
     """
 
     indices: NDArray[np.int64]

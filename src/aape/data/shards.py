@@ -10,7 +10,7 @@ from typing import Any
 
 from aape.errors import DataError
 
-_MOST_EXTENSION_BYTES = 1 << 13  # of a long name or of other attributes; tarfile's patterns are quadratic in it
+_MAX_EXTENSION_BYTES = 1 << 13  # of a long name or of other attributes; tarfile's patterns are quadratic in it
 _LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
@@ -22,22 +22,22 @@ class _Entry(tarfile.TarInfo):
         """Read a header of 512 bytes."""
         # A negative size makes older tarfiles read one header for ever, a large one makes them ask for as much memory.
         entry = super().frombuf(buf, encoding, errors)
-        if entry.size < 0 or (entry.type in (*_LARGE_HEADERS, b"X") and entry.size > _MOST_EXTENSION_BYTES):
+        if entry.size < 0 or (entry.type in (*_LARGE_HEADERS, b"X") and entry.size > _MAX_EXTENSION_BYTES):
             raise DataError(f"a header that promises {entry.size} bytes")
         return entry
 
 
 def index_tar(path: Path, selects: Callable[[str], bool]) -> dict[str, tuple[int, int]]:
-    """Return offset and size in bytes of the files of a shard that are asked for, by member name, in the shard's order.
+    """Return offset and size in bytes of a shard's selected files, by member name, in the shard's order.
 
     Args:
         path: the shard.
-        selects: tells by a member's base name.
+        selects: whether to list a member, by its base name.
 
     Raises:
         DataError: no plain tar, damaged, or such a member that is no plain file, lies elsewhere or is there twice.
     """
-    places: dict[str, tuple[int, int]] = {}
+    extents: dict[str, tuple[int, int]] = {}
     if path.exists() and not path.is_file():  # a named pipe would never end
         raise DataError(f"{path}: not a file")
     try:
@@ -53,16 +53,16 @@ def index_tar(path: Path, selects: Callable[[str], bool]) -> dict[str, tuple[int
                 if member.name.startswith("/") or ".." in member.name.split("/"):
                     raise DataError(f"member {member.name!r} points outside the shard")
                 name = posixpath.normpath(member.name)
-                if name in places:
+                if name in extents:
                     raise DataError(f"two members are called {name!r}")
                 if member.offset_data + member.size > length:
                     raise DataError(f"truncated inside member {name!r}")
-                places[name] = (member.offset_data, member.size)
+                extents[name] = (member.offset_data, member.size)
             # tarfile ends without a word at a damaged header; an intact archive ends with zeros.
             with open(path, "rb") as file:
                 file.seek(shard.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise DataError(f"damaged or truncated after member {next(reversed(places), None)!r}")
+                    raise DataError(f"damaged or truncated after member {next(reversed(extents), None)!r}")
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except tarfile.TarError as error:
@@ -71,4 +71,4 @@ def index_tar(path: Path, selects: Callable[[str], bool]) -> dict[str, tuple[int
         raise DataError(f"{path}: damaged, or not a tar ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return places
+    return extents

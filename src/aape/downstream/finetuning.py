@@ -44,7 +44,7 @@ Probabilities = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Settings:
-    """How a classifier is trained, by the task or by the user; the options of `aape finetune` say what they mean."""
+    """How a classifier is trained: options of `aape finetune`, and `balanced_draws` per epoch (0: every clip once)."""
 
     steps: int
     batch: int
@@ -68,9 +68,9 @@ class Job:
     """One training: a seed and a partition.
 
     Attributes:
-        name: of its folder.
-        seed: of the head, the order and all that is random.
-        train: clips to train on.
+        name: name of its folder.
+        seed: random seed of the head, the order and the augmentation.
+        train: indices of the clips to train on.
         watched: clips to score during training, by name ("test", "validation").
     """
 
@@ -85,10 +85,10 @@ class History:
     """What a job has measured so far.
 
     Attributes:
-        steps: at which.
-        loss: mean training loss since the one before.
-        scores: by watched set and metric, one value for each of the steps.
-        seconds: spent in training, evaluations left out.
+        steps: steps at which it was measured.
+        loss: mean training loss since the previous evaluation.
+        scores: one value for each of the steps, by watched set and metric.
+        seconds: time spent in training, without evaluations.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -108,8 +108,8 @@ class History:
     def last_line(self) -> str:
         """Return the last evaluation in words."""
         scores = [(f"{name} {metric}", c[-1]) for name, pair in self.scores.items() for metric, c in pair.items()]
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores)
-        return f"loss {self.loss[-1]:.4f}  {shown}"
+        words = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in scores)
+        return f"loss {self.loss[-1]:.4f}  {words}"
 
 
 class _SharedDropPath(DropPath):
@@ -130,9 +130,9 @@ class Classifier(nn.Module):
     """LayerNorm and a linear head on the class token.
 
     Args:
-        encoder: pre-trained.
+        encoder: the pre-trained encoder.
         num_classes: number of classes.
-        drop_path: of the last block; less before it, in proportion to the depth [ours].
+        drop_path: rate in the last block; less before it, in proportion to the depth [ours].
     """
 
     def __init__(self, encoder: AudioEncoder, num_classes: int, drop_path: float = 0.0) -> None:
@@ -155,14 +155,14 @@ class Training:
     """Trains one job; several ranks divide each step's clips and the evaluations.
 
     Args:
-        job: what.
+        job: what to train on, and with which seed.
         classifier: trained in place, on its device.
         labelled: the data set.
-        spectrograms: its log-mels.
-        settings: how.
+        spectrograms: log-mels of the data set.
+        settings: how to train.
         accelerator: device and ranks.
-        folder: of the job: checkpoints and `metrics.jsonl`.
-        stop: SIGTERM, shared by the jobs of a run.
+        folder: folder of the job, for checkpoints and `metrics.jsonl`.
+        stop: notices SIGTERM, shared by the jobs of a run.
         progress: called with the number of steps done.
     """
 

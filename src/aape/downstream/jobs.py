@@ -64,10 +64,10 @@ class Run:
     Attributes:
         saved: the model to start from.
         accelerator: device and processes; the first one writes.
-        resume: go on from checkpoints.
+        resume: whether to continue from checkpoints.
         loop_to: length in seconds that shorter clips are looped to, saved with the model.
-        options: of the run, saved with the model.
-        done: finished jobs, by name.
+        options: options of the run, saved with the model.
+        done: finished jobs by name.
     """
 
     out: Path
@@ -204,7 +204,7 @@ class Run:
 
     def _finished(self, job: Job) -> Done | None:
         """Read a job that an earlier process has finished."""
-        path = self._folder(job) / "history.json"  # written last
+        path = self._folder(job) / "history.json"  # this file is written last
         if not path.exists():
             return None
         try:

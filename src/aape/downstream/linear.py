@@ -32,7 +32,7 @@ class LinearRun:
         train: the clips to train on, whose statistics standardise all others.
         evaluate: sets of clips to score during training, which never depends on them.
         learning_rate: the peak, at the first step.
-        seed: of the start and of the order of the clips.
+        seed: random seed of the initial weights and of the order of the clips.
         matrix: which of the feature matrices.
     """
 

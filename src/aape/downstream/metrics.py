@@ -102,7 +102,7 @@ def bootstrap_scores(
             instrument are not independent. A partition of a single group, or None, draws single clips.
         num_classes: number of classes.
         resamples: number of resamples.
-        seed: of the draws.
+        seed: random seed of the draws.
     """
     generator = np.random.default_rng(seed)
     total = np.zeros((resamples, 2))

@@ -28,7 +28,7 @@ class Partition:
         train: clips to train on.
         test: clips to score.
         validation: clips to select the step on; empty if there are none. Of a split they are apart from `train`; of a
-            fold set they are the next fold, which belongs to `train` and is left out for selecting only.
+            fold set they are the next fold, which belongs to `train` and is held out for selecting only.
     """
 
     name: str
@@ -48,8 +48,8 @@ class Partition:
 
     def without(self, clips: Indices) -> Partition:
         """Return the partition without these clips."""
-        left = (np.setdiff1d(indices, clips) for indices in (self.train, self.test, self.validation))
-        return Partition(self.name, *left)
+        parts = (np.setdiff1d(indices, clips) for indices in (self.train, self.test, self.validation))
+        return Partition(self.name, *parts)
 
     def unseen(self, targets: Sequence[Sequence[int]]) -> tuple[list[int], set[int]]:
         """Return the test clips of classes that no training clip has, and these classes; `targets` are of all clips."""
@@ -79,7 +79,7 @@ def partitions(labelled: LabelledSet, config: Any) -> list[Partition]:
 
     Args:
         labelled: the set.
-        config: `num_folds` to bring the folds together to, 0 to keep them; `min_fold_clips`, where there is one.
+        config: `num_folds` to merge the folds into, 0 to keep them; `min_fold_clips`, where there is one.
 
     Raises:
         DataError: nothing to train or test on, or a training set of one class.
@@ -100,7 +100,7 @@ def partitions(labelled: LabelledSet, config: Any) -> list[Partition]:
 
 
 def group_folds(folds: Sequence[str | None], names: Sequence[str], num_folds: int) -> list[str]:
-    """Bring folds together to fewer of about equal size, "1" and up: the largest first, each to the smallest so far.
+    """Merge folds into fewer of similar size, "1" and up: the largest first, each into the smallest so far.
 
     Args:
         folds: the column, (n,).
@@ -141,8 +141,8 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
         first = unknown[0]
         problem = f"unknown split {splits[first]!r}" if column[first] else "no split"
         known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
-        counted = f"{len(unknown)} of {len(names)} clips have no split that is known"
-        raise DataError(f"{counted}, {names[first]}: {problem}: expected {known}")
+        total = f"{len(unknown)} of {len(names)} clips have no split that is known"
+        raise DataError(f"{total}, {names[first]}: {problem}: expected {known}")
     for part, name in ((train, "train"), (test, "test")):
         if not part.any():
             raise DataError(f"no clip has split {name!r}: the values are {', '.join(sorted(set(map(str, splits))))}")
@@ -192,7 +192,7 @@ def hold_out(
         labels: the classes of all clips, (n,).
         groups: integers of all clips, (n,), whose clips stay together; None takes clips one by one.
         fraction: the share of every class; at least one clip.
-        seed: of the order in which groups are considered.
+        seed: random seed of the order in which groups are considered.
     """
     groups = np.arange(len(labels)) if groups is None else groups
     generator = np.random.default_rng(seed)

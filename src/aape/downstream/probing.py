@@ -44,7 +44,7 @@ class ProbeProtocol:
 
     Attributes:
         labels: classes, (n,).
-        num_classes: of them.
+        num_classes: number of classes.
         partitions: one for a split, one per tested fold.
         groups: integers (n,) of clips that are not independent, or None.
         steps: optimiser steps.

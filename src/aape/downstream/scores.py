@@ -46,23 +46,23 @@ MEANING = {
 }
 
 
-def summarise_curves(tests: Sequence[Sequence[Curves]], choosers: Sequence[Sequence[Curves]]) -> dict[str, Any]:
+def summarise_curves(tests: Sequence[Sequence[Curves]], validation: Sequence[Sequence[Curves]]) -> dict[str, Any]:
     """Return best, best on validation and last of every metric.
 
     Args:
         tests: test scores, one list per seed, one set of curves per fold.
-        choosers: likewise the validation scores that choose a step, each metric for itself; empty without validation
+        validation: likewise the validation scores that choose a step, each metric for itself; empty without validation
             data, and the score is None.
     """
-    scores: dict[str, Any] = {"best": {}, "best_on_validation": {} if choosers else None, "last": {}}
+    scores: dict[str, Any] = {"best": {}, "best_on_validation": {} if validation else None, "last": {}}
     for metric in tests[0][0]:
         curves = [[np.asarray(run[metric], dtype=np.float64) for run in folds] for folds in tests]
         scores["best"][metric] = summarise([[curve.max() for curve in folds] for folds in curves])
         scores["last"][metric] = summarise([[curve[-1] for curve in folds] for folds in curves])
-        if choosers:
+        if validation:
             chosen = [
-                [curve[np.argmax(chooser[metric])] for curve, chooser in zip(folds, runs, strict=True)]
-                for folds, runs in zip(curves, choosers, strict=True)
+                [curve[np.argmax(run[metric])] for curve, run in zip(folds, runs, strict=True)]
+                for folds, runs in zip(curves, validation, strict=True)
             ]
             scores["best_on_validation"][metric] = summarise(chosen)
     return scores
@@ -128,7 +128,7 @@ def report(
 
     Args:
         config: the options of the run.
-        result: what it found; they are added.
+        result: its result, to which the options are added.
         rows: see `score_table`.
         labelled: the set.
 
@@ -155,7 +155,7 @@ def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table
 
     Args:
         rows: by name, what holds `scores` as `summarise_curves` returns them, the same metrics in all rows.
-        title: shown above it, in rich's markup.
+        title: line above it, in rich's markup.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -195,8 +195,8 @@ def write_scores(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
                 values = (row["scores"][name] or {}).get(metric) or {}
                 numbers = [values.get(key) for key in ("mean", "std_seeds", "std_folds")]
                 numbers += values.get("interval", [None, None])
-                shown = [NOT_AVAILABLE if number is None else f"{number:.6f}" for number in numbers]
-                lines.append([row_name, name, metric, *shown, row["learning_rate"]])
+                cells = [NOT_AVAILABLE if number is None else f"{number:.6f}" for number in numbers]
+                lines.append([row_name, name, metric, *cells, row["learning_rate"]])
     write_csv(path, lines)
 
 

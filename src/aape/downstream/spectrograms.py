@@ -20,8 +20,8 @@ from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
 from aape.runs.guards import BadFiles, ignore_sigterm
 
-MOST_KEPT_BYTES = 1 << 31
-MOST_CHECKED = 50_000  # clips that are all read before training; of larger sets the bad ones turn up on the way
+MAX_KEPT_BYTES = 1 << 31
+MAX_CHECKED = 50_000  # clips: larger sets are not read before training, which then meets their bad files
 _READ_AT_ONCE = 64
 
 Wave = NDArray[np.float32]
@@ -64,8 +64,8 @@ class Spectrograms:
         front_end: of the encoder.
         device: where log-mels are computed.
         workers: processes that read audio.
-        loop_to: shorter clips are looped to so many seconds; 0 for none.
-        max_bad_fraction: share of unreadable clips above which to stop.
+        loop_to: length in seconds that shorter clips are looped to; 0 for none.
+        max_bad_fraction: stop when more than this share of the clips cannot be read.
         frames: of each clip, (n,), 0 if it cannot be read; None where they are too many to be read beforehand.
     """
 
@@ -89,7 +89,7 @@ class Spectrograms:
         Raises:
             DataError: more than `max_bad_fraction` of the clips cannot be read.
         """
-        if len(self.clips) > MOST_CHECKED:
+        if len(self.clips) > MAX_CHECKED:
             return
         batches = np.array_split(np.arange(len(self.clips)), -(-len(self.clips) // _READ_AT_ONCE))
         self.frames = np.zeros(len(self.clips), np.int64)
@@ -98,23 +98,23 @@ class Spectrograms:
             for index, mel in clips:
                 self.frames[index] = mel.shape[-1]
                 num_bytes += 4 * mel.numel()
-            if num_bytes <= MOST_KEPT_BYTES:
+            if num_bytes <= MAX_KEPT_BYTES:
                 self._kept.update((index, mel.cpu()) for index, mel in clips)
             else:
                 self._kept.clear()
             done += len(batches[number])
             if progress is not None:
                 progress(done, len(self.clips))
-        self._is_complete = num_bytes <= MOST_KEPT_BYTES
+        self._is_complete = num_bytes <= MAX_KEPT_BYTES
 
     def of(self, clips: Sequence[Clip]) -> Spectrograms:
-        """Return those of some of the clips, numbered anew; what was bad stays listed."""
-        left = copy.copy(self)
+        """Return those of some of the clips, with new indices; bad files stay listed."""
+        part = copy.copy(self)
         numbers = {clip.name: number for number, clip in enumerate(self.clips)}
         chosen = [numbers[clip.name] for clip in clips]
-        left.clips, left.frames = clips, None if self.frames is None else self.frames[chosen]
-        left._kept = {index: self._kept[number] for index, number in enumerate(chosen) if number in self._kept}
-        return left
+        part.clips, part.frames = clips, None if self.frames is None else self.frames[chosen]
+        part._kept = {index: self._kept[number] for index, number in enumerate(chosen) if number in self._kept}
+        return part
 
     def by_length(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return clips (n,) so that those of one length stand together, where lengths are known."""
@@ -130,7 +130,7 @@ class Spectrograms:
             yield [(index, self._kept[index].to(self.device)) for index in kept]
 
     def _read(
-        self, batches: Batches, steps: Iterable[int], tell: Callable[[list[tuple[str, str]]], None]
+        self, batches: Batches, steps: Iterable[int], note: Callable[[list[tuple[str, str]]], None]
     ) -> Iterator[list[tuple[int, Tensor]]]:
         rate = self.log_mel.sample_rate
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
@@ -139,7 +139,7 @@ class Spectrograms:
             worker_init_fn=ignore_sigterm,
         )  # fmt: skip
         for clips in loader:
-            tell([(self.clips[index].name, reason) for index, reason in clips if isinstance(reason, str)])
+            note([(self.clips[index].name, reason) for index, reason in clips if isinstance(reason, str)])
             yield self._log_mels([(index, wave) for index, wave in clips if not isinstance(wave, str)])
 
     def _log_mels(self, waves: list[tuple[int, Wave]]) -> list[tuple[int, Tensor]]:

@@ -33,7 +33,7 @@ class Cell:
     scores: Scores | None  # None: not run
     std: Scores  # over seeds, of the scores
     notes: tuple[str, ...]  # how the run differs from the recipe, and the data from what was published
-    shown: str  # the score that the table is about
+    score: str  # the score that the table is about
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ def show(cell: Cell) -> str:
         return NOT_RUN
     if "value" in cell.scores:
         return f"{cell.scores['value']:.2f}{'*' if cell.notes else ''}"
-    value, spread = cell.scores.get(cell.shown), cell.std.get(cell.shown)
+    value, spread = cell.scores.get(cell.score), cell.std.get(cell.score)
     if value is None:
         return NOT_AVAILABLE
     text = f"{value:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-    last = "" if cell.shown == "last" else f" ({cell.scores['last']:.1f})"
+    last = "" if cell.score == "last" else f" ({cell.scores['last']:.1f})"
     return f"{text}{last}{'*' if cell.notes else ''}"
 
 

@@ -19,7 +19,7 @@ from aape.data.log_mel import LogMel
 
 MAX_FRAMES = 1024  # what is encoded in one pass: 10.24 s
 SEGMENT_FRAMES = 608  # what longer audio is cut into: 6.08 s, also the hop
-MOST_WAITING_FRAMES = 1 << 16  # of spectrograms that wait for company, whatever the mixture of lengths: 32 MB
+MAX_WAITING_FRAMES = 1 << 16  # of segments held back until a batch of their length is full: 32 MB
 
 FloatArray: TypeAlias = NDArray[np.floating]
 Blocks: TypeAlias = Iterable[FloatArray]  # a recording, in consecutive blocks (samples,)
@@ -106,7 +106,7 @@ def batches(segments: Iterable[tuple[Key, Segment]], batch_size: int) -> Iterato
         length = item[1].spectrogram.shape[-1]
         waiting.setdefault(length, []).append(item)
         num_frames += length
-        if num_frames > MOST_WAITING_FRAMES:
+        if num_frames > MAX_WAITING_FRAMES:
             length = max(waiting, key=lambda key: key * len(waiting[key]))
         elif len(waiting[length]) < batch_size:
             continue

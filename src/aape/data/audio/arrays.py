@@ -13,7 +13,7 @@ from aape.errors import AudioError
 
 NAME = "array"  # what an array is called in errors
 _LOUD = 1000.0  # 60 dB above full scale: such are integers that somebody only cast
-_MOST_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
+_MAX_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
 
 
 def read_array(
@@ -74,7 +74,7 @@ def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
         raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
     if array.size == 0:
         raise AudioError(name, f"of shape {array.shape}: no samples in it")
-    if array.ndim == 2 and array.shape[1] <= _MOST_CHANNELS and array.shape[0] > array.shape[1]:
+    if array.ndim == 2 and array.shape[1] <= _MAX_CHANNELS and array.shape[0] > array.shape[1]:
         hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
         raise AudioError(name, f"of shape {array.shape}: {hint}")
     return array

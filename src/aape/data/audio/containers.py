@@ -14,8 +14,8 @@ from aape.data.audio.mpeg import find_index_fault, read_at
 
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255  # bytes
 _MAX_VORBIS_BLOCK = 8192  # frames
-_MOST_CHUNKS = 1000  # before the samples; a forged file can hold millions of empty ones
-_MOST_SPARE = 8  # bytes that a length may be off, less than a chunk takes
+_MAX_CHUNKS = 1000  # before the samples; a forged file can hold millions of empty ones
+_MAX_SPARE = 8  # bytes that a length may be off, less than a chunk takes
 _UNKNOWN_LENGTH = 0x7FFFF000  # from here on a 32-bit length is what a program writes that cannot know (sox, ffmpeg)
 
 _AIFC_UNCOMPRESSED = (b"none", b"sowt", b"twos", b"fl32", b"fl64", b"in24", b"in32", b"raw ")
@@ -54,7 +54,7 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
     order = "<" if kind in (b"RIFF", b"RF64") else ">"
     position, long_length, common = 12, 0, b""
     whole = struct.unpack(f"{order}I", read_at(file, 4, 4).rjust(4))[0]
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         header = read_at(file, position, 8)
         if len(header) < 8:
             return "damaged or empty: its chunks lead to no samples"
@@ -78,7 +78,7 @@ def _find_chunk_fault(file: IO[bytes], size: int, kind: bytes) -> str | None:
                 return f"truncated: {length} bytes of samples promised, {max(0, size - position - 8)} there"
             return _find_tail_fault(file, size, end, 8 + whole, order)
         position += 8 + length + length % 2
-    return f"over {_MOST_CHUNKS} chunks before the samples"
+    return f"over {_MAX_CHUNKS} chunks before the samples"
 
 
 def _find_format_fault(chunk: bytes, order: str) -> str | None:
@@ -105,19 +105,19 @@ def _counts_other_frames(common: bytes, length: int, offset: bytes) -> bool:
     if length == 0 or length >= _UNKNOWN_LENGTH:  # a recording that was broken off, if it counts no frames either
         return frames > 0
     spare = length - 8 - int.from_bytes(offset, "big") - frames * channels * ((bits + 7) // 8)
-    return not 0 <= spare < _MOST_SPARE
+    return not 0 <= spare < _MAX_SPARE
 
 
 def _find_tail_fault(file: IO[bytes], size: int, end: int, whole: int, order: str) -> str | None:
     """WAV and AIFF: what follows the samples, as far as the file counts it as its own, must be a chunk."""
-    left = (whole if end <= whole <= size else size) - end
-    if left < _MOST_SPARE:
+    rest = (whole if end <= whole <= size else size) - end
+    if rest < _MAX_SPARE:
         return None
     for position in (end, end + 1):  # a chunk of odd length is padded, but not by every program
         name, length = struct.unpack(f"{order}4sI", read_at(file, position, 8).ljust(8))
         if all(0x20 <= byte < 0x7F for byte in name) and position + 8 + length <= size:
             return None
-    return f"damaged header: what its length leaves over of the samples, {left} bytes, is nothing else"
+    return f"damaged header: what its length leaves over of the samples, {rest} bytes, is nothing else"
 
 
 def _last_ogg_pages(file: IO[bytes], size: int) -> list[tuple[int, int, int, int]]:

@@ -1,7 +1,7 @@
 """Sound files to arrays: WAV, FLAC, Ogg Vorbis, Opus, MP3 and AIFF, mono, resampled. No header is trusted.
 
 Decoding goes block by block, so that memory follows what is really in the file; what came back is compared with what
-was promised. Only the part asked for is decoded: a training crop costs little more than its own length.
+was promised. Only the part asked for is decoded: a training crop costs little more than its length.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def read_audio(
         start: where to start, in seconds.
         duration: how much to read, in seconds; None for all. A file that ends earlier gives what there is.
         max_seconds: the longest piece that is decoded.
-        name: what to call the file in errors; the path if not given.
+        name: what to call the file in errors; by default the path.
 
     Returns:
         float32 samples (T,), the mean of the channels; integer files are scaled to -1..1. The samples of a part are
-        those of the whole at the same place, up to the rounding of resamplers and lossy decoders.
+        those of the whole at the same time, up to the rounding of resamplers and lossy decoders.
 
     Raises:
         AudioError: not a readable sound file, truncated, empty, with NaN or infinite samples, with an absurd rate or
@@ -162,13 +162,13 @@ def _last_frame(
 
 
 def _promised_frames(opened: _Opened, last_frame: int | None, *, is_whole: bool) -> int:
-    """Return how much must come back: an MP3 without an index has no length but the one that is counted."""
+    """Return how much must come back: an MP3 without an index has no length until its frames are counted."""
     is_guess = opened.sound.frames == _NO_LENGTH or (opened.sound.format == "MP3" and not has_index(opened.file))
     promised = 0 if is_guess or last_frame is None else last_frame
     if not is_whole:
         return promised
-    counted = _count_frames(opened)
-    return promised or (0 if counted == _NO_LENGTH else counted - _MP3_DELAY)
+    num_frames = _count_frames(opened)
+    return promised or (0 if num_frames == _NO_LENGTH else num_frames - _MP3_DELAY)
 
 
 def _count_frames(opened: _Opened) -> int:
@@ -179,27 +179,27 @@ def _count_frames(opened: _Opened) -> int:
         promised = count_ogg_frames(file, size, sound.samplerate)
         if promised > num_frames:  # libsndfile adds up what its packets would give
             raise AudioError(label, f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}")
-    counted = count_frames(file, size) if sound.format == "MP3" else None
-    if counted is None:
+    frames = count_frames(file, size) if sound.format == "MP3" else None
+    if frames is None:
         return num_frames
-    if counted.is_mostly_foreign:
+    if frames.is_mostly_foreign:
         raise AudioError(label, "no MP3 frames in it: convert it to WAV or FLAC first")
-    if counted.is_cut:
+    if frames.is_cut:
         raise AudioError(label, "truncated: the last MP3 frame is cut")
-    if counted.num_foreign:
-        raise AudioError(label, f"damaged: {counted.num_foreign} bytes between its MP3 frames are none")
-    if counted.is_index_short:
+    if frames.num_foreign:
+        raise AudioError(label, f"damaged: {frames.num_foreign} bytes between its MP3 frames are none")
+    if frames.is_index_short:
         raise AudioError(label, "damaged: more MP3 frames than its index counts: convert it to WAV or FLAC first")
     if has_index(file):
         return num_frames
-    if counted.num_samples > num_frames + 2 * counted.samples_per_frame:  # libsndfile would stop where its guess ends
+    if frames.num_samples > num_frames + 2 * frames.samples_per_frame:  # libsndfile would stop where its guess ends
         reason = "an MP3 of variable bit rate without an index, so of unknown length: convert it to WAV or FLAC first"
         raise AudioError(label, reason)
-    return min(counted.num_samples, num_frames) or num_frames
+    return min(frames.num_samples, num_frames) or num_frames
 
 
 def _find_seek(opened: _Opened, frame: int) -> int:
-    """Return a frame, at or before the given one, from which decoding gives the right samples at the given one."""
+    """Return a frame, at or before `frame`, from which decoding gives the right samples at `frame`."""
     sound, file, size, _ = opened
     if sound.frames == _NO_LENGTH or not sound.can_seek():
         return 0
@@ -345,7 +345,7 @@ def _decode(
 
 
 def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """Bring blocks (T,) to `sample_rate` on the way, so that memory follows the result."""
+    """Resample blocks (T,) one by one, so that memory follows the result."""
     if rate == sample_rate:
         yield from blocks
         return

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 from aape.data.audio.mpeg import read_at
 
 _TAIL = 1 << 17  # bytes; frames of the usual block sizes are under 32 KB
-_MOST_CHECKED = 8  # frames whose samples are run through their checksum
+_MAX_CHECKED = 8  # frames whose samples are run through their checksum
 _RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 
@@ -50,7 +50,7 @@ def find_flac_fault(file: IO[bytes], size: int) -> str | None:
                     f"{total} samples promised, {frame.end}" if is_longer else f"{rate} Hz promised, {frame.rate} Hz"
                 )
                 return f"damaged header: {there} there"
-        if num_checked == _MOST_CHECKED:
+        if num_checked == _MAX_CHECKED:
             break
         stop = position
     return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import IO, NamedTuple
 
-_MOST_BYTES = 64 << 20  # a longer file is not walked
-_MOST_SEARCHED = 1 << 17  # bytes looked through, in all, for where frames go on
+_MAX_BYTES = 64 << 20  # a longer file is not walked
+_MAX_SEARCHED = 1 << 17  # bytes looked through, in all, for where frames go on
 
 # MPEG audio layer III: kbit/s by bit rate index and Hz by sample rate index
 _MPEG1_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
@@ -48,7 +48,7 @@ def has_index(file: IO[bytes]) -> bool:
 
 def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
     """Walk the frame headers of an MP3 file of `size` bytes; None where it is too long to be walked."""
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         return None
     start, index = _find_index(file)
     data = read_at(file, start, size - start)
@@ -58,7 +58,7 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
         length, samples = _frame(data, position)
         length = length or _tag(data, position)
         if length == 0:
-            following = _find_frames(data, position + 1, _MOST_SEARCHED - searched)
+            following = _find_frames(data, position + 1, _MAX_SEARCHED - searched)
             if following is None:
                 break
             searched += following - position

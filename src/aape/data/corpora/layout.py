@@ -103,7 +103,7 @@ def assemble(
         classes: their names.
         published: number of clips by split, or in all under "clips".
         folds: its folds; all must be there, and no other.
-        groups: what clips have in common.
+        groups: of clips that belong together (a speaker, an instrument).
         warnings: what the reader has noticed already.
 
     Raises:
@@ -123,8 +123,8 @@ def assemble(
     absent = [name for number, name in enumerate(classes) if number not in used]
     notes = list(warnings)
     if absent:
-        shown = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-        notes.append(f"{title}: {len(classes) - len(absent)} of {len(classes)} classes are here, without {shown}")
+        names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+        notes.append(f"{title}: {len(classes) - len(absent)} of {len(classes)} classes are here, without {names}")
     notes += count_warnings(title, counts)
     return dataclasses.replace(labelled, groups=groups, has_folds=has_folds, counts=counts, warnings=tuple(notes))
 
