@@ -5,19 +5,19 @@ from dataclasses import dataclass
 import pytest
 
 from aape.errors import ConfigError
-from aape.runs.folder import claim, is_same_place, write_run_header
+from aape.runs.folder import claim, is_same_location, write_run_header
 
 
 def test_a_path_is_the_same_however_it_is_written_and_a_name_is_no_path(tmp_path, monkeypatch):
     """`tiny` is the shipped model even where a folder of that name lies about; the folder is another encoder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
-    assert is_same_place("data/set.csv", str(tmp_path / "data/set.csv"))
-    assert is_same_place("tiny", str(tmp_path / "tiny"))
-    assert is_same_place("tiny", "tiny", ["tiny"])
-    assert not is_same_place("tiny", str(tmp_path / "tiny"), ["tiny"])
-    assert not is_same_place("./tiny", "tiny", ["tiny"])
-    assert not is_same_place(3, "3")
+    assert is_same_location("data/set.csv", str(tmp_path / "data/set.csv"))
+    assert is_same_location("tiny", str(tmp_path / "tiny"))
+    assert is_same_location("tiny", "tiny", ["tiny"])
+    assert not is_same_location("tiny", str(tmp_path / "tiny"), ["tiny"])
+    assert not is_same_location("./tiny", "tiny", ["tiny"])
+    assert not is_same_location(3, "3")
 
 
 def test_a_folder_is_claimed_for_the_same_options_only(tmp_path, monkeypatch):

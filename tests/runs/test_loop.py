@@ -16,7 +16,7 @@ from aape.runs.checkpoints import find_checkpoint, list_checkpoints
 from aape.runs.devices import start_ranks
 from aape.runs.files import Records
 from aape.runs.guards import BadFiles
-from aape.runs.loop import Loop, Pass
+from aape.runs.loop import Loop, StepPart
 from aape.runs.optim import adamw, warmup_cosine
 
 NUM_STEPS = 8
@@ -43,7 +43,7 @@ def make(out, *, hit=None, **options):
         loss = (model(values) - values.sum(1, keepdim=True)).square().mean()
         if hit is not None:
             loss = hit(step, loss)
-        return Pass(loss, weight, [f"{step}.wav"] * len(values), {"loss": loss.detach()})
+        return StepPart(loss, weight, [f"{step}.wav"] * len(values), {"loss": loss.detach()})
 
     options = {"log_every": 3, "save_every": 2, **options}
     return Loop(
@@ -106,7 +106,7 @@ def test_a_stop_is_obeyed_once_by_the_loops_that_share_it(tmp_path):
     assert not run(second)
     assert second.step in (1, 2)
     with pytest.raises(SystemExit) as end:
-        second.stop.leave(tmp_path / "b", second.step)
+        second.stop.exit(tmp_path / "b", second.step)
     assert end.value.code == 143
 
 
@@ -132,14 +132,14 @@ def test_bad_steps_are_left_out_listed_and_end_the_run_after_five(tmp_path):
 
 def test_bad_files_are_listed_once_and_limited(tmp_path):
     """Over logs and restarts."""
-    loop = make(tmp_path, bad=BadFiles(10, 0.2, Records(tmp_path / "bad_files.jsonl")))
+    loop = make(tmp_path, bad_files=BadFiles(10, 0.2, Records(tmp_path / "bad_files.jsonl")))
     loop.resume(None)
-    loop.bad.note([("a.wav", "broken"), ("b.wav", "silent")])
-    loop.bad.gather(1, loop.accelerator)
-    loop.bad.note([("a.wav", "broken")])
-    loop.bad.gather(2, loop.accelerator)
-    assert [(line["step"], line["file"]) for line in loop.bad.records.read()] == [(1, "a.wav"), (1, "b.wav")]
-    again = BadFiles(10, 0.2, loop.bad.records)
+    loop.bad_files.note([("a.wav", "broken"), ("b.wav", "silent")])
+    loop.bad_files.gather(1, loop.accelerator)
+    loop.bad_files.note([("a.wav", "broken")])
+    loop.bad_files.gather(2, loop.accelerator)
+    assert [(line["step"], line["file"]) for line in loop.bad_files.records.read()] == [(1, "a.wav"), (1, "b.wav")]
+    again = BadFiles(10, 0.2, loop.bad_files.records)
     again.restore(1)
     assert list(again.reasons) == ["a.wav", "b.wav"]
     again.note([("c.wav", "short")])

@@ -114,7 +114,7 @@ def pack(config: DataPackConfig) -> None:
     try:
         bad.add(item for shard in shards for item in shard.bad)
     finally:
-        bad.tell()
+        bad.print_new()
         write_json(out / "report.json", {**plan, "num_packed": len(rows), "bad": bad.as_dicts()})
     write_index(out / INDEX_NAME, rows)
     size = sum(path.stat().st_size for path in out.glob("shard-*.tar"))
@@ -142,7 +142,7 @@ def check(config: DataCheckConfig) -> None:
     bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
     report = _describe([(clip, info) for clip, info in pairs if not isinstance(info, str)], bad.as_dicts())
     print(_as_text(report))
-    bad.tell()
+    bad.print_new()
     if config.out is not None:
         write_json(Path(config.out), {"data": config.data, **report})
         print(f"-> {config.out}")

@@ -218,7 +218,7 @@ def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, 
     with progress_bar("reading", len(labelled.clips)) if accelerator.is_main_process else nullcontext() as progress:
         spectrograms.check(progress)
     if accelerator.is_main_process:
-        spectrograms.bad.tell()
+        spectrograms.bad.print_new()
     readable = labelled.without(set(spectrograms.bad.reasons))
     _check_data(config, readable, is_main=accelerator.is_main_process)
     return Run(

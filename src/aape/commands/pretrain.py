@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aape.commands.probe import ProbeConfig
     from aape.pretraining.clip_statistics import ClipStatistics
     from aape.pretraining.teacher_student import TeacherStudent
-    from aape.runs.loop import Loop, Pass
+    from aape.runs.loop import Loop, StepPart
 
 BAD_NAME, PROBES_NAME = "bad_files.jsonl", "probes.jsonl"
 CLIPS_TO_FIT = 2000
@@ -127,7 +127,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     run = Pretraining(config)
     if not run.train():
-        run.loop.stop.leave(run.out, run.loop.step, is_main=run.is_main)
+        run.loop.stop.exit(run.out, run.loop.step, is_main=run.is_main)
     if run.is_main:
         run.finish()
     close_ranks(run.accelerator)
@@ -202,10 +202,10 @@ class Pretraining:
                             first_step=self.loop.step, **share)  # fmt: skip
         return load_steps(self.draws, order, workers=config.workers, pin_memory=self.device.type == "cuda")
 
-    def forward(self, step: int, batch: dict[str, Any]) -> Pass:
+    def forward(self, step: int, batch: dict[str, Any]) -> StepPart:
         """Batch to loss: waveforms to log-mels, student against teacher, and the statistics of the clip."""
         from aape.pretraining.draws import draw_prefix
-        from aape.runs.loop import Pass
+        from aape.runs.loop import StepPart
 
         self.bad.note(batch["bad"])
         loss = self.config.loss
@@ -221,7 +221,7 @@ class Pretraining:
             outputs["loss_statistics"] = error
         weight = 1 / (self.config.optim.accumulate * self.accelerator.num_processes)
         names = [self.draws.clips[index].name for index in batch["clip"]]
-        return Pass(outputs["loss"], weight, names, {name: value.detach() for name, value in outputs.items()})
+        return StepPart(outputs["loss"], weight, names, {name: value.detach() for name, value in outputs.items()})
 
     def spectrograms(self, waveform: Tensor, num_samples: list[int]) -> tuple[Tensor, Tensor]:
         """Return log-mels (B, 1, F, T) and valid patches (B, N) on the device, as `crop_spectrograms`."""
@@ -274,7 +274,7 @@ class Pretraining:
             save_every=config.save_every,
             keep_last=config.keep_checkpoints,
             keep_every=config.keep_every,
-            bad=self.bad,
+            bad_files=self.bad,
             progress=self.bar.advance,
         )
 

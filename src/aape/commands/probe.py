@@ -121,7 +121,7 @@ def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> di
         return {}
     bad = BadFiles(len(labelled.clips), config.max_bad_fraction)
     bad.add(pair for matrices in features.values() for matrix in matrices for pair in matrix.bad)
-    bad.tell()
+    bad.print_new()
     device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: no other device is faster
     readable = labelled.without(set(bad.reasons))
     protocol = build_protocol(readable, config, device)

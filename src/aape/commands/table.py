@@ -226,13 +226,13 @@ class Entry:
             return False
         from aape.downstream.tables import read_settings
         from aape.models.saved import shipped_models
-        from aape.runs.folder import is_same_place
+        from aape.runs.folder import is_same_location
 
         verb, names = self.arguments[0], shipped_models()
         now = settings_of(self.config, verb)
         known = option_table(RUNS[verb], with_fixed=True)
         before = {key: value for key, value in read_settings(self.out).items() if key in known}
-        before |= {key: now[key] for key in PATHS & now.keys() if is_same_place(before.get(key), now[key], names)}
+        before |= {key: now[key] for key in PATHS & now.keys() if is_same_location(before.get(key), now[key], names)}
         if changed := "; ".join(differences(before, now, verb, apart=EXECUTION)):
             other = f"{self.out} holds a run of other options than aape {shlex.join(self.arguments)}"
             raise ConfigError(f"{other} ({changed}): choose another --out")

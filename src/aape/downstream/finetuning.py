@@ -35,7 +35,7 @@ from aape.models.heads import ClassificationHead
 from aape.runs.checkpoints import find_checkpoint
 from aape.runs.devices import autocast
 from aape.runs.guards import StopSignal
-from aape.runs.loop import Loop, Pass
+from aape.runs.loop import Loop, StepPart
 from aape.runs.optim import WeightAverage, adamw, layer_decay, warmup_cosine
 
 DROP_PATH, WEIGHT_DECAY, BETAS, WARMUP = 0.1, 0.05, (0.9, 0.95), 0.1
@@ -245,7 +245,7 @@ class Training:
             log_every=-(-settings.steps // settings.evaluations),
             on_log=self._evaluate,
             save_every=settings.save_every,
-            bad=self.spectrograms.bad,
+            bad_files=self.spectrograms.bad,
             stop=stop,
             progress=progress,
         )
@@ -299,7 +299,7 @@ class Training:
             target = np.float32(share) * target + (1 - np.float32(share)) * self.targets[draws.clips[partner]]
         return hide(piece, draws.bands[slot]) if slot in draws.bands else piece, target
 
-    def _forward(self, step: int, batch: Any) -> Pass:
+    def _forward(self, step: int, batch: Any) -> StepPart:
         slots, inputs, targets, draws = batch
         self.classifier.train()
         uniforms = None
@@ -311,7 +311,7 @@ class Training:
         is_binary = self.labelled.is_multi_label or self.settings.mixup
         loss = (F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy)(logits, target)
         names = [self.labelled.clips[draws.clips[slot]].name for slot in slots]
-        return Pass(loss, len(slots) / self.settings.batch, names, {"loss": loss.detach()})
+        return StepPart(loss, len(slots) / self.settings.batch, names, {"loss": loss.detach()})
 
     def _evaluate(self, step: int, values: dict[str, float]) -> None:
         """Score the watched sets, remember it, and add it to what is logged."""

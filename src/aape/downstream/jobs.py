@@ -163,7 +163,7 @@ class Run:
         )  # fmt: skip
         is_main = self.accelerator.is_main_process
         if not training.run(resume=self.resume):
-            stop.leave(self.out, training.loop.step, is_main=is_main)
+            stop.exit(self.out, training.loop.step, is_main=is_main)
         done = Done(training.history, training.last)
         if is_main and is_saved:
             self._save_model(training.average.module, job)
@@ -226,7 +226,7 @@ class Run:
         """Write `metrics.jsonl` of the run, and name new bad files."""
         if not self.accelerator.is_main_process:
             return
-        self.spectrograms.bad.tell()
+        self.spectrograms.bad.print_new()
         lines = []
         for name, done in self.done.items():
             for row, step in enumerate(done.history.steps):

@@ -37,10 +37,9 @@ class AaPEForPreTrainingOutput(ModelOutput):  # type: ignore[misc, unused-ignore
 class AaPEForPreTraining(AaPEPreTrainedModel):
     """Student (`encoder`), teacher, predictor and projection (method 7).
 
-    The sections `predictor`, `loss` and `masking` of `config.training` say how, with the defaults of
-    `aape.models.config` and `aape.pretraining.config`. From a folder that holds an encoder only, the teacher starts as
-    the student's copy and the rest anew. After each optimiser step call `update_teacher`. Saved folders hold all of it,
-    and every other class reads them as well.
+    The sections `predictor`, `loss` and `masking` of `config.training` say how; their defaults are in
+    `aape.models.config` and `aape.pretraining.config`. From a folder with an encoder only, the teacher starts as the
+    student's copy, the rest anew. Call `update_teacher` after each optimiser step. Every class reads what is saved.
     """
 
     _keys_to_ignore_on_load_unexpected = (r"^head\.",)

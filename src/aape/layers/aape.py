@@ -82,8 +82,7 @@ class AaPE(Stem):
             else FixedLambda(num_freq, hidden_dim, patch, kernel_size, decay_start)
         )
         self.subbands = Subbands(self.img_size[0], num_freq * hidden_dim, 1, groups=num_freq, bias=False)  # B
-        # These three hold the weights of C, GroupNorm and the depthwise convolution for `mix_norm_decimate`, which does
-        # the work of all of them at once: they are never called.
+        # These three hold the weights of C, GroupNorm and the depthwise convolution, and are never called: see forward
         width = num_freq * sblu_dim
         self.mix = nn.Conv1d(num_freq * hidden_dim, width, 1, groups=num_freq, bias=False)
         self.norm = nn.GroupNorm(num_freq, width)

@@ -40,7 +40,7 @@ def measure_stats(
     try:
         bad.add(measured.bad)
     finally:
-        bad.tell()
+        bad.print_new()
     write_json(out, {**dataclasses.asdict(measured), "bad": bad.as_dicts(), "front_end": settings})
     return measured
 

@@ -57,14 +57,12 @@ def _extend(rows: Tensor, pad: int) -> Tensor:
 
 
 def _any_length(rows: Tensor, kernel: Tensor) -> Tensor:
-    """Filter rows (N, T) in two passes, without a question about T: one graph holds for every length.
-
-    Beyond its extension of `pad` frames a row stays at its last value, and so does what the first pass gives.
-    """
+    """Filter rows (N, T) in two passes without branching on T, so that one graph holds for every length."""
     reach = kernel.shape[0] - 1
     last = torch.ones_like(rows[0], dtype=torch.int64).sum() - 1  # T - 1, as a tensor
     pad = last.clamp(max=reach)
     frames = torch.arange(-2 * reach, rows.shape[-1] + reach, device=rows.device)
+    # Beyond its extension of `pad` frames a row stays at its last value, and so does what the first pass gives
     frames = frames.maximum(-pad).minimum(last + pad)
     mirrored = last - (last - frames.abs()).abs()
     before, after = (frames < 0).to(rows.dtype), (frames > last).to(rows.dtype)
@@ -75,10 +73,8 @@ def _any_length(rows: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _correlate(rows: Tensor, kernel: Tensor) -> Tensor:
-    """Return sum_k kernel[k] rows[n + k] where all taps fit, as one product with a banded matrix per block of frames.
-
-    A convolution of one channel in and one out is 20 times slower on a CPU.
-    """
+    """Return sum_k kernel[k] rows[n + k] where all taps fit, as a product with a banded matrix per block of frames."""
+    # Not a convolution, which with one channel in and one out is 20 times slower on a CPU
     taps, num_out = kernel.shape[0], rows.shape[-1] - kernel.shape[0] + 1
     band = F.pad(kernel, (BLOCK - 1, BLOCK - 1)).unfold(0, BLOCK, 1).flip(-1)  # (BLOCK + taps - 1, BLOCK)
     windows = F.pad(rows, (0, -num_out % BLOCK)).unfold(-1, BLOCK + taps - 1, BLOCK)

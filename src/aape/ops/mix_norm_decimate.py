@@ -92,8 +92,8 @@ def _fold(
     num_freq, width, mix, decimate = len(mix), mix.shape[1], mix[..., 0], decimate[:, :, 0]
     m, group = m.flatten(0, 1), (torch.arange(num_views, device=m.device)[:, None] * num_freq + f).flatten()
     f = f.flatten()
-    grouping = _by_transposing(num_freq, num_patches // num_freq) if in_order else _by_blocks(f, num_freq)
-    together, back, f_of_block = grouping
+    num_time = num_patches // num_freq
+    together, back, f_of_block = _by_transposing(num_freq, num_time) if in_order else _by_blocks(f, num_freq)
 
     def per_group(values: Tensor) -> Tensor:  # sums (views V, X) -> (groups, X), a group for each view's f
         sums = values.new_zeros(num_views * num_freq, values.shape[1])

@@ -61,10 +61,8 @@ def _gain(decay: Tensor, frequency: Tensor) -> Tensor:
 
 
 def _sums(x: Tensor, a: Tensor, w: Tensor, patch: int, phase: str, order: int) -> tuple[Tensor, ...]:
-    """Return s (P, L) of windows x (W, L); with `order` 1 also -ds/da and ds/dw.
-
-    Both directions run side by side, y[0] forward and y[1] backward in time: y = sum_k l^k x, dy = sum_k k l^k x.
-    """
+    """Return s (P, L) of windows x (W, L); with `order` 1 also -ds/da and ds/dw."""
+    # Both directions run side by side, y[0] forward and y[1] backward in time: y = sum_k l^k x, dy = sum_k k l^k x
     radius = (x.shape[0] - patch) // 2
     pole, last = _pole(a, w, radius)
     both = torch.stack([x, x.flip(0)], 1)  # (W, 2, L)

@@ -30,10 +30,10 @@ class ClipDraws(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        clips: Sequence[Clip],  # the corpus
+        clips: Sequence[Clip],  # all clips of the corpus
         *,
         num_draws: int,  # steps times clips per step
-        seed: int,  # of order, crops and masks
+        seed: int,  # seed of order, crops and masks
         crop_samples: int,  # length of a crop
         sample_rate: int,  # Hz
         grid: tuple[int, int],  # (Nf, Nt) of a crop

@@ -1,6 +1,4 @@
-"""The targets and the three losses of the paper (method 7).
-
-L_stat [ours] is in clip_statistics.py, and `Pretraining.forward` of commands/pretrain.py adds it.
+"""The targets and the three losses of the paper (method 7); commands/pretrain.py adds L_stat of clip_statistics.py.
 
 Reductions are means over clips, so that they do not depend on how a batch is divided into ranks or accumulation steps.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written beside, flushed, listed with their checksums, and only then named.
+"""Checkpoints appear complete or not at all: written to a staging folder, flushed, listed with checksums, then renamed.
 
 A checkpoint is a folder `checkpoint-STEP`: tensors in `state.safetensors` and `rank-N.safetensors`, the rest in
 `state.json`, and in `manifest.json` size and SHA-256 of every other file, and of the list itself. Nothing is unpickled.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME, TENSORS_NAME = "state.json", "state.safetensors"
-OLD_NAMES = ("optimizer.pt", "trainer_state.json", "checkpoint.pt")  # of versions that unpickled
+OLD_NAMES = ("optimizer.pt", "trainer_state.json", "checkpoint.pt")  # files of versions that unpickled
 STAGING_NAME = ".saving"  # where a checkpoint is written; what lies there belongs to a killed process
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -105,25 +105,25 @@ def read_checkpoint(folder: Path, rank: int) -> tuple[dict[str, Any], dict[str, 
 
     refuse_old(folder, is_checkpoint=True)
     of_rank = folder / f"rank-{rank}.safetensors"
-    with described(folder):
+    with checkpoint_errors(folder):
         state = json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
         return state, load_file(folder / TENSORS_NAME), load_file(of_rank) if of_rank.exists() else None
 
 
 def refuse_old(folder: Path, *, is_checkpoint: bool = False) -> None:
     """Raise CheckpointError for a folder of a version that unpickled, or for a checkpoint without its state."""
-    found = [name for name in OLD_NAMES if (folder / name).exists()]
+    reasons = [name for name in OLD_NAMES if (folder / name).exists()]
     if is_checkpoint and not (folder / STATE_NAME).exists():
-        found.append(f"no {STATE_NAME}")
-    if found:
+        reasons.append(f"no {STATE_NAME}")
+    if reasons:
         raise CheckpointError(
-            f"{folder}: written by another version of aape ({found[0]}), and cannot be continued: begin again in "
+            f"{folder}: written by another version of aape ({reasons[0]}), and cannot be continued: begin again in "
             "another --out; its saved model can be used as --init"
         )
 
 
 @contextlib.contextmanager
-def described(checkpoint: Path) -> Iterator[None]:
+def checkpoint_errors(checkpoint: Path) -> Iterator[None]:
     """Turn whatever goes wrong with a checkpoint's content into one line."""
     from safetensors import SafetensorError
 

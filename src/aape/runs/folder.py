@@ -55,7 +55,7 @@ def claim(
     if before is None or before.keys() != now.keys():
         raise ConfigError(f"{out} holds a run of another kind, or of another version of aape: choose another --out")
     for key, value in now.items():
-        if key not in may_change and before[key] != value and not is_same_place(before[key], value, names):
+        if key not in may_change and before[key] != value and not is_same_location(before[key], value, names):
             raise ConfigError(f"{out} holds a run whose {key} is {before[key]}, not {value}: choose another --out")
 
 
@@ -70,8 +70,8 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def is_same_place(one: Any, other: Any, names: Collection[str] = ()) -> bool:
-    """Return whether two values are equal, or paths of one place; one of `names`, a shipped model, is no path."""
+def is_same_location(one: Any, other: Any, names: Collection[str] = ()) -> bool:
+    """Return whether two values are equal, or paths to one location; one of `names`, a shipped model, is no path."""
     if one == other or not (isinstance(one, str) and isinstance(other, str)) or {one, other} & set(names):
         return bool(one == other)
     return os.path.realpath(one) == os.path.realpath(other)

@@ -25,7 +25,7 @@ class Flags:
         self.device, self.num_ranks = device, num_ranks
         self.pending: list[tuple[Tensor, Any, Any]] = []
 
-    def raise_(self, is_skipped: Tensor, is_stop: bool, about: Any) -> Tensor:
+    def post(self, is_skipped: Tensor, is_stop: bool, about: Any) -> Tensor:
         """Note this rank's flags of a step, and `about`, which comes back with them.
 
         Returns:
@@ -42,9 +42,9 @@ class Flags:
         self.pending.append((host, event, about))
         return flags[0]
 
-    def read(self, *, leave: int) -> Iterator[tuple[bool, bool, Any]]:
-        """Yield the flags noted so far but for the last `leave`, each once, with what they are about."""
-        while len(self.pending) > leave:
+    def read(self, *, lag: int) -> Iterator[tuple[bool, bool, Any]]:
+        """Yield the flags of all steps but the last `lag`, each once, with what they are about."""
+        while len(self.pending) > lag:
             host, event, about = self.pending.pop(0)
             if event is not None:
                 event.synchronize()
@@ -59,8 +59,8 @@ class StopSignal:
         self.is_set = False
 
     @staticmethod
-    def leave(out: object, step: int, *, is_main: bool = True) -> NoReturn:
-        """End the process after it has obeyed, as a shell says of a SIGTERM: with 143."""
+    def exit(out: object, step: int, *, is_main: bool = True) -> NoReturn:
+        """End the process after the run has stopped, with a shell's exit status for SIGTERM: 143."""
         if is_main:
             print(f"SIGTERM: {out} is saved at step {step}; go on with --resume", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM)
@@ -94,13 +94,13 @@ class BadFiles:
     Each is listed once in `records`, over all ranks and restarts, if there are any.
     """
 
-    MOST_TOLD = 20
+    MAX_PRINTED = 20
 
     def __init__(self, num_clips: int, max_fraction: float, records: Records | None = None) -> None:
         self.num_clips, self.max_fraction, self.records = num_clips, max_fraction, records
-        self.reasons: dict[str, str] = {}  # by name
+        self.reasons: dict[str, str] = {}  # why each file cannot be read, by its name
         self._noted: list[tuple[str, str]] = []
-        self._num_told = 0
+        self._num_printed = 0
 
     def add(self, bad: Iterable[tuple[str, str]]) -> None:
         """Remember (name, reason) pairs; DataError if more than `max_fraction` of the clips are bad."""
@@ -134,18 +134,18 @@ class BadFiles:
         listed = self.records.read() if self.records is not None else []
         self.reasons |= {record["file"]: record["reason"] for record in listed if record["step"] <= step}
 
-    def tell(self) -> None:
-        """Print a line on standard error for each new one, and a count where there are many."""
-        untold = list(self.reasons.items())[self._num_told :]
-        most = max(0, self.MOST_TOLD - self._num_told)
-        for name, reason in untold[:most]:
+    def print_new(self) -> None:
+        """Print a line on standard error for each one that is new, and after `MAX_PRINTED` lines a count."""
+        new = list(self.reasons.items())[self._num_printed :]
+        num_lines = max(0, self.MAX_PRINTED - self._num_printed)
+        for name, reason in new[:num_lines]:
             print(f"left out: {one_line(name)}: {reason}", file=sys.stderr)
-        if len(untold) > most:
-            print(f"left out: and {len(untold) - most} more", file=sys.stderr)
-        self._num_told = len(self.reasons)
+        if len(new) > num_lines:
+            print(f"left out: and {len(new) - num_lines} more", file=sys.stderr)
+        self._num_printed = len(self.reasons)
 
     def as_dicts(self) -> list[dict[str, str]]:
-        """Return them for a JSON file."""
+        """Return file and reason of each, for a JSON file."""
         return [{"file": name, "reason": reason} for name, reason in self.reasons.items()]
 
 
@@ -155,8 +155,7 @@ class CollapseAlarm:
     The targets of the first log are the measure: they come from an encoder that has hardly moved.
     """
 
-    FALL = 0.1  # of the first value
-    FLOOR = 1e-4
+    FALL, FLOOR = 0.1, 1e-4  # alarm below this share of the first value, or below this value
     ADVICE = (
         "the run may be collapsing: raise --optim.momentum-start (0.9998 where 0.994 collapsed), lower "
         "--optim.learning-rate, use more clips or a larger --loss.contrastive-weight, and look at the audio"
@@ -164,7 +163,7 @@ class CollapseAlarm:
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}
-        self.raised: dict[str, int] = {}  # step, by name
+        self.raised: dict[str, int] = {}  # the step of each alarm, by the name of its variance
 
     def check(self, step: int, values: Mapping[str, float], *, is_main: bool = True) -> None:
         """Compare a log's values with those of the first."""

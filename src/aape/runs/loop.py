@@ -1,6 +1,6 @@
 """One training loop, for pre-training and fine-tuning. `Loop.train` is one step in view, from batch to checkpoint.
 
-There is no DistributedDataParallel: ranks may have different numbers of passes, so each sums its own weighted
+There is no DistributedDataParallel: ranks may have different numbers of batches in a step, so each sums up its weighted
 gradients, and `sum_over_ranks` adds them up once per step.
 """
 
@@ -31,12 +31,12 @@ MAX_SKIPPED = 5  # steps in a row
 
 
 @dataclass
-class Pass:
-    """What one forward pass gives."""
+class StepPart:
+    """What the forward pass of one batch of a step gives."""
 
-    loss: Tensor  # a mean over the clips of the pass
-    weight: float  # of the step; the weights of all passes on all ranks add up to 1
-    clips: Sequence[str]  # names, for the list of skipped steps
+    loss: Tensor  # mean over the clips of the batch
+    weight: float  # share of the step; the shares of all batches on all ranks add up to 1
+    clips: Sequence[str]  # names of the clips, for the list of skipped steps
     measured: dict[str, Tensor] = field(default_factory=dict)  # scalars on the device, averaged until the next log
 
 
@@ -46,26 +46,26 @@ class Loop:
 
     accelerator: Accelerator  # device, ranks and trackers, as `start_ranks` makes it
     out: Path  # folder of metrics.jsonl, skipped_steps.jsonl and checkpoints
-    forward: Callable[[int, Any], Pass]  # called with the step and a batch
+    forward: Callable[[int, Any], StepPart]  # called with the step and a batch
     optimizer: torch.optim.Optimizer  # as `adamw` builds it: fused; the learning rates of its groups are the peaks
     modules: Mapping[str, nn.Module]  # what checkpoints hold, by name: everything trained, and averages of it
-    num_steps: int  # of the whole run
+    num_steps: int  # steps of the whole run, those before a resume included
     rate: Callable[[int], float]  # factor of the learning rates, a pure function of the step
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext  # of forward passes
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext  # context of every forward
     clip_grad: float = math.inf  # largest norm of the gradient
     # Called with the step and a scalar on the device, 1.0 if the step was skipped: teacher, average
     after_step: Callable[[int, Tensor], None] = lambda step, is_skipped: None
-    log_every: int = 50  # steps; the last one is logged too
+    log_every: int = 50  # steps between logs; the last step is logged too
     # Called with the number of steps done and the averages, to which it may add
     on_log: Callable[[int, dict[str, float]], None] = lambda step, values: None
     every: Sequence[tuple[int, Callable[[int], None]]] = ()  # (n, function): called every n steps with those done
-    save_every: int = 5000  # steps; the last one is saved too
-    keep_last: int = 2  # checkpoints that stay
-    keep_every: int = 0  # those of every so many steps stay as well; 0 for none
-    bad: BadFiles = field(default_factory=lambda: BadFiles(1, 1.0))  # of all ranks, at every log and checkpoint
+    save_every: int = 5000  # steps between checkpoints; the last step is saved too
+    keep_last: int = 2  # number of newest checkpoints that stay
+    keep_every: int = 0  # checkpoints of every so many steps stay as well; 0 for none
+    bad_files: BadFiles = field(default_factory=lambda: BadFiles(1, math.inf))  # of all ranks; no limit by default
     progress: Callable[[int], None] = lambda step: None  # called with the number of steps done
-    stop: StopSignal = field(default_factory=StopSignal)  # one among loops that follow each other
-    extra: dict[str, Any] = field(default_factory=dict)  # JSON values of the caller's that belong to the checkpoint
+    stop: StopSignal = field(default_factory=StopSignal)  # shared by loops that follow each other
+    extra: dict[str, Any] = field(default_factory=dict)  # JSON values that the caller adds to the checkpoint
 
     def __post_init__(self) -> None:
         self.step = self.num_skipped_in_row = 0
@@ -90,25 +90,25 @@ class Loop:
         parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         optimizer: Any = self.optimizer
         with self.stop.caught():
-            for step, passes in zip(range(self.step, self.num_steps), batches, strict=False):
+            for step, batches_of_step in zip(range(self.step, self.num_steps), batches, strict=False):
                 for group, peak in zip(optimizer.param_groups, self.peaks, strict=True):
                     group["lr"] = peak * self.rate(step)
-                is_bad = torch.zeros((), dtype=torch.bool, device=self.accelerator.device)
+                is_nonfinite = torch.zeros((), dtype=torch.bool, device=self.accelerator.device)
                 clips: list[str] = []
-                for batch in passes:
+                for batch in batches_of_step:
                     with self.autocast():
                         part = self.forward(step, batch)
                     (part.weight * part.loss).backward()
-                    is_bad |= ~torch.isfinite(part.loss.detach())
+                    is_nonfinite |= ~torch.isfinite(part.loss.detach())
                     self.measured.add(part.measured, part.weight, num_clips=len(part.clips))
                     clips += part.clips
                 sum_over_ranks(parameters, num_ranks)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad).detach()
                 self.measured.add({"grad_norm": norm}, 1 / num_ranks)
-                # A bad step is left out on the device, as gradient scaling does; the host reads the flag a step later
-                is_bad = is_bad | ~torch.isfinite(norm)
-                is_skipped = self.flags.raise_(is_bad, self.stop.is_set, about=(step, clips))
-                optimizer.found_inf = is_skipped
+                # A step that is not finite is left out on the device; the host reads the flag a step later
+                is_nonfinite = is_nonfinite | ~torch.isfinite(norm)
+                is_skipped = self.flags.post(is_nonfinite, self.stop.is_set, about=(step, clips))
+                optimizer.found_inf = is_skipped  # GradScaler's hook: at 1.0, fused AdamW changes nothing
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 self.after_step(step, is_skipped)
@@ -123,7 +123,7 @@ class Loop:
         is_last = self.step == self.num_steps
         is_logged, is_saved = is_last or self.step % self.log_every == 0, is_last or self.step % self.save_every == 0
         due = [function for every, function in self.every if self.step % every == 0]
-        self.read_flags(leave=0 if is_logged or is_saved or due else 1)
+        self.read_flags(lag=0 if is_logged or is_saved or due else 1)
         if is_logged:
             self.log()
         with self.measured.paused():
@@ -133,9 +133,9 @@ class Loop:
                 self.save()
         self.progress(self.step)
 
-    def read_flags(self, *, leave: int = 0) -> None:
-        """Act on the flags of the steps that are through, but for the last `leave`; the same on all ranks."""
-        for is_skipped, is_stop, (step, clips) in self.flags.read(leave=leave):
+    def read_flags(self, *, lag: int = 0) -> None:
+        """Act on the flags of all steps but the last `lag`; the same on all ranks."""
+        for is_skipped, is_stop, (step, clips) in self.flags.read(lag=lag):
             self.is_stopping |= is_stop  # it stays set, whoever has read the flag
             self.num_skipped_in_row = self.num_skipped_in_row + 1 if is_skipped else 0
             if is_skipped:
@@ -149,7 +149,7 @@ class Loop:
 
     def log(self) -> None:
         """Write the averages since the last log to metrics.jsonl and the trackers."""
-        self.bad.gather(self.step, self.accelerator)
+        self.bad_files.gather(self.step, self.accelerator)
         values = self.measured.averages(self.accelerator)
         values["learning_rate"] = max(self.peaks) * self.rate(self.step - 1)
         with self.measured.paused():
@@ -164,7 +164,7 @@ class Loop:
         It holds modules, the optimiser's moments, `extra`, random states, and what was measured since the last log.
         """
         self.read_flags()
-        self.bad.gather(self.step, self.accelerator)
+        self.bad_files.gather(self.step, self.accelerator)
         is_main, rank = self.accelerator.is_main_process, self.accelerator.process_index
         staging = self.out / checkpoints.STAGING_NAME / f"checkpoint-{self.step}"
         tensors = self._tensors()
@@ -190,16 +190,16 @@ class Loop:
         self.out.mkdir(parents=True, exist_ok=True)
         if checkpoint is not None:
             state, tensors, of_rank = checkpoints.read_checkpoint(checkpoint, self.accelerator.process_index)
-            with checkpoints.described(checkpoint):
+            with checkpoints.checkpoint_errors(checkpoint):
                 self.step, self.num_skipped_in_row = state["step"], state["num_skipped_in_row"]
                 self.extra.clear()
                 self.extra.update(state["extra"])
                 self._load_tensors(tensors)
                 if of_rank is not None:  # this rank was there before
                     self._load_rank_tensors(of_rank)
-        self.bad.restore(self.step)
+        self.bad_files.restore(self.step)
         if self.accelerator.is_main_process:
-            for records in (self.records, self.skipped, self.bad.records):
+            for records in (self.records, self.skipped, self.bad_files.records):
                 if records is not None:
                     records.cut_after(self.step)
         if self.accelerator.num_processes > 1:
