@@ -48,7 +48,8 @@ def start_ranks(
 ) -> Accelerator:
     """Make this process one of those that torchrun or `accelerate launch` started; alone it is rank 0 of 1.
 
-    `trackers`, any of `TRACKERS`, write to the run folder `out`, get every log and show `config`, plain options.
+    `trackers`, any of `TRACKERS`, get every log and show `config`, plain options. TensorBoard writes to the run folder
+    `out`, the others where they keep their runs.
 
     Raises:
         ConfigError: there is no such device, or a tracker is not installed.
