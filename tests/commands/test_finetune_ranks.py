@@ -1,19 +1,12 @@
 """Two processes fine-tune what one does: same clips, crops, pairs, masks and drop path; same weights and scores."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import torch
 
-from aape.data.demo import AUDIO
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder
-from aape.models.saved import save_model
+from corpus_copies import table
+from notes import bass_and_flute, read_lines, run_ranks, save_nano
 
 # The verb in float64, so that nothing but the order of sums can differ; the trained weights are kept beside the run.
 PROGRAM = """
@@ -45,34 +38,25 @@ sys.exit(cli.main(["finetune", *sys.argv[2:]]))
 def arguments(tmp_path_factory):
     """Notes of two classes, cut to several lengths; two of them broken."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.manual_seed(0)
-    save_model(folder / "nano", AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
-    with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
+    save_nano(folder / "nano")
+    rows = bass_and_flute()
     for number, row in enumerate(rows):
-        row |= {"file": str(AUDIO / row["file"]), "start": "0", "end": f"{0.3 + 0.1 * (number % 3):.1f}"}
+        row |= {"start": "0", "end": f"{0.3 + 0.1 * (number % 3):.1f}"}
     for name, number in (("broken.wav", 1), ("empty.wav", 8)):
         (folder / name).write_bytes(b"RIFF")
         rows.insert(number, {**rows[number], "file": str(folder / name), "start": "", "end": ""})
-    with open(folder / "notes.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    table(folder / "notes.csv", rows)
     options = {"data": folder / "notes.csv", "checkpoint": folder / "nano", "device": "cpu", "split": "split"}
     options |= {"steps": 8, "batch": 7, "seeds": 2, "evaluations": 2, "save-every": 3, "workers": 0, "crop-frames": 36}
     options |= {"max-bad-fraction": 0.2, "optim.precision": "float32", "optim.learning-rate": 1e-3, "optim.ema": 0.5}
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-def finetune(tmp_path, arguments, ranks, kind, out, *changes):
+def finetune(tmp_path, arguments, ranks, kind, out, *changes, program=PROGRAM):
     """Run the verb in so many processes."""
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *launch, str(program), kind, *arguments, f"--out={out}", *changes],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    return run_ranks(ranks, path, kind, *arguments, f"--out={out}", *changes)
 
 
 def result_of(out):
@@ -100,10 +84,7 @@ def test_two_processes_train_and_score_what_one_does(arguments, tmp_path, kind):
     for score in ("best", "last"):
         for metric, values in one["scores"][score].items():
             np.testing.assert_allclose(two["scores"][score][metric]["values"], values["values"], atol=1e-6)
-    losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / ranks / "metrics.jsonl").read_text().splitlines()]
-        for ranks in "12"
-    ]
+    losses = [[line["loss"] for line in read_lines(tmp_path / ranks / "metrics.jsonl")] for ranks in "12"]
     assert losses[1] == pytest.approx(losses[0], abs=1e-9)
 
 
@@ -123,14 +104,8 @@ def stops(self, step, batch):
 finetuning.Training._forward = stops
 sys.exit(""",
     )
-    program = tmp_path / "stopping.py"
-    program.write_text(stopping)
     out = tmp_path / "run"
-    stopped = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(program), "checked",
-         *arguments, f"--out={out}"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    stopped = finetune(tmp_path, arguments, 2, "checked", out, program=stopping)
     assert stopped.returncode != 0
     assert "go on with --resume" in stopped.stderr
     assert not (out / "result.json").exists()

@@ -1,8 +1,8 @@
-"""`aape pretrain` for real: from a folder, a table and a tar; killed and resumed; on what it must refuse."""
+"""`aape pretrain` for real: from a folder or a tar, at any patch size, watched on the way; and what it must refuse."""
 
+import csv
 import json
 import tarfile
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 
 import aape
 from aape import cli
-from aape.data.demo import AUDIO
+from aape.commands.pretrain import PretrainConfig, Pretraining
+from aape.errors import ConfigError
+from aape.pretraining.config import LossConfig, MaskingConfig
+from notes import NOTES, link_notes, measure, read_lines
 
-NOTES = sorted(AUDIO.glob("*.opus"))[:12]
 FIELDS = {
     "step", "loss", "loss_mask", "loss_utterance", "loss_contrastive", "target_variance_tokens",
     "target_variance_batch", "prediction_variance_tokens", "prediction_variance_batch", "grad_norm",
@@ -22,11 +24,7 @@ FIELDS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """Real notes in a folder, as links."""
-    (tmp_path / "sound").mkdir()
-    for note in NOTES:
-        (tmp_path / "sound" / note.name).symlink_to(note)
-    return tmp_path / "sound"
+    return link_notes(tmp_path / "sound", 12)
 
 
 def options(data, out, *more):
@@ -37,17 +35,11 @@ def options(data, out, *more):
     ]  # fmt: skip
 
 
-def metrics(out):
-    lines = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "clips_per_second"} for line in lines]
-
-
 def test_folder_to_encoder(folder, tmp_path):
     """Sound in, a model that embeds out, and everything logged that a watcher needs."""
     out = tmp_path / "run"
     assert cli.main(options(folder, out)) == 0
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    assert set(last) >= FIELDS
+    assert set(read_lines(out / "metrics.jsonl")[-1]) >= FIELDS
     model = aape.load_model(out)
     assert model.embed(NOTES[0]).shape == (128,)
     stats = json.loads((out / "stats.json").read_text())
@@ -58,11 +50,9 @@ def test_folder_to_encoder(folder, tmp_path):
 def test_tar_shards_read_in_place_by_any_number_of_workers(folder, tmp_path, workers):
     """Members of a tar train the same model as the files, and workers change nothing."""
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
-        for note in NOTES:
+        for note in NOTES[:12]:
             tar.add(note, note.name)
-    stats = tmp_path / "stats.json"
-    assert cli.main(["stats", "--data", str(folder), "--out", str(stats)]) == 0
-    more = ("--stats", str(stats), "--predictor.kind", "cnn", "--loss.target-norm", "channel")
+    more = ("--stats", str(measure(folder)), "--predictor.kind", "cnn", "--loss.target-norm", "channel")
     assert cli.main(options(folder, tmp_path / "a", *more)) == 0
     assert cli.main(options(tmp_path / "shard.tar", tmp_path / "b", *more, "--workers", workers)) == 0
     first, second = (load_file(tmp_path / run / "model/model.safetensors") for run in "ab")
@@ -102,8 +92,7 @@ def test_a_run_is_never_overwritten_or_continued_as_another(folder, tmp_path, ca
 
 def test_bad_files_are_replaced_listed_and_counted(folder, tmp_path, capsys):
     """One broken file does not end a job; a broken corpus does."""
-    stats = tmp_path / "stats.json"
-    assert cli.main(["stats", "--data", str(folder), "--out", str(stats)]) == 0
+    stats = measure(folder)
     (folder / "broken.wav").write_bytes(b"not a sound")
     tolerant = ("--stats", str(stats), "--max-bad-fraction", "0.2")
     assert cli.main(options(folder, tmp_path / "a", *tolerant)) == 0
@@ -121,5 +110,131 @@ def test_accumulation_changes_nothing_but_memory(folder, tmp_path):
     for parts in ("1", "2"):
         more = ("--optim.accumulate", parts, "--loss.contrastive-weight", "0", "--optim.precision", "float32")
         assert cli.main(options(folder, tmp_path / parts, *more)) == 0
-        logged.append([(line["loss"], line["grad_norm"]) for line in metrics(tmp_path / parts)])
+        logged.append([(line["loss"], line["grad_norm"]) for line in read_lines(tmp_path / parts / "metrics.jsonl")])
     assert [x for line in logged[0] for x in line] == pytest.approx([x for line in logged[1] for x in line], rel=1e-4)
+
+
+def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
+    """Found out when the model is saved, it would cost the whole run."""
+    with pytest.raises(ConfigError, match="looped to 600 s at most"):
+        PretrainConfig(data="sounds", out="run", loop_to_crop=True, crop_seconds=601)
+
+
+@pytest.mark.parametrize("predictor", ["cross_attention", "cnn"])
+@pytest.mark.parametrize("stem", ["aape", "patch"])
+@pytest.mark.parametrize(
+    ("sizes", "grid"),
+    [({"patch_size": 8}, (16, 26)), ({"patch_size": 32}, (4, 7)), ({"n_mels": 64}, (4, 13)), ({}, (8, 13))],
+    ids=["patch 8", "patch 32", "64 mel bands", "the paper's"],
+)  # fmt: skip
+def test_two_steps_and_a_model_that_embeds(folder, tmp_path, sizes, grid, stem, predictor):
+    """A run on the lowest quarter of the patches looks like any other run."""
+    out = tmp_path / "run"
+    more = [word for name, value in sizes.items() for word in (f"--encoder.{name}", str(value))]
+    more += ["--encoder.stem", stem, "--predictor.kind", predictor, "--steps", "2"]
+    assert cli.main(options(folder, out, *more)) == 0
+    model = aape.load_model(out, device="cpu")
+    num_bands = sizes.get("n_mels", 128)
+    assert json.loads((out / "stats.json").read_text())["front_end"]["n_mels"] == num_bands
+    assert model.front_end.n_mels == model.encoder.config.n_mels == num_bands
+    assert model.encoder.stem.grid_size == grid
+    note = next(iter(folder.iterdir()))
+    assert model.embed(note).shape == (128,)
+    frames, _ = model.embed_frames(note)
+    assert frames.shape[1] == grid[0] * 64
+
+
+@pytest.mark.parametrize(("patch_size", "num_tokens"), [(8, 16 * 26), (32, 4 * 7)])
+def test_masks_cover_all_patches(folder, tmp_path, patch_size, num_tokens):
+    """Over a few draws each patch is visible, and each is predicted; statistics see all frames."""
+    run = Pretraining(
+        PretrainConfig(
+            data=str(folder), out=str(tmp_path / "run"), model="nano", steps=8, clips=4, workers=0, crop_seconds=2,
+            encoder={"patch_size": patch_size}, masking=MaskingConfig(num_views=4), device="cpu",
+            loss=LossConfig(statistics_weight=1.0, statistics_components=4, min_prefix=2),
+        )
+    )  # fmt: skip
+    draws = [run.draws[i] for i in range(32)]
+    for name in ("visible", "queries"):
+        assert torch.cat([draw[name].flatten() for draw in draws]).unique().tolist() == list(range(num_tokens))
+    batch = next(next(run.batches()))
+    spectrogram, valid = run.spectrograms(batch["waveform"], batch["num_samples"])
+    assert spectrogram.shape == (4, 1, 128, run.shape.num_frames)
+    assert valid.shape == (4, num_tokens)
+    assert torch.isfinite(run.forward(0, batch).loss)
+
+
+def test_statistics_of_other_bands_are_refused_in_one_line(folder, tmp_path, capsys):
+    """Those of 128 bands would standardise 64 wrongly."""
+    stats = measure(folder)
+    assert cli.main(options(folder, tmp_path / "run", "--stats", str(stats), "--encoder.n-mels", "64")) == 2
+    assert "is of 128 mel bands, the encoder has 64" in capsys.readouterr().err
+    assert cli.main(options(folder, tmp_path / "other", "--encoder.patch-size", "24")) == 2
+    assert "encoder, predictor or loss: patches must be square and divide the spectrogram" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "stats.json").exists()  # said before anything is measured
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Notes of three families, their statistics, and a table of families and splits."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "sound").mkdir()
+    families = sorted({note.name.split("-")[0] for note in NOTES})[:3]
+    chosen = [note for family in families for note in NOTES if note.name.startswith(family)]
+    with open(folder / "notes.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("file", "label", "split"))
+        for i, note in enumerate(chosen):
+            (folder / "sound" / note.name).symlink_to(note)
+            table.writerow((f"sound/{note.name}", note.name.split("-")[0], "test" if i % 3 == 0 else "train"))
+    measure(folder / "sound")
+    return folder
+
+
+def watch(corpus, out, *more):
+    more = ("--steps", "4", "--log-every", "1", "--crop-seconds", "1", *more)
+    return cli.main(options(corpus / "sound", out, "--stats", str(corpus / "stats.json"), *more))
+
+
+def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
+    """Looking at a run must not make it another run."""
+    recipe = tmp_path / "notes.yaml"
+    recipe.write_text(f"data: {corpus / 'notes.csv'}\nsplit: split\nsteps: 20\n")
+    assert watch(corpus, tmp_path / "plain") == 0
+    assert watch(corpus, tmp_path / "watched", "--watch", str(recipe), "--watch-every", "2") == 0
+    lines = read_lines(tmp_path / "watched/probes.jsonl")
+    assert [line["step"] for line in lines] == [2, 4]
+    assert 0 <= lines[-1]["scores"]["last"]["accuracy"]["mean"] <= 1
+    plain, watched = (tmp_path / name / "model/model.safetensors" for name in ("plain", "watched"))
+    assert plain.read_bytes() == watched.read_bytes()
+
+
+def test_a_probe_that_cannot_be_is_refused_before_the_watch(corpus, tmp_path, capsys):
+    """Not after the first thousand steps."""
+    assert watch(corpus, tmp_path / "run", "--watch-every", "2") == 2
+    assert "watch_every" in capsys.readouterr().err
+    recipe = tmp_path / "notes.yaml"
+    recipe.write_text(f"data: {corpus / 'nothing.csv'}\nsplit: split\n")
+    assert watch(corpus, tmp_path / "run", "--watch", str(recipe), "--watch-every", "2") == 2
+    assert "nothing.csv" in capsys.readouterr().err
+
+
+def test_tensorboard_gets_the_log(corpus, tmp_path):
+    """Those who watch there see the same numbers."""
+    pytest.importorskip("tensorboard")
+    assert watch(corpus, tmp_path / "run", "--tensorboard") == 0
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")  # torch's own, of its compiler
+def test_a_compiled_run_compiles_once(folder, tmp_path):
+    """A recompilation in every step would cost minutes each, and nobody would know why."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    more = ("--steps", "5", "--crop-seconds", "1", "--optim.compile")
+    assert cli.main(options(folder, tmp_path / "run", *more)) == 0
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]

@@ -1,13 +1,8 @@
 """Two processes train what one trains: losses, negatives of the contrastive loss, gradients."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 
-from aape.data.demo import AUDIO
+from notes import link_notes, measure, read_lines, run_ranks
 
 # The run of a rank, in float64 so that nothing but the order of sums can differ
 PROGRAM = """
@@ -31,29 +26,19 @@ close_ranks(run.accelerator)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    from aape.cli import main
-
-    folder = tmp_path_factory.mktemp("sound")
-    for note in sorted(AUDIO.glob("*.opus"))[:24]:
-        (folder / note.name).symlink_to(note)
-    assert main(["stats", "--data", str(folder), "--out", str(folder.parent / "stats.json")]) == 0
-    return str(folder), str(folder.parent / "stats.json")
+    folder = link_notes(tmp_path_factory.mktemp("corpus") / "sound", 24)
+    return folder, measure(folder)
 
 
 def losses(corpus, out, ranks):
     """Train in `ranks` processes; return the three losses and the gradient's norm of every step."""
     program = out.with_suffix(".py")
     program.write_text(PROGRAM)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *launch, str(program), *corpus, str(out), "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_ranks(ranks, program, *corpus, out, 1)
     # Not the exit status: gloo's threads can still abort a process of a busy machine while it exits, after all is done
     assert (out / "metrics.jsonl").exists(), done.stderr[-3000:]
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     names = ("loss_mask", "loss_utterance", "loss_contrastive", "grad_norm")
-    return [[line[name] for name in names] for line in lines]
+    return [[line[name] for name in names] for line in read_lines(out / "metrics.jsonl")]
 
 
 def test_two_processes_train_what_one_does(corpus, tmp_path):

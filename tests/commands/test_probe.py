@@ -9,13 +9,14 @@ import pytest
 import soundfile
 import torch
 
-from aape import inference
+from aape import cli, inference
 from aape.commands.probe import ProbeConfig, probe, resolve
 from aape.data.clips import load_clip
 from aape.data.log_mel import LogMel, time_statistics
 from aape.downstream import yardsticks
 from aape.errors import AapeError, AudioError, ConfigError, DataError
-from corpus_copies import make_audioset, make_esc50, make_nsynth
+from corpus_copies import make_audioset, make_esc50, make_nsynth, table
+from notes import bass_and_flute, read_lines, run_ranks, save_nano
 
 CLASSES = ("low", "mid", "high")
 
@@ -76,13 +77,10 @@ def probe_rows(folder, tmp_path, model):
     """Probe a table of these rows; changes are options."""
 
     def call(rows=folder[1], **changes):
-        table = tmp_path / "table.csv"
-        with open(table, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows({**row, "file": str(folder[0] / row["file"])} for row in rows)
+        data = tmp_path / "table.csv"
+        table(data, [{**row, "file": str(folder[0] / row["file"])} for row in rows])
         options = {"split": "split", "steps": 40, "batch": 8, "seeds": 2, "learning_rates": (1e-2, 3e-2)}
-        config = ProbeConfig(data=str(table), checkpoint="fake", out=str(tmp_path / "run"))
+        config = ProbeConfig(data=str(data), checkpoint="fake", out=str(tmp_path / "run"))
         return probe(dataclasses.replace(config, **{**options, "validate_every": 20, **changes}))
 
     return call
@@ -100,7 +98,7 @@ def test_the_run_folder_holds_everything_and_the_table_both_yardsticks(probe_row
     assert written["rows"]["encoder"]["scores"]["best_on_validation"] is None
     assert written["partitions"][0]["num_train"] == 24
     assert written["config"]["seeds"] == 2
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert [(line["features"], line["step"]) for line in lines[:2]] == [("encoder", 20), ("encoder", 40)]
     with open(tmp_path / "run" / "results.csv", newline="") as file:
         cells = {(row["features"], row["score"], row["metric"]): row["mean"] for row in csv.DictReader(file)}
@@ -247,3 +245,70 @@ def test_numbers_that_make_no_run_are_refused_by_name(changes):
 def test_a_folder_without_labels_is_refused_in_one_line(folder, tmp_path, model):
     with pytest.raises(AapeError, match="only a CSV has columns"):
         probe(ProbeConfig(data=str(folder[0]), checkpoint="fake", out=str(tmp_path / "run"), split="split"))
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    save_nano(folder / "nano")
+    table(folder / "notes.csv", bass_and_flute())
+    options = {"data": folder / "notes.csv", "checkpoint": folder / "nano", "out": folder / "run", "device": "cpu"}
+    options |= {"split": "split", "steps": 100, "validate-every": 20, "batch": 16, "seeds": 2}
+    return folder, [f"--{name}={value}" for name, value in options.items()]
+
+
+def test_the_command_line_probes_real_notes_beside_both_yardsticks(arguments, capsys):
+    folder, options = arguments
+    assert cli.main(["probe", *options]) == 0
+    result = json.loads((folder / "run" / "result.json").read_text())
+    assert result["rows"]["encoder"]["num_features"] == 2 * 64  # class token and mean patch token
+    assert result["rows"]["log-mel statistics"]["num_features"] == 4 * 128
+    # Bass and flute are easy: whatever cannot tell them apart has lost its clips' order.
+    assert result["rows"]["log-mel statistics"]["scores"]["last"]["accuracy"]["mean"] > 0.6
+    for row in result["rows"].values():
+        assert row["scores"]["best"]["accuracy"]["mean"] >= row["scores"]["last"]["accuracy"]["mean"]
+    values = result["rows"]["untrained encoder"]["scores"]["last"]["accuracy"]["values"]
+    assert len(values) == 2  # one random initialisation per seed
+    captured = capsys.readouterr()
+    assert "untrained" in captured.out
+    assert "…" not in captured.out  # no number is cut short, at 80 columns either
+
+    assert cli.main(["probe", *options]) == 0
+    again = json.loads((folder / "run" / "result.json").read_text())
+    assert again["rows"] == result["rows"]
+
+
+def test_a_missing_label_column_is_one_line_and_exit_status_2(arguments, capsys):
+    _, options = arguments
+    assert cli.main(["probe", *options, "--label=genre"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("aape: error: ")
+    assert error.count("\n") == 1
+    assert "genre" in error
+
+
+def test_two_processes_embed_what_one_does(arguments, tmp_path):
+    """Large sets are embedded on several devices: same vectors in the same order, same bad files, one writer."""
+    _, options = arguments
+    rows = bass_and_flute()
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    rows.insert(5, {**rows[5], "file": str(tmp_path / "broken.wav")})
+    table(tmp_path / "notes.csv", rows)
+    results = []
+    for ranks in (1, 2):
+        out = tmp_path / f"run-{ranks}"
+        changes = [f"--data={tmp_path / 'notes.csv'}", f"--out={out}", "--max-bad-fraction=0.1", "--seeds=1"]
+        done = run_ranks(ranks, "-m", "aape", "probe", *options, *changes)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count(f"-> {out}") == 1
+        assert done.stderr.count("left out: ") == 1
+        results.append(json.loads((out / "result.json").read_text()))
+        with np.load(out / "features" / "encoder.npz") as arrays:
+            results[-1]["features"] = arrays["features"]
+    one, two = results
+    np.testing.assert_allclose(one["features"], two["features"], atol=1e-5)
+    assert one["bad"] == two["bad"]
+    assert one["num_bad"] == 1
+    for name, row in one["rows"].items():
+        last = row["scores"]["last"]["accuracy"]["mean"]
+        assert two["rows"][name]["scores"]["last"]["accuracy"]["mean"] == pytest.approx(last, abs=1e-6), name

@@ -1,6 +1,5 @@
 """The recipes for four small sets, and the queue in processes of its own."""
 
-import csv
 import fcntl
 import json
 import os
@@ -21,6 +20,7 @@ from aape.commands.table import collect
 from aape.data.demo import AUDIO
 from aape.downstream.tables import markdown, show
 from corpus_copies import table
+from notes import bass_and_flute
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ROOT / "experiments/small_data"
@@ -57,10 +57,9 @@ def desk(tmp_path, monkeypatch):
     content["probe"] |= {"checkpoint": "nano", "steps": 2, "seeds": 1, "learning_rates": [1e-3], "device": "cpu"}
     Path("small").mkdir()
     Path("small/grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    with open(AUDIO / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] in ("bass", "flute")]
+    rows = bass_and_flute()
     for number, row in enumerate(rows):
-        row |= {"file": str(AUDIO / row["file"]), "fold": number // 3 % 6, "language": "en"}
+        row |= {"fold": number // 3 % 6, "language": "en"}
     for name in SETS:
         table(Path(f"data/{name}/metadata.csv"), rows)
     cli.main(["pretrain", "--data", str(AUDIO), "--model=nano", "--steps=1", "--clips=2", "--workers=0", "--out=nano"])

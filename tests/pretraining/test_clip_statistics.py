@@ -1,7 +1,6 @@
 """The statistics of the log-mel as a target: what they are, without padding, and that a run learns them."""
 
 import itertools
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,14 +8,13 @@ import torch
 
 from aape.cli import main
 from aape.commands.pretrain import PretrainConfig, Pretraining, pretrain
-from aape.data.demo import AUDIO
 from aape.data.log_mel import time_statistics
 from aape.errors import DataError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.pretraining.clip_statistics import SCALE, ClipStatistics
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
-from aape.pretraining.draws import draw_prefix
+from notes import link_notes, read_lines
 
 BINS, FRAMES = 128, 48
 
@@ -65,20 +63,15 @@ def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
 
 
 @pytest.fixture
-def notes(tmp_path):
-    """All recordings of the package."""
-    folder = tmp_path / "sound"
-    folder.mkdir()
-    for note in AUDIO.glob("*.opus"):
-        (folder / note.name).symlink_to(note)
-    return folder
+def sound(tmp_path):
+    return link_notes(tmp_path / "sound")
 
 
-def test_the_loss_adds_them_by_their_weight_and_reaches_the_stem(notes, tmp_path):
+def test_the_loss_adds_them_by_their_weight_and_reaches_the_stem(sound, tmp_path):
     """A weight that does nothing would pass unnoticed for hours."""
     run = Pretraining(
         PretrainConfig(
-            data=str(notes), out=str(tmp_path / "run"), model="nano", steps=2, clips=4, workers=0, crop_seconds=1.0,
+            data=str(sound), out=str(tmp_path / "run"), model="nano", steps=2, clips=4, workers=0, crop_seconds=1.0,
             device="cpu", loss=LossConfig(statistics_weight=0.5, statistics_components=8, min_prefix=2),
             masking=MaskingConfig(num_views=2),
         )
@@ -107,31 +100,15 @@ def test_a_prefix_is_as_a_clip_of_that_length():
     assert prefix.item() != statistics(encoder, x, valid.flatten(1)).item()
 
 
-def test_every_length_is_met_and_short_ones_more_often():
-    """The log-uniform draw of a run's steps, the same for each of its processes."""
-    drawn = [draw_prefix(0, step, 2, 19) for step in range(3000)]
-    assert set(drawn) == set(range(2, 20))
-    assert drawn.count(2) > 2 * drawn.count(5) > 2 * drawn.count(15)
-    assert (
-        drawn
-        == [draw_prefix(0, step, 2, 19) for step in range(3000)]
-        != [draw_prefix(1, step, 2, 19) for step in range(3000)]
-    )
-    assert {draw_prefix(0, step, 3, 3) for step in range(9)} == {3}
-
-
-def test_a_run_measures_them_once_and_learns_them(notes, tmp_path, capsys):
+def test_a_run_measures_them_once_and_learns_them(sound, tmp_path, capsys):
     """The command line's way, from a folder of notes."""
-    few = tmp_path / "few"
-    few.mkdir()
-    for note in sorted(notes.iterdir())[:24]:
-        (few / note.name).symlink_to(note)
+    few = link_notes(tmp_path / "few", 24)
     options = ["--model", "nano", "--steps", "40", "--clips", "8", "--crop-seconds", "1"]
     options += ["--workers", "0", "--log-every", "10", "--masking.num-views", "1", "--optim.learning-rate", "5e-3"]
     options += ["--loss.statistics-weight", "1", "--device", "cpu", "--seed", "0"]
     assert main(["pretrain", *options, "--data", str(few), "--out", str(tmp_path / "many")]) == 2
     assert "24 clips are too few for loss.statistics_weight" in capsys.readouterr().err
-    options += ["--data", str(notes), "--loss.min-prefix"]
+    options += ["--data", str(sound), "--loss.min-prefix"]
     assert main(["pretrain", *options, "8", "--out", str(tmp_path / "long")]) == 2
     assert "loss.min_prefix must be 0 to 7" in capsys.readouterr().err
     pretrain(
@@ -141,7 +118,5 @@ def test_a_run_measures_them_once_and_learns_them(notes, tmp_path, capsys):
             loss=LossConfig(statistics_weight=1, statistics_components=4, min_prefix=2),
         )
     )  # fmt: skip
-    losses = [
-        json.loads(line)["loss_statistics"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    ]
+    losses = [line["loss_statistics"] for line in read_lines(tmp_path / "run" / "metrics.jsonl")]
     assert losses[-1] < 0.7 * losses[0]

@@ -7,9 +7,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from aape.data.clips import read_manifest
-from aape.data.demo import AUDIO
 from aape.pretraining.config import MaskingConfig
-from aape.pretraining.draws import ClipDraws, StepBatches, collate
+from aape.pretraining.draws import ClipDraws, StepBatches, collate, draw_prefix
+from notes import link_notes
 
 CLIPS, STEPS = 8, 6
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores here
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  #
 
 @pytest.fixture(scope="module")
 def draws(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sound")
-    for note in sorted(AUDIO.glob("*.opus"))[:20]:
-        (folder / note.name).symlink_to(note)
+    folder = link_notes(tmp_path_factory.mktemp("corpus") / "sound", 20)
     return ClipDraws(
         read_manifest(folder), num_draws=CLIPS * STEPS, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
         masking=MaskingConfig(num_views=2),
@@ -76,3 +74,16 @@ def test_a_clip_draws_the_same_wherever_it_stands(draws):
     for i in range(3):
         for name in ("waveform", "visible", "queries"):
             assert torch.equal(alone[i][name], wanted[i][name])
+
+
+def test_every_length_is_met_and_short_ones_more_often():
+    """The log-uniform draw of a run's steps, the same for each of its processes."""
+    drawn = [draw_prefix(0, step, 2, 19) for step in range(3000)]
+    assert set(drawn) == set(range(2, 20))
+    assert drawn.count(2) > 2 * drawn.count(5) > 2 * drawn.count(15)
+    assert (
+        drawn
+        == [draw_prefix(0, step, 2, 19) for step in range(3000)]
+        != [draw_prefix(1, step, 2, 19) for step in range(3000)]
+    )
+    assert {draw_prefix(0, step, 3, 3) for step in range(9)} == {3}

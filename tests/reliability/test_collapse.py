@@ -3,18 +3,14 @@
 import pytest
 
 import collapse
-from aape.cli import main
-from aape.data.demo import AUDIO
+from notes import link_notes, measure
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Forty real notes, and their statistics."""
-    folder = tmp_path_factory.mktemp("sound")
-    for note in sorted(AUDIO.glob("*.opus"))[:40]:
-        (folder / note.name).symlink_to(note)
-    assert main(["stats", "--data", str(folder), "--out", str(folder.parent / "stats.json")]) == 0
-    return str(folder), str(folder.parent / "stats.json")
+    """Forty notes and their statistics."""
+    folder = link_notes(tmp_path_factory.mktemp("corpus") / "sound", 40)
+    return str(folder), str(measure(folder))
 
 
 def test_a_forced_collapse_is_told_within_200_steps(corpus, tmp_path, capsys):

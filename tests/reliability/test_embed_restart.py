@@ -5,22 +5,17 @@ import os
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 import embed_kills
 from aape.cli import main
 from aape.data.demo import AUDIO
 from aape.inference import AudioModel
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder
-from aape.models.saved import save_model
+from notes import save_nano
 
 
 @pytest.fixture
 def model(tmp_path):
-    torch.manual_seed(0)
-    save_model(tmp_path / "model", AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
-    return tmp_path / "model"
+    return save_nano(tmp_path / "model")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")

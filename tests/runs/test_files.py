@@ -1,6 +1,10 @@
-"""Files of one JSON object a line."""
+"""Files that are whole or not there, and files of one JSON object a line."""
 
-from aape.runs.files import Records
+import os
+
+import pytest
+
+from aape.runs.files import Records, write_atomically
 
 
 def test_any_name_can_be_recorded(tmp_path):
@@ -12,3 +16,13 @@ def test_any_name_can_be_recorded(tmp_path):
     assert [record["name"] for record in records.read()] == names
     records.cut_after(1)
     assert [record["name"] for record in records.read()] == names[:2]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_results_can_be_read_by_whom_the_umask_allows(tmp_path):
+    old = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "file", b"content")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644

@@ -7,20 +7,16 @@ import pytest
 import torch
 
 from aape.commands.pretrain import PretrainConfig, Pretraining
-from aape.data.demo import AUDIO
-from aape.errors import ConfigError, DataError, TrainingError
+from aape.errors import DataError, TrainingError
 from aape.pretraining.config import MaskingConfig
+from notes import link_notes, measure, read_lines
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Forty real notes, and their statistics."""
-    from aape.cli import main
-
-    folder = tmp_path_factory.mktemp("sound")
-    for note in sorted(AUDIO.glob("*.opus"))[:40]:
-        (folder / note.name).symlink_to(note)
-    assert main(["stats", "--data", str(folder), "--out", str(folder.parent / "stats.json")]) == 0
+    """Forty notes, and their statistics beside them."""
+    folder = link_notes(tmp_path_factory.mktemp("corpus") / "sound", 40)
+    measure(folder)
     return folder
 
 
@@ -67,7 +63,7 @@ def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(corpus, tmp_path,
     changed = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(seen)]
     assert changed == [step not in (0, 3, 4) for step in range(7)]  # the learning rate of step 0 is 0
     assert all(torch.isfinite(value).all() for value in weights(run).values())
-    skipped = [json.loads(line) for line in (tmp_path / "run/skipped_steps.jsonl").read_text().splitlines()]
+    skipped = read_lines(tmp_path / "run/skipped_steps.jsonl")
     assert [record["step"] for record in skipped] == [4, 5]
     assert all(len(record["clips"]) == 4 and record["clips"][0].endswith(".opus") for record in skipped)
     lines = (tmp_path / "run/metrics.jsonl").read_text()
@@ -86,24 +82,15 @@ def test_five_in_a_row_stop_the_run_with_the_weights_of_before(corpus, tmp_path)
 
 def test_broken_files_are_each_listed_once(corpus, tmp_path):
     """5 % of broken files and the limit raised: the run ends, and names each of them."""
-    folder = tmp_path / "sound"
-    folder.mkdir()
-    for note in corpus.glob("*.opus"):
-        (folder / note.name).symlink_to(note.resolve())
+    folder = link_notes(tmp_path / "sound", 40)
     broken = [f"broken-{i}.wav" for i in range(2)]
     for name in broken:
         (folder / name).write_bytes(b"RIFF\x00\x00")
     (tmp_path / "stats.json").write_bytes((corpus.parent / "stats.json").read_bytes())
     run = make(folder, tmp_path / "run", steps=24, max_bad_fraction=0.06, log_every=5)  # over two epochs
     run.train()
-    listed = [json.loads(line) for line in (tmp_path / "run/bad_files.jsonl").read_text().splitlines()]
+    listed = read_lines(tmp_path / "run/bad_files.jsonl")
     assert sorted(record["file"] for record in listed) == broken
     assert all(record["reason"] for record in listed)
     with pytest.raises(DataError, match="max_bad_fraction"):
         make(folder, tmp_path / "strict", steps=24).train()
-
-
-def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
-    """Found out when the model is saved, it would cost the whole run."""
-    with pytest.raises(ConfigError, match="looped to 600 s at most"):
-        PretrainConfig(data="sounds", out="run", loop_to_crop=True, crop_seconds=601)

@@ -1,11 +1,9 @@
 """The loop that both trainings share: what meets in one step, what a resumed run repeats, what several ranks add up."""
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from aape.runs.files import Records
 from aape.runs.guards import BadFiles
 from aape.runs.loop import Loop, StepPart
 from aape.runs.optim import adamw, warmup_cosine
+from notes import read_lines, run_ranks
 
 NUM_STEPS = 8
 
@@ -61,7 +60,7 @@ def run(loop):
 
 
 def results(out):
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(out / "metrics.jsonl")
     last = out / f"checkpoint-{NUM_STEPS}"
     files = {path.name: path.read_bytes() for path in last.iterdir()}
     return [{**line, "clips_per_second": 0} for line in lines], files
@@ -166,7 +165,7 @@ def test_checkpoints_of_the_version_before_are_refused_by_name(tmp_path):
 PROGRAM = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import test_loop
 from aape.runs.devices import close_ranks
 loop = test_loop.make(Path(sys.argv[1]), dropout=0.0, log_every=1, save_every=8, clip_grad=1.0)
@@ -183,13 +182,9 @@ def test_ranks_with_different_numbers_of_passes_train_what_one_process_does(tmp_
         out = tmp_path / str(ranks)
         program = tmp_path / "program.py"
         program.write_text(PROGRAM)
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        done = subprocess.run(
-            [sys.executable, *launch, str(program), str(out), os.path.dirname(__file__)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = run_ranks(ranks, program, out, Path(__file__).parent, Path(__file__).parents[1])
         assert (out / "metrics.jsonl").exists(), done.stderr[-3000:]
-        lines.append([json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()])
+        lines.append(read_lines(out / "metrics.jsonl"))
     assert [line["step"] for line in lines[0]] == list(range(1, NUM_STEPS + 1))
     for alone, together in zip(*lines, strict=True):
         assert [together[k] for k in ("loss", "grad_norm")] == pytest.approx(
