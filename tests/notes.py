@@ -40,10 +40,15 @@ def bass_and_flute():
     return [{**row, "file": str(AUDIO / row["file"])} for row in rows]
 
 
-def save_nano(folder, **options):
-    """Save a nano encoder, always the same."""
+def nano(**options):
+    """Build a nano encoder, always the same."""
     torch.manual_seed(0)
-    save_model(folder, AudioEncoder(encoder_config("nano")), FRONT_END, **options)
+    return AudioEncoder(encoder_config("nano", **options))
+
+
+def save_nano(folder, **options):
+    """Save that encoder."""
+    save_model(folder, nano(), FRONT_END, **options)
     return folder
 
 

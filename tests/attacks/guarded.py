@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hostile_audio import wav
+from pcm_files import wav
 
 import aape
 import aape.huggingface

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hostile_audio
 import pytest
+from pcm_files import wav
 
 from aape.data.clips import find_audio, read_manifest
 from aape.errors import DataError
@@ -71,7 +72,7 @@ def test_a_name_that_is_no_text_is_read_and_named(tmp_path):
     """Archives from elsewhere hold names in other encodings: their sound is as good as any, and errors must print."""
     path = os.fsencode(tmp_path) + b"/caf\xe9.wav"
     try:
-        Path(os.fsdecode(path)).write_bytes(hostile_audio.wav())
+        Path(os.fsdecode(path)).write_bytes(wav())
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     assert hostile_audio.read(os.fsdecode(path)) == "read 8000"

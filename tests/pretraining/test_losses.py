@@ -5,12 +5,7 @@ import math
 import pytest
 import torch
 
-from aape.pretraining import (
-    contrastive_loss,
-    masked_loss,
-    teacher_targets,
-    utterance_loss,
-)
+from aape.pretraining import contrastive_loss, masked_loss, teacher_targets, utterance_loss
 
 
 def test_contrastive_loss_equals_the_equation():

@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from aape.pretraining import (
-    inverse_block_mask,
-    sample_queries,
-)
+from aape.pretraining import inverse_block_mask, sample_queries
 
 
 def neighbours_share(visible, grid):

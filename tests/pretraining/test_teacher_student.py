@@ -4,11 +4,7 @@ import torch
 
 from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
-from aape.pretraining import (
-    TeacherStudent,
-    inverse_block_mask,
-    sample_queries,
-)
+from aape.pretraining import TeacherStudent, inverse_block_mask, sample_queries
 from aape.pretraining.config import LossConfig
 from aape.runs.optim import adamw
 

@@ -1,8 +1,6 @@
-"""The Hugging Face surface: one folder, two libraries, the same numbers."""
+"""The models of transformers: one folder, two libraries, the same numbers."""
 
-import dataclasses
 import json
-import logging
 import shutil
 from types import SimpleNamespace
 
@@ -16,72 +14,26 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForAudioClassification,
-    AutoModelForPreTraining,
     Trainer,
     TrainingArguments,
     pipeline,
 )
 
-from aape.errors import AudioError, CheckpointError
-from aape.huggingface import (
-    AaPEConfig,
-    AaPEFeatureExtractor,
-    AaPEForAudioClassification,
-    AaPEForPreTraining,
-    AaPEModel,
-)
+from aape.errors import CheckpointError
+from aape.huggingface import AaPEConfig, AaPEFeatureExtractor, AaPEForAudioClassification, AaPEModel
 from aape.inference import load_model
-from aape.models.config import EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
-from aape.models.encoder import AudioEncoder
+from aape.models.config import EncoderConfig
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model, save_model
-from aape.pretraining.config import LossConfig
-from aape.pretraining.teacher_student import TeacherStudent
+from notes import FRONT_END, nano
 
-FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
 LABELS = ["bell", "drum", "flute"]
-WAVES = (0.1 * np.random.default_rng(0).standard_normal((2, 20_000))).astype(np.float32)
 
 
-def nano():
-    torch.manual_seed(0)
-    return AudioEncoder(encoder_config("nano"))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A saved encoder without a head, in the half precision that models are shipped in."""
-    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3}, dtype=torch.float16)
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def classifier(tmp_path):
-    torch.manual_seed(1)
-    head = ClassificationHead(64, 3)
-    save_model(tmp_path / "classifier", nano(), FRONT_END, head=head, labels=LABELS)
-    return tmp_path / "classifier"
-
-
-@torch.no_grad()
-def pooled(folder):
-    """Embed as a user of transformers does."""
-    extractor = AutoFeatureExtractor.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder)
-    assert isinstance(extractor, AaPEFeatureExtractor)
-    assert isinstance(model, AaPEModel)
-    assert not model.training
-    assert model.dtype == torch.float32
-    outputs = model(**extractor(WAVES, sampling_rate=16000, return_tensors="pt"))
-    assert outputs.last_hidden_state.shape == (2, 1 + 8 * 8, 64)
-    assert torch.equal(outputs.last_hidden_state[:, 0], outputs.pooler_output[:, :64])
-    return outputs.pooler_output.numpy()
-
-
-def test_transformers_gives_the_same_vectors(folder, classifier):
+def test_transformers_gives_the_same_vectors(folder, classifier, waves, pooled):
     """Two doors to one model that disagree would be two models."""
     for place in (folder, classifier):
-        np.testing.assert_allclose(pooled(place), load_model(place, "cpu").embed(WAVES, 16000), atol=1e-6)
+        np.testing.assert_allclose(pooled(place), load_model(place, "cpu").embed(waves, 16000), atol=1e-6)
 
 
 def test_what_transformers_saves_loads_here(folder, classifier, tmp_path):
@@ -162,38 +114,6 @@ def test_a_fresh_model_keeps_the_start_of_the_package():
     assert EncoderConfig(**model.config.encoder) == nano().config
 
 
-def test_feature_extractor_takes_its_front_end_from_the_model(folder, tmp_path):
-    """Statistics that drift apart from the model's shift every input."""
-    extractor = AutoFeatureExtractor.from_pretrained(folder)
-    assert extractor.front_end["mean"] == FRONT_END.mean
-    assert (extractor.sampling_rate, extractor.feature_size) == (16000, 128)
-    extractor.save_pretrained(tmp_path / "alone")
-    assert AutoFeatureExtractor.from_pretrained(tmp_path / "alone").front_end == extractor.front_end
-    extractor.front_end["mean"] = 0.0
-    extractor.save_pretrained(folder)
-    assert AutoFeatureExtractor.from_pretrained(folder).front_end["mean"] == FRONT_END.mean
-
-
-def test_feature_extractor_inputs():
-    """Lists, batches and single clips are alike; another rate, and what is broken, is refused."""
-    extractor = AaPEFeatureExtractor(front_end={"mean": -6.0, "std": 4.0})
-    batch = extractor(WAVES, return_tensors="np")["input_values"]
-    assert batch.shape == (2, 128, 128)
-    assert not batch[:, 126:].any()
-    np.testing.assert_allclose(extractor(list(WAVES))["input_values"], batch, atol=1e-6)
-    np.testing.assert_allclose(extractor(WAVES[0].tolist())["input_values"], batch[:1], atol=1e-5)
-    padded = extractor([WAVES[0], WAVES[1, :9000]])
-    assert padded["attention_mask"].sum(1).tolist() == [126, 57]
-    np.testing.assert_allclose(padded["input_values"][1, :57], extractor(WAVES[1, :9000])["input_values"][0, :57])
-    assert not padded["input_values"][1, 57:].any()
-    with pytest.raises(ValueError, match="resample"):
-        extractor(WAVES, sampling_rate=8000)
-    with pytest.raises(AudioError, match="NaN"):
-        extractor(np.full(900, np.nan))
-    with pytest.raises(AudioError, match="a list is made of clips"):
-        extractor([WAVES, WAVES])
-
-
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
@@ -228,10 +148,10 @@ def test_options_that_make_no_model_are_refused(folder):
 
 
 @torch.no_grad()
-def test_keywords_are_honoured_or_refused(classifier, caplog):
+def test_keywords_are_honoured_or_refused(classifier, caplog, waves, build_pretraining):
     """A misspelt mask, a rate under another name or a cut that is not made give other numbers than were asked for."""
     extractor = AutoFeatureExtractor.from_pretrained(classifier)
-    clips = [WAVES[0], WAVES[1, :9000]]
+    clips = [waves[0], waves[1, :9000]]
     batch = extractor(clips, sampling_rate=16000, padding="longest", truncation=False, return_tensors="pt")
     for options in ({"sample_rate": 44100}, {"pad_to_multiple_of": 7}):
         with pytest.raises(TypeError, match="unexpected keyword"):
@@ -240,7 +160,7 @@ def test_keywords_are_honoured_or_refused(classifier, caplog):
         with pytest.raises(ValueError, match="never cut"):
             extractor(clips, sampling_rate=16000, **options)
     models = [loader.from_pretrained(classifier) for loader in (AutoModel, AutoModelForAudioClassification)]
-    for model in (*models, small_pretraining()):
+    for model in (*models, build_pretraining()):
         with pytest.raises(TypeError, match="attention_masks"):
             model(batch["input_values"], attention_masks=batch["attention_mask"])
         for name in ("output_hidden_states", "output_attentions"):
@@ -253,18 +173,10 @@ def test_keywords_are_honoured_or_refused(classifier, caplog):
     assert models[1](**batch, output_hidden_states=False, return_dict=False)[0].shape == (2, 3)
 
 
-def test_a_missing_rate_is_told(caplog, monkeypatch):
-    """Audio at another rate would be embedded as if it were lower or higher, and nothing would show it."""
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("aape.huggingface.configuration"), "propagate", True)
-    AaPEFeatureExtractor()(WAVES)
-    assert "sampling_rate was not given" in caplog.text
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_trainer_takes_the_mean_over_a_batch(classifier, tmp_path, accumulate):
+def test_the_trainer_takes_the_mean_over_a_batch(classifier, tmp_path, accumulate, waves):
     """A model that seems to take the Trainer's own keywords has the losses of accumulated batches added up."""
-    batch = AaPEFeatureExtractor(FRONT_END.__dict__)(WAVES, sampling_rate=16000)
+    batch = AaPEFeatureExtractor(FRONT_END.__dict__)(waves, sampling_rate=16000)
     rows = [{"input_values": values, "labels": row} for row, values in enumerate(batch["input_values"])] * 2
     model = AutoModelForAudioClassification.from_pretrained(classifier)
     with torch.no_grad():
@@ -279,10 +191,10 @@ def test_the_trainer_takes_the_mean_over_a_batch(classifier, tmp_path, accumulat
 
 
 @torch.no_grad()
-def test_padding_changes_nothing(classifier):
+def test_padding_changes_nothing(classifier, waves):
     """A clip must have one vector, alone and padded to the length of any other, whatever the padding holds."""
     extractor = AutoFeatureExtractor.from_pretrained(classifier)
-    clips = [WAVES[0], WAVES[1, :9000], WAVES[0, :9100], WAVES[1, :300]]
+    clips = [waves[0], waves[1, :9000], waves[0, :9100], waves[1, :300]]
     batch = extractor(clips, return_tensors="pt")
     for loader, name in ((AutoModel, "pooler_output"), (AutoModelForAudioClassification, "logits")):
         model = loader.from_pretrained(classifier)
@@ -304,41 +216,37 @@ def test_padding_changes_nothing(classifier):
     torch.testing.assert_close(model(batch["input_values"][:1].mT[:, None])[1], model(batch["input_values"][:1])[1])
 
 
-def test_gradients_pass_through_padded_batches(classifier):
+def test_gradients_pass_through_padded_batches(classifier, waves):
     """Fine-tuning with the Trainer pads; a head that alone learns would look like a weak encoder."""
     model = AutoModelForAudioClassification.from_pretrained(classifier)
-    batch = AutoFeatureExtractor.from_pretrained(classifier)([WAVES[0], WAVES[1, :9000]], return_tensors="pt")
+    batch = AutoFeatureExtractor.from_pretrained(classifier)([waves[0], waves[1, :9000]], return_tensors="pt")
     model(**batch, labels=torch.tensor([0, 1])).loss.backward()
     for name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad is not None, name
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_pipeline(tmp_path, multi_label):
+def test_pipeline(tmp_path, multi_label, waves):
     """The three lines that people paste: names and scores must be those of `classify`, in batches too."""
     torch.manual_seed(1)
     options = {"head": ClassificationHead(64, 3), "labels": LABELS, "multi_label": multi_label}
     save_model(tmp_path, nano(), FRONT_END, **options)
     classifier = pipeline("audio-classification", model=str(tmp_path))
-    model = load_model(tmp_path, "cpu")
-    clips = [WAVES[0], WAVES[1, :9000], WAVES[0, :3000]]
+    clips = [waves[0], waves[1, :9000], waves[0, :3000]]
+    expected = [load_model(tmp_path, "cpu").classify(clip, 16000) for clip in clips]
     for batch_size in (1, 3):
-        for clip, found in zip(clips, classifier(clips, batch_size=batch_size, top_k=3), strict=True):
-            expected = model.classify(clip, 16000)
-            assert [item["label"] for item in found] == expected.labels
-            np.testing.assert_allclose([item["score"] for item in found], expected.scores, atol=1e-5)
-    assert classifier({"raw": WAVES[0], "sampling_rate": 16000}, top_k=1)[0]["label"] == expected_label(model)
+        for answer, result in zip(classifier(clips, batch_size=batch_size, top_k=3), expected, strict=True):
+            assert [item["label"] for item in answer] == result.labels
+            np.testing.assert_allclose([item["score"] for item in answer], result.scores, atol=1e-5)
+    (best,) = classifier({"raw": waves[0], "sampling_rate": 16000}, top_k=1)
+    assert best["label"] == expected[0].labels[0]
 
 
-def expected_label(model):
-    return model.classify(WAVES[0], 16000).labels[0]
-
-
-def test_saved_folders_load_by_themselves(classifier, tmp_path):
+def test_saved_folders_load_by_themselves(classifier, tmp_path, waves):
     """A folder without its feature extractor is half a model: the pipeline could not use it."""
     AutoModelForAudioClassification.from_pretrained(classifier).save_pretrained(tmp_path / "again")
     found, expected = (
-        pipeline("audio-classification", model=str(folder))(WAVES[0]) for folder in (tmp_path / "again", classifier)
+        pipeline("audio-classification", model=str(folder))(waves[0]) for folder in (tmp_path / "again", classifier)
     )
     assert found == expected
 
@@ -409,88 +317,3 @@ def test_push_uploads_a_folder_that_loads(classifier, monkeypatch, tmp_path, has
     shutil.rmtree(tmp_path / "hub")
     model.save_pretrained(tmp_path / "local", push_to_hub=True)
     assert pushed["repo_id"] == "me/local"
-
-
-def small_pretraining(**training):
-    sections = {"masking": {"num_views": 2}, "predictor": {"depth": 1}, **training}
-    config = AaPEConfig(encoder=dataclasses.asdict(encoder_config("nano", num_frames=128)), training=sections)
-    torch.manual_seed(0)
-    return AaPEForPreTraining(config)
-
-
-def test_pretraining_computes_the_method(tmp_path):
-    """Losses behind another interface that are not the package's own train another model."""
-    model = small_pretraining(loss={"temperature": 0.2})
-    batch = AaPEFeatureExtractor()(WAVES, return_tensors="pt")
-    visible, queries = model.draw_views(2, torch.Generator().manual_seed(3))
-    assert visible.shape == (2, 2, 12)
-    assert queries.shape == (2, 2, 39)
-    outputs = model(**batch, visible=visible, queries=queries)
-    torch.manual_seed(0)
-    student = AudioEncoder(encoder_config("nano", num_frames=128))
-    method = TeacherStudent(student, (8, 8), PredictorConfig(depth=1), LossConfig(temperature=0.2))
-    expected = method(batch["input_values"].mT[:, None], visible, queries)
-    assert set(outputs) == set(expected)
-    for name, value in expected.items():
-        torch.testing.assert_close(outputs[name], value)
-    outputs.loss.backward()
-    assert model.encoder.cls_token.grad is not None
-    assert all(parameter.grad is None for parameter in model.teacher.parameters())
-    with torch.no_grad():
-        model.encoder.cls_token += 1
-        before = model.teacher.cls_token.clone()
-    model.update_teacher(0.75)
-    torch.testing.assert_close(model.teacher.cls_token, before + 0.25)
-    with pytest.raises(ValueError, match="crop them"):
-        model(torch.zeros(1, 129, 128))
-    with pytest.raises(ValueError, match="belong together"):
-        model(**batch, visible=visible)
-    assert model(**batch).loss.isfinite()
-
-
-def test_pretraining_ignores_padding():
-    """Padding that is predicted teaches silence."""
-    model = small_pretraining()
-    batch = AaPEFeatureExtractor()([WAVES[0], WAVES[1, :9000]], return_tensors="pt")
-    visible, queries = model.draw_views(2)
-    loss = model(**batch, visible=visible, queries=queries).loss_mask
-    batch["input_values"][1, 60:] = 50.0
-    torch.testing.assert_close(model(**batch, visible=visible, queries=queries).loss_mask, loss)
-
-
-def test_pretraining_is_saved_whole_and_read_by_everything(tmp_path):
-    """A run that goes on with another teacher, or whose encoder cannot be used, is lost."""
-    model = small_pretraining()
-    with torch.no_grad():
-        model.teacher.cls_token += 1
-    model.save_pretrained(tmp_path)
-    again = AutoModelForPreTraining.from_pretrained(tmp_path)
-    assert isinstance(again, AaPEForPreTraining)
-    assert set(again.state_dict()) == set(model.state_dict())
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
-    torch.testing.assert_close(again.predictor.positions, model.predictor.positions)
-    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
-    assert again._method.student is again.encoder
-    vectors = load_model(tmp_path, "cpu").embed(WAVES, 16000)
-    np.testing.assert_allclose(pooled(tmp_path), vectors, atol=1e-6)
-    AutoModelForAudioClassification.from_pretrained(tmp_path, num_labels=3)
-
-
-@pytest.mark.parametrize("kind", ["cross_attention", "cnn"])
-def test_pretraining_goes_on_from_an_encoder(folder, kind):
-    """The teacher starts as the student's copy, and nothing from memory that nobody initialised."""
-    model = AutoModelForPreTraining.from_pretrained(folder, training={"predictor": {"kind": kind}})
-    for name, tensor in model.encoder.state_dict().items():
-        assert torch.equal(model.teacher.state_dict()[name], tensor)
-        assert torch.equal(read_model(folder).encoder.state_dict()[name], tensor)
-    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
-    fresh = model._build_method()
-    for part in ("predictor", "projection"):
-        for name, tensor in getattr(fresh, part).state_dict().items():
-            own = getattr(model, part).state_dict()[name]
-            assert own.std(correction=0) == pytest.approx(tensor.std(correction=0), rel=0.3, abs=1e-6), name
-    if kind == "cross_attention":
-        torch.testing.assert_close(model.predictor.positions, fresh.predictor.positions)
-    with pytest.raises(CheckpointError, match=r"training\.loss"):
-        AutoModelForPreTraining.from_pretrained(folder, training={"loss": {"no_such": 1}})
