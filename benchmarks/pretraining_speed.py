@@ -29,7 +29,7 @@ from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
 from aape.pretraining.teacher_student import TeacherStudent
 from measuring import TURNS, write
-from stem_speed import BFLOAT16_PEAK, COUNTED, DEVICE, attention_operations, sblu_operations
+from stem_speed import BFLOAT16_PEAK, DEVICE, FORMULAS, attention_operations, sblu_operations
 
 PAPER_CLIPS = 600_000 * 32
 
@@ -50,15 +50,15 @@ def operations_per_clip(size: str, seconds: float, views: int, batch: int = 2) -
     grid, masking = (8, num_time), MaskingConfig(num_views=views)
     num_visible = int((1 - masking.mask_ratio) * 8 * num_time + 1e-9)
     num_queries = round(masking.query_ratio * (8 * num_time - num_visible))
-    counted = {
-        **COUNTED,
+    formulas = {
+        **FORMULAS,
         torch.ops.aape.sblu_backward: backward_operations,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_operations,
     }
     encoder = AudioEncoder(encoder_config(size, num_frames=16 * num_time))
     method = TeacherStudent(encoder, grid, PredictorConfig(), LossConfig())
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, FlopCounterMode(display=False, custom_mapping=counted) as counter:
+    with fake, FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         spectrogram = torch.empty(batch, 1, 128, 16 * num_time)
         visible = torch.zeros(batch, views, num_visible, dtype=torch.long)
         queries = torch.zeros(batch, views, num_queries, dtype=torch.long)
@@ -125,13 +125,13 @@ def main() -> None:
         draws, size = run.draws, options.clips * options.batches
         order = draws.epoch_order(0).tolist()
 
-        places = [
+        crops = [
             (clips[i], max(0.0, clip_seconds(clips[i]) - seconds) * share)
             for i, share in zip(order[:size], torch.rand(size).tolist(), strict=True)
         ]
 
         def decode() -> int:
-            for clip, start in places:
+            for clip, start in crops:
                 load_clip(clip, start=start, duration=seconds)
             return size
 

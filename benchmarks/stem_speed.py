@@ -42,7 +42,7 @@ def attention_operations(query: Any, key: Any, value: Any, *_: Any, **__: Any) -
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-COUNTED = {
+FORMULAS = {
     torch.ops.aape.sblu: sblu_operations,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
 }
@@ -50,7 +50,7 @@ COUNTED = {
 
 def operations(form: Any) -> int:
     """Count the floating-point operations of a forward pass: matrix products, convolutions, attention and SBLU."""
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         form()
     return counter.get_total_flops()
 
@@ -64,8 +64,8 @@ def encoders(size: str, clips: int, turns: int) -> dict[str, Any]:
             torch.manual_seed(0)
             encoder = AudioEncoder(encoder_config(size, stem=stem)).to(DEVICE).eval()
             forms[stem] = lambda encoder=encoder: encoder(spectrogram)
-        counted = {stem: operations(form) for stem, form in forms.items()}
-        return {"size": size, "clips": clips, "operations": counted, "seconds": time_in_turns(forms, turns)}
+        flops = {stem: operations(form) for stem, form in forms.items()}
+        return {"size": size, "clips": clips, "operations": flops, "seconds": time_in_turns(forms, turns)}
 
 
 def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
@@ -90,12 +90,12 @@ def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
             loss.backward()
 
         forms[stem] = step
-    counted = {stem: operations(form) for stem, form in forms.items()}
-    row = {"size": size, "clips": clips, "views": views, "operations": counted, "seconds": time_in_turns(forms, turns)}
+    flops = {stem: operations(form) for stem, form in forms.items()}
+    row = {"size": size, "clips": clips, "views": views, "operations": flops, "seconds": time_in_turns(forms, turns)}
     if DEVICE == "cuda":
         peak = next((peak for name, peak in BFLOAT16_PEAK.items() if name in torch.cuda.get_device_name()), None)
         row["clips_per_second"] = {stem: clips / row["seconds"][stem] for stem in STEMS}
-        row["share_of_peak"] = peak and {stem: counted[stem] / row["seconds"][stem] / peak for stem in STEMS}
+        row["share_of_peak"] = peak and {stem: flops[stem] / row["seconds"][stem] / peak for stem in STEMS}
         row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
     return row
 

@@ -83,9 +83,9 @@ def stem(result: dict[str, Any]) -> list[str]:
     titled = [(f"{row['size']}, forward, {count(row['clips'], 'clip')}", row) for row in result["encoders"]]
     titled += [(f"{row['size']}, step, {row['clips']} x {row['views']} views", row) for row in result["steps"]]
     for title, row in titled:
-        seconds, counted = row["seconds"], row["operations"]
+        seconds, flops = row["seconds"], row["operations"]
         times = [f"{1e3 * seconds[name]:.1f}" for name in ("patch", "aape")]
-        ratios = [f"{values['aape'] / values['patch']:.3f}" for values in (seconds, counted)]
+        ratios = [f"{values['aape'] / values['patch']:.3f}" for values in (seconds, flops)]
         lines.append(row_of(title, [*times, *ratios]))
     for row in result["steps"]:
         if "clips_per_second" in row:

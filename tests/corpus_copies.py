@@ -84,7 +84,7 @@ def make_cremad(root: Path) -> Path:
 
 
 def make_audioset(root: Path) -> Path:
-    """527 classes, of which four are heard; one clip of each list is missing, and each name form is used."""
+    """527 classes, four of them with clips; one clip of each list is missing, and each form of a name is used."""
     rows = [{"index": i, "mid": f"/m/{i:04d}", "display_name": f"Sound, no. {i}"} for i in range(527)]
     table(root / "class_labels_indices.csv", rows)
     forms = ("{}", "Y{}", "{}_0_10", "{}_0.000_10.000", "{}_0_10000")

@@ -12,7 +12,7 @@ from aape.cli import VERBS
 SOURCE = Path(__file__).parent.parent / "src" / "aape"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-# A module may import its own layer and those below, and never in a circle. A new folder needs a place here.
+# A module may import its own layer and those below, and never in a circle. A new folder is added here.
 LAYERS = (
     {"errors"},
     {"ops", "data"},
@@ -53,11 +53,11 @@ def imported_parts(path: Path) -> set[str]:
                 names += [f"aape.{alias.name}" for alias in node.names]
             else:
                 names.append(node.module or "")
-    places = set().union(*LAYERS)
+    known = set().union(*LAYERS)
     names.remove("aape.__version__") if "aape.__version__" in names else None  # a constant, not a module
     parts = {name.split(".")[1] if "." in name else "__init__" for name in names if name.split(".")[0] == "aape"}
     # `from aape import load_model` is the public surface, not a module of that name.
-    return {part if part in places else "__init__" for part in parts} - {part_of(path)}
+    return {part if part in known else "__init__" for part in parts} - {part_of(path)}
 
 
 def graph() -> dict[str, set[str]]:
@@ -72,7 +72,7 @@ def test_imports_point_downwards(path):
     """A stem or a reader that drags in the training code could not be used by itself."""
     level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
     part = part_of(path)
-    assert part in level, f"{part} has no place in LAYERS"
+    assert part in level, f"{part} is missing from LAYERS"
     for imported in imported_parts(path):
         assert level[imported] <= level[part], f"{part} may not import {imported}"
         assert imported in ONLY.get(part, {imported}), f"{part} may import {ONLY.get(part)} only, not {imported}"

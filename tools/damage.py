@@ -87,9 +87,9 @@ def damage(run: Path, damages: int, seed: int) -> dict[str, int]:
         else:
             counts["cuts"] += 1
             path.write_bytes(content[: rng.randrange(len(content))])
-        found, passed_over = newest_intact(run)
-        counts["took_the_one_before"] += found == before and newest.name in passed_over
-        counts["silent"] += found == newest
+        loaded, passed_over = newest_intact(run)
+        counts["took_the_one_before"] += loaded == before and newest.name in passed_over
+        counts["silent"] += loaded == newest
         path.write_bytes(content)
     if newest_intact(run)[0] != newest:
         raise AssertionError("the mended checkpoint is not accepted")

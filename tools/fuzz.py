@@ -51,11 +51,11 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
         while first < count and len(summary["failures"]) < MOST_FAILURES:
             report.unlink(missing_ok=True)
             last, failure = _watch([str(first), str(count), str(seed), str(report)])
-            told = json.loads(report.read_text()) if report.exists() else {}
-            totals.update(told.get("totals", {}))
-            summary["failures"] += told.get("failures", [])
-            growth = max(growth, told.get("megabytes", 0.0))
-            slowest = max(slowest, told.get("seconds", 0.0))
+            part = json.loads(report.read_text()) if report.exists() else {}
+            totals.update(part.get("totals", {}))
+            summary["failures"] += part.get("failures", [])
+            growth = max(growth, part.get("megabytes", 0.0))
+            slowest = max(slowest, part.get("seconds", 0.0))
             if failure:
                 summary["failures"].append({"index": last, "what": failure})
             first = last + 1
@@ -94,7 +94,7 @@ def _watch(arguments: list[str]) -> tuple[int, str]:
 
 
 def _read_all(first: int, count: int, seed: int, report: Path) -> None:
-    """Read mutants first..count, telling the number of each on stdout before it is begun."""
+    """Read mutants first..count, writing the number of each to stdout before it is begun."""
     seeds = make_seeds()
     whole = {name: read_audio(content) for name, content in seeds.items()}
     totals: collections.Counter[str] = collections.Counter()
@@ -164,7 +164,7 @@ def _check_samples(wave: np.ndarray) -> None:
 
 
 def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) -> str | None:
-    """Return why a mutant is rightly shorter than its original, found without the reader; None if it is not."""
+    """Return why a mutant is rightly shorter than its original, worked out without the reader; None if it is not."""
     rate = soundfile.info(io.BytesIO(content)).samplerate
     num_frames = len(read_audio(content, sample_rate=rate))
     if rate != 16000 and num_frames >= num_samples - SPARE_FRAMES:

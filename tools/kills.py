@@ -1,4 +1,4 @@
-"""Kill a real pre-training run, again and again, at moments nobody chose; resume it; compare it with an unbroken one.
+"""Kill a real pre-training run, again and again, at random moments; resume it; compare it with an unbroken one.
 
     python tools/kills.py --kills 100 --seed 0
 
@@ -47,25 +47,26 @@ def prepare(folder: Path) -> Path:
 
 
 def run_and_kill(data: Path, out: Path, workers: int, inside_save: bool, rng: random.Random) -> str | None:
-    """Go on with a run and kill it after its first new checkpoint; return where, None if it ended before that."""
+    """Go on with a run and kill it after its first new checkpoint; return when, None if it ended before that."""
     start = max(map(step_of, list_checkpoints(out)), default=0)
     process = subprocess.Popen(
         command(data, out, "--resume", "--workers", str(workers)),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    wanted = start + 2 * rng.randint(1, 3)
+    target = start + 2 * rng.randint(1, 3)
     wait = rng.uniform(0, 0.05) if inside_save else rng.uniform(0, 0.3)
-    place: str | None = None
-    places: list[Path] = []
-    while process.poll() is None and place is None:
+    moment: str | None = None
+    checkpoints: list[Path] = []
+    while process.poll() is None and moment is None:
         if inside_save:
             with contextlib.suppress(FileNotFoundError):  # the run clears the folder when it starts
-                places = [path for path in (out / STAGING_NAME).glob("checkpoint-*") if step_of(path) > wanted]
+                checkpoints = [path for path in (out / STAGING_NAME).glob("checkpoint-*") if step_of(path) > target]
         else:
-            places = [path for path in list_checkpoints(out) if step_of(path) >= wanted]
-        if places:
+            checkpoints = [path for path in list_checkpoints(out) if step_of(path) >= target]
+        if checkpoints:
             time.sleep(wait if not inside_save else wait * rng.random())
-            place = f"inside save of step {step_of(places[0])}" if inside_save else f"after step {step_of(places[-1])}"
+            step = step_of(checkpoints[0 if inside_save else -1])
+            moment = f"inside save of step {step}" if inside_save else f"after step {step}"
         else:
             time.sleep(0.0005)
     if process.poll() is None:
@@ -73,23 +74,23 @@ def run_and_kill(data: Path, out: Path, workers: int, inside_save: bool, rng: ra
     _, errors = process.communicate()
     if process.returncode not in (0, -signal.SIGKILL):
         raise AssertionError(f"the run ended with {process.returncode}: {errors[-2000:]}")
-    return place if process.returncode else None
+    return moment if process.returncode else None
 
 
 def difference(left: Path, right: Path) -> list[str]:
     """Name what differs between two finished runs: weights, optimiser, schedule, log."""
     names = ["state.safetensors", "state.json", "rank-0.safetensors"]
     last = f"checkpoint-{STEPS}"
-    found = [name for name in names if (left / last / name).read_bytes() != (right / last / name).read_bytes()]
+    differing = [name for name in names if (left / last / name).read_bytes() != (right / last / name).read_bytes()]
     logs = [
         [{**json.loads(line), "clips_per_second": 0} for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (left, right)
     ]
     if logs[0] != logs[1]:
-        found.append("metrics.jsonl")
+        differing.append("metrics.jsonl")
     if (left / "model/model.safetensors").read_bytes() != (right / "model/model.safetensors").read_bytes():
-        found.append("model/model.safetensors")
-    return found
+        differing.append("model/model.safetensors")
+    return differing
 
 
 def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
@@ -107,12 +108,12 @@ def kill_many(folder: Path, kills: int, seed: int) -> dict[str, int]:
     while counts["kills"] < kills:
         inside_save = counts["inside_save"] * 2 <= counts["kills"]
         workers = 2 * (counts["kills"] // 2 % 2)
-        place = run_and_kill(data, broken, workers, inside_save, rng)
-        if place is not None:
+        moment = run_and_kill(data, broken, workers, inside_save, rng)
+        if moment is not None:
             counts["kills"] += 1
             counts["inside_save"] += inside_save
-            print(f"kill {counts['kills']}: {place}, {workers} workers", flush=True)
-        if place is None or counts["kills"] == kills:
+            print(f"kill {counts['kills']}: {moment}, {workers} workers", flush=True)
+        if moment is None or counts["kills"] == kills:
             subprocess.run(command(data, broken, "--resume", "--workers", "2"), check=True, capture_output=True)
             differing = difference(unbroken, broken)
             counts["runs"] += 1

@@ -1,9 +1,9 @@
-"""Whether the class token knows clips shorter than the crops it was trained on: a probe of each half of the vector.
+"""Does the class token know clips shorter than the crops it was trained on? A probe of each half of the vector.
 
     python experiments/small_data/short_clips.py --config experiments/small_data/probe-letters [--checkpoint RUN]
 
 Takes the options of `aape probe`, and scores class token, mean patch token and both, of clips as they are and of the
-same clips repeated to the length of a crop. Prints a table, writes nothing.
+same clips looped to the length of a crop. Prints a table, writes nothing.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def main() -> None:
     labelled, model = read_probe_set(config)[0], load_model(config.checkpoint, device=config.device, loop_to=0)
     protocol, rate = build_protocol(labelled, config, "cpu"), model.log_mel.sample_rate
     waves = [load_clip(clip, sample_rate=rate) for clip in labelled.clips]
-    repeated = [np.resize(wave, max(len(wave), CROP_SECONDS * rate)) for wave in waves]
+    looped = [np.resize(wave, max(len(wave), CROP_SECONDS * rate)) for wave in waves]
     print(f"{config.checkpoint}, {config.data}, median {np.median([len(wave) / rate for wave in waves]):.2f} s")
     print("| clips | class token | mean patch token | both |\n|---|---|---|---|")
-    for title, sounds in (("as they are", waves), (f"repeated to {CROP_SECONDS} s", repeated)):
+    for title, sounds in (("as they are", waves), (f"looped to {CROP_SECONDS} s", looped)):
         vectors = np.asarray(model.embed(sounds, rate), np.float32)
         width = vectors.shape[1] // 2
         cells = []

@@ -33,8 +33,8 @@ def test_sounds_swing_at_their_rate_in_every_frequency_patch():
     assert log_mel.shape == (15, 1, 128, aliasing.NUM_FRAMES)
     power = log_mel[:, 0].exp().unflatten(1, (8, 16)).sum(2)  # (C, Nf, T)
     spectrum = torch.fft.rfft(power - power.mean(-1, keepdim=True), n=2000).abs()
-    heard = spectrum[..., 60:].argmax(-1) / 20 + 3  # from 3 Hz
-    assert (heard - rates[:, None]).abs().max() < 0.5
+    measured = spectrum[..., 60:].argmax(-1) / 20 + 3  # from 3 Hz
+    assert (measured - rates[:, None]).abs().max() < 0.5
 
 
 def test_pitches_lie_where_the_axis_says():
@@ -84,15 +84,15 @@ def test_distances_are_those_of_a_loop():
     """0 where nothing moved, 1 where a sound is as far from itself as from others; else the curves mean nothing."""
     vectors = torch.randn(3, 4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     vectors[2] = vectors[0] * 2
-    found = aliasing.relative_distances(vectors)
+    result = aliasing.relative_distances(vectors)
     v = vectors.numpy()
 
     def distance(a, b):
         return np.mean([1 - x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)])
 
     between = np.mean([distance(v[0, i], v[0, j]) for i in range(4) for j in range(4) if i != j])
-    assert np.allclose(found, [[distance(v[s, i], v[0, i]) / between for i in range(4)] for s in range(3)])
-    assert np.allclose(found[[0, 2]], 0, atol=1e-12)
+    assert np.allclose(result, [[distance(v[s, i], v[0, i]) / between for i in range(4)] for s in range(3)])
+    assert np.allclose(result[[0, 2]], 0, atol=1e-12)
     assert np.allclose(aliasing.relative_distances(torch.stack([vectors[0], vectors[0].roll(1, 0)])).mean(1)[1], 1, 0.2)
 
 
@@ -106,18 +106,18 @@ def tokens():
 
 def test_every_stem_is_compared_at_one_width(tokens):
     """A wider stem would be read better for its width alone."""
-    log_mel, found = tokens
+    log_mel, by_stem = tokens
     yardsticks = {aliasing.FRAMES: (3, 1, 208, 128), aliasing.PATCHES: (3, 8, 13, 256)}
-    assert {name: found[name].shape for name in yardsticks} == yardsticks
-    assert len(found) == 11
-    assert {values.shape for name, values in found.items() if name not in yardsticks} == {(3, 8, 13, 192)}
+    assert {name: by_stem[name].shape for name in yardsticks} == yardsticks
+    assert len(by_stem) == 11
+    assert {values.shape for name, values in by_stem.items() if name not in yardsticks} == {(3, 8, 13, 192)}
     patch = (log_mel[1, 0, 32:48, 16:32] + 4) / 4
-    assert torch.equal(found[aliasing.PATCHES][1, 2, 1], patch.flatten())
-    read = aliasing.read_out(found["standard"])
-    assert torch.equal(read["token"], found["standard"][:, :, 6])
-    assert torch.allclose(read["mean"][:, 0], found["standard"].flatten(1, 2).mean(1), atol=1e-6)
-    assert torch.allclose(read["spread"][:, 0], found["standard"].std(2).mean(1))
-    assert set(aliasing.read_out(found["standard"][:, :1, :1])) == {"mean"}
+    assert torch.equal(by_stem[aliasing.PATCHES][1, 2, 1], patch.flatten())
+    read = aliasing.read_out(by_stem["standard"])
+    assert torch.equal(read["token"], by_stem["standard"][:, :, 6])
+    assert torch.allclose(read["mean"][:, 0], by_stem["standard"].flatten(1, 2).mean(1), atol=1e-6)
+    assert torch.allclose(read["spread"][:, 0], by_stem["standard"].std(2).mean(1))
+    assert set(aliasing.read_out(by_stem["standard"][:, :1, :1])) == {"mean"}
 
 
 def test_the_standard_stem_is_a_linear_map_of_the_patches(tokens):

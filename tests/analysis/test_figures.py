@@ -66,6 +66,6 @@ def test_nearest_neighbours_leave_out_the_query_and_find_its_twin():
 
 def test_nearest_neighbours_of_a_small_set_never_hold_the_query():
     """Asked for more than there are, it gives what there is."""
-    found = nearest_neighbours(np.random.default_rng(0).normal(size=(3, 6)), [1], 5)[0]
-    assert sorted(row for row, _ in found) == [0, 2]
-    assert all(np.isfinite(cosine) for _, cosine in found)
+    nearest = nearest_neighbours(np.random.default_rng(0).normal(size=(3, 6)), [1], 5)[0]
+    assert sorted(row for row, _ in nearest) == [0, 2]
+    assert all(np.isfinite(cosine) for _, cosine in nearest)

@@ -68,8 +68,8 @@ def test_recovery_counts_what_descent_found():
 
 def test_success_by_distance_and_its_interval():
     """Curves are shares of the starts in each bin; an empty bin is no zero."""
-    found, distance = np.array([True, True, False]), np.array([1.0, 2.0, 7.0])
-    rates, low, high = success_by_distance(found, distance, np.array([0.0, 5.0, 10.0, 15.0]))
+    is_recovered, distance = np.array([True, True, False]), np.array([1.0, 2.0, 7.0])
+    rates, low, high = success_by_distance(is_recovered, distance, np.array([0.0, 5.0, 10.0, 15.0]))
     assert rates[:2].tolist() == [1.0, 0.0]
     assert np.isnan([rates[2], low[2], high[2]]).all()
     assert wilson_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)

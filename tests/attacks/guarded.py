@@ -66,7 +66,7 @@ class Guard:
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.is_on and self._is_forbidden(event, arguments):
-            self.is_on = False  # while it is told
+            self.is_on = False  # while it is written down
             self.seen.append(f"{event} {arguments!r}"[:200])
             self.is_on = True
             raise RuntimeError(f"the guard refuses {event}")
@@ -203,7 +203,7 @@ def make_attacks(folder: Path) -> dict[str, Attack]:
         "new object": "steps: !!python/object/new:subprocess.Popen [['touch', 'x']]\n",
         "module": "data: !!python/module:payload\n",
         "name": "data: !!python/name:os.system\n",
-        "own tag": "data: !payload x\n",
+        "unknown tag": "data: !payload x\n",
         "tag in a key": "!!python/name:os.system x: 1\n",
         "billion laughs": laughs,
         "holds itself": "data: &a [*a]\n",
@@ -317,7 +317,7 @@ def main() -> None:
     _load_with_transformers(find_model("tiny"))
     attacks = make_attacks(folder) | (resume_attacks(folder) if "--resume" in sys.argv else {})
     guard = Guard(folder)
-    told = {name: guard.run(attack) for name, attack in attacks.items()}
+    outcomes = {name: guard.run(attack) for name, attack in attacks.items()}
     bait = {  # the hook does see these; otherwise all of the above would prove nothing
         "unpickling": guard.run(lambda: pickle.loads(pickle.dumps(Bomb(folder.parent / "canary")))),
         "system": guard.run(lambda: os.system("true")),
@@ -325,7 +325,7 @@ def main() -> None:
         "yaml": guard.run(lambda: yaml.unsafe_load("!!python/object/apply:os.system ['true']")),
         "importing": guard.run(lambda: __import__("payload")),
     }
-    print(json.dumps({"attacks": told, "bait": bait, "left": sorted(os.listdir(folder.parent))}))
+    print(json.dumps({"attacks": outcomes, "bait": bait, "left": sorted(os.listdir(folder.parent))}))
 
 
 if __name__ == "__main__":

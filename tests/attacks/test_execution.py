@@ -32,7 +32,7 @@ REFUSED = {
     "recipe: new object": "tags such as .*subprocess.Popen are not allowed",
     "recipe: module": "tags such as .*payload are not allowed",
     "recipe: name": "tags such as .*os.system are not allowed",
-    "recipe: own tag": "tags such as !payload are not allowed",
+    "recipe: unknown tag": "tags such as !payload are not allowed",
     "recipe: tag in a key": "tags such as .*os.system are not allowed",
     "recipe: billion laughs": "anchors and aliases such as a are not allowed",
     "recipe: holds itself": "anchors and aliases such as a are not allowed",
@@ -68,13 +68,13 @@ def load_all(folder, *options):
     command = [sys.executable, guarded.__file__, str(folder), *options]
     child = subprocess.run(command, capture_output=True, timeout=500)
     assert child.returncode == 0, child.stderr.decode()[-2000:]
-    told = json.loads(child.stdout.splitlines()[-1])
-    for bait in told["bait"].values():
+    report = json.loads(child.stdout.splitlines()[-1])
+    for bait in report["bait"].values():
         assert bait["seen"], "the hook is blind"
-    assert told["left"] == ["inside"], "something was written outside, or a payload ran"
-    for name, answer in told["attacks"].items():
+    assert report["left"] == ["inside"], "something was written outside, or a payload ran"
+    for name, answer in report["attacks"].items():
         assert answer["seen"] == [], f"{name} got as far as {answer['seen']}"
-    return told["attacks"]
+    return report["attacks"]
 
 
 def assert_is_refusal(answer, pattern):

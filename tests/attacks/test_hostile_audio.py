@@ -22,17 +22,17 @@ def test_every_hostile_file_gets_its_one_line(group, tmp_path):
     command = [sys.executable, hostile_audio.__file__, group, str(tmp_path)]
     child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300)
     assert child.returncode == 0
-    told = json.loads(child.stdout)
+    report = json.loads(child.stdout)
     table = hostile_audio.GROUPS[group]()
-    assert told["answers"].keys() == table.keys()
+    assert report["answers"].keys() == table.keys()
     wrong = {}
     for name, (_, pattern) in table.items():
-        answer = told["answers"][name]
+        answer = report["answers"][name]
         is_named = answer.startswith("read ") or str(tmp_path) in answer.partition(": ")[0]
         if not (answer.isprintable() and is_named and pattern and re.search(pattern, answer)):
-            wrong[name] = f"wanted {pattern!r}, got {answer!r}"
+            wrong[name] = f"expected {pattern!r}, got {answer!r}"
     assert not wrong, json.dumps(wrong, indent=1)
-    assert told["seconds"] < 5.0  # of processor time, for any one file
+    assert report["seconds"] < 5.0  # of processor time, for any one file
 
 
 def test_there_are_as_many_hostile_files_as_promised():
@@ -63,9 +63,9 @@ def test_names_that_are_no_files(tmp_path):
         answer = hostile_audio.read(f"{tmp_path}/{name}")
         assert reason in answer, name
         assert answer.isprintable()
-    found = find_audio([tmp_path])
-    assert len(found) == 5  # of a folder with a sound's name what is in it counts
-    assert not any(hostile_audio.read(path).startswith("read") for path in found)
+    paths = find_audio([tmp_path])
+    assert len(paths) == 5  # of a folder with a sound's name what is in it counts
+    assert not any(hostile_audio.read(path).startswith("read") for path in paths)
 
 
 def test_a_name_that_is_no_text_is_read_and_named(tmp_path):

@@ -74,8 +74,8 @@ def test_thresholds_leave_out_what_is_unlikely():
     middle = (every.scores[1] + every.scores[2]) / 2
     assert model.classify(noise(2), RATE, threshold=middle).labels == every.labels[:2]
     assert model.classify(noise(2), RATE, threshold=1.0).labels == []
-    own = model.classify(noise(2), RATE, threshold={every.labels[0]: 1.0, every.labels[1]: 0.0})
-    assert own.labels == every.labels[1:]
+    by_class = model.classify(noise(2), RATE, threshold={every.labels[0]: 1.0, every.labels[1]: 0.0})
+    assert by_class.labels == every.labels[1:]
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ def test_packed_clips_are_the_clips(corpus, kind, error):
         stem = clip.name.partition("/")[2].rpartition(".")[0]
         source = next(value for name, value in before.items() if name.startswith(f"{stem}.") and ".flac" not in name)
         assert clip.label == source.label
-        wanted, got = load_clip(source), load_clip(clip)
-        assert abs(len(got) - len(wanted)) <= 1
-        size = min(len(got), len(wanted))
-        assert np.sqrt(np.mean((got[:size] - wanted[:size]) ** 2)) <= error * max(0.1, np.abs(wanted).max())
+        expected, got = load_clip(source), load_clip(clip)
+        assert abs(len(got) - len(expected)) <= 1
+        size = min(len(got), len(expected))
+        assert np.sqrt(np.mean((got[:size] - expected[:size]) ** 2)) <= error * max(0.1, np.abs(expected).max())
         assert clip.seconds == pytest.approx(len(got) / 16000, abs=1e-3)
     scanned = []
     for path in sorted((corpus / "packed").glob("*.tar")):

@@ -102,8 +102,8 @@ def test_a_perfect_ranking_ends_in_a_result(make_config, tmp_path, monkeypatch):
     data, predict = several_labels(tmp_path, ["a", "b", "c"]), Training.predict
 
     def knows(self, indices):
-        found = predict(self, indices)[0]
-        return found, self.labelled.target_matrix(found).astype(np.float32)
+        indices = predict(self, indices)[0]
+        return indices, self.labelled.target_matrix(indices).astype(np.float32)
 
     monkeypatch.setattr(Training, "predict", knows)
     result = finetune(make_config(**data))
@@ -133,7 +133,7 @@ def test_every_public_set_is_fine_tuned_for_two_steps(task, nano, tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     metrics = {"mAP", "d_prime"} if task in ("as2m", "as20k") else {"accuracy", "balanced_accuracy"}
     assert set(result["scores"]["last"]) == metrics
-    assert all(found < published for found, published in result["counts"].values())
+    assert all(present < published for present, published in result["counts"].values())
     assert any("published" in warning for warning in result["warnings"])
     if task == "as20k":
         assert result["num_missing"] == 2
@@ -199,8 +199,10 @@ def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, mo
     assert [bad["file"] for bad in result["bad"]] == ["low/0.wav"]
     assert np.isfinite(result["scores"]["last"]["accuracy"]["mean"])
     assert capsys.readouterr().err.count("left out: low/0.wav: ") == 1
-    sizes = [[sum(own["partitions"][0][key] for key in ("num_train", "num_test")), own["num_clips"]]
-             for own in (kept, result)]  # fmt: skip
+    sizes = [
+        [sum(run["partitions"][0][key] for key in ("num_train", "num_test")), run["num_clips"]]
+        for run in (kept, result)
+    ]
     assert sizes[1] == [size - 1 for size in sizes[0]]
     again = finetune(dataclasses.replace(config, resume=True))
     assert (again["bad"], again["num_clips"]) == (result["bad"], result["num_clips"])
@@ -213,8 +215,8 @@ def test_a_task_brings_its_protocol_and_options_override_it(nano):
     assert (esc50.optim.layer_decay, esc50.optim.ema, esc50.augment.mixup) == (0.65, 0.0, 0.0)
     scv2 = resolve(FinetuneConfig(**options, task="scv2", optim=FinetuneOptimConfig(learning_rate=1e-4), steps=7))
     assert (scv2.optim.learning_rate, scv2.optim.layer_decay, scv2.steps) == (1e-4, 0.75, 7)
-    own = resolve(FinetuneConfig(**options))
-    assert own.num_frames is None
+    plain = resolve(FinetuneConfig(**options))
+    assert plain.num_frames is None
 
 
 def test_the_help_fits_a_screen():
@@ -264,11 +266,11 @@ def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(make_config,
     finetune(make_config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim, loop_to=loop_to))
     assert read_model(tmp_path / "run").loop_to == loop_to
     with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
-        found = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
-    heard = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in found])
-    assert [len(own.windows) for own in heard] == [1, 1, 2, 5]
-    windows = [window.scores[window.labels.index("1")] for window in heard[-1].windows]
+        probabilities = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
+    results = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in probabilities])
+    assert [len(result.windows) for result in results] == [1, 1, 2, 5]
+    windows = [window.scores[window.labels.index("1")] for window in results[-1].windows]
     assert np.ptp(windows) > 0.02  # else any weights would do
-    for name, own in zip(found, heard, strict=True):
-        scores = dict(zip(own.labels, own.scores, strict=True))
-        np.testing.assert_allclose(found[name], [scores["0"], scores["1"]], atol=1e-4, err_msg=name)
+    for name, result in zip(probabilities, results, strict=True):
+        scores = dict(zip(result.labels, result.scores, strict=True))
+        np.testing.assert_allclose(probabilities[name], [scores["0"], scores["1"]], atol=1e-4, err_msg=name)

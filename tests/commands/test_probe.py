@@ -49,7 +49,7 @@ class FakeModel:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Thirty-six tones of three heights from three players, each heard in a train and a test part."""
+    """Thirty-six tones of three heights from three players, in a train and a test split."""
     folder = tmp_path_factory.mktemp("tones")
     generator = np.random.default_rng(0)
     rows = []

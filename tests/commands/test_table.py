@@ -71,10 +71,10 @@ def test_every_cell_has_a_recipe_a_place_in_the_queue_and_a_line_in_the_readme()
     assert [entry.arguments for entry in entries] == [
         [recipe.verb, "--config", f"paper/{name}"] for name, recipe in PAPER.recipes.items()
     ]
-    places = {str(entry.out): place for place, entry in enumerate(entries)}
+    positions = {str(entry.out): position for position, entry in enumerate(entries)}
     for name in CELLS:
         settings = resolved(PAPER.recipes[name])
-        assert places[settings["checkpoint"]] < places[settings["out"]]  # an encoder before what starts from it
+        assert positions[settings["checkpoint"]] < positions[settings["out"]]  # an encoder before what starts from it
     tables = collect(PAPER, "nowhere")
     cells = {cell.recipe for table in tables for row in table.rows for cell in row}
     assert cells == {f"paper/{name}" for name in CELLS} | {
@@ -85,15 +85,15 @@ def test_every_cell_has_a_recipe_a_place_in_the_queue_and_a_line_in_the_readme()
 
 def test_parameters_and_operations_are_measured_and_the_rest_is_not_run():
     """What stands beside the paper's value is computed, or says that it is not."""
-    found = {}
+    measured = {}
     for table in collect(PAPER, "nowhere"):
         for cell in (cell for row in table.rows for cell in row):
             if cell.scores is None:
                 assert show(cell) == "not run"
             else:
-                found[cell.run, cell.column] = (cell.scores["value"], cell.paper)
-    assert len(found) == 6
-    for ours, paper in found.values():
+                measured[cell.run, cell.column] = (cell.scores["value"], cell.paper)
+    assert len(measured) == 6
+    for ours, paper in measured.values():
         assert ours == pytest.approx(paper, abs=0.03)
 
 
@@ -148,9 +148,9 @@ def test_the_queue_runs_one_of_each_kind_and_the_table_says_what_they_are(paper,
     assert cells["finetune/cnn-esc50", "ESC-50 accuracy"].scores is None
 
     # Beside its own recipe the very same run differs in nothing but its data.
-    own = {cell.run: cell for table in collect(find_grid("small"))
+    small = {cell.run: cell for table in collect(find_grid("small"))
            for row in table.rows for cell in row}  # fmt: skip
-    assert all("clips" in note for note in own["finetune/aape-esc50"].notes)
+    assert all("clips" in note for note in small["finetune/aape-esc50"].notes)
 
     assert cli.main(["table", "--out", "tables"]) == 0
     shown = capsys.readouterr().out
@@ -195,7 +195,7 @@ def test_the_paper_s_own_run_gets_no_star(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "note"),
+    ("name", "pretraining", "note"),
     [
         ("patch-con0.1", saved("aape"), "encoder.stem patch -> aape"),
         ("fixed", saved("aape"), "encoder.adaptive False -> True"),
@@ -206,9 +206,9 @@ def test_the_paper_s_own_run_gets_no_star(tmp_path):
         ("aape", saved("aape", init="tiny"), "init None -> tiny"),
     ],
 )
-def test_another_encoder_never_fills_a_cell_without_a_star(tmp_path, name, found, note):
+def test_another_encoder_never_fills_a_cell_without_a_star(tmp_path, name, pretraining, note):
     """The plain model in the row of the standard stem would be the paper's ablation turned on its head."""
-    cell = cell_of(tmp_path, name, **found)
+    cell = cell_of(tmp_path, name, **pretraining)
     assert cell.notes == (f"pre-training: {note}",)
     assert show(cell).endswith("*")
 
@@ -219,8 +219,8 @@ def test_a_model_says_which_one_it_started_from(tmp_path, monkeypatch):
     options = ["--data", str(AUDIO), "--model=nano", "--steps=1", "--clips=2", "--workers=0", "--device=cpu"]
     assert cli.main(["pretrain", *options, "--out=first"]) == 0
     assert cli.main(["pretrain", *options, "--init=first/model", "--out=second"]) == 0
-    found = [json.loads(Path(name, "model/config.json").read_text())["training"] for name in ("first", "second")]
-    assert [own["init"] for own in found] == [None, "first"]
+    trainings = [json.loads(Path(name, "model/config.json").read_text())["training"] for name in ("first", "second")]
+    assert [training["init"] for training in trainings] == [None, "first"]
 
 
 @pytest.mark.parametrize(
@@ -241,12 +241,13 @@ def test_a_line_with_other_options_than_its_finished_run_is_told_before_anything
         "probe --data data/set.csv --checkpoint nano --split split --seeds 1 --steps 2 --learning-rates 1e-3 --out RUN"
     )
     line = f"{line} --no-yardsticks"
-    own = {"data": str(tmp_path / "data/set.csv"), "checkpoint": "nano", "out": "elsewhere", "task": "csv"}
-    own |= {"split": "split", "seeds": 1, "steps": 2, "learning_rates": [1e-3], "yardsticks": False, "gone": 1}
+    finished = {"data": str(tmp_path / "data/set.csv"), "checkpoint": "nano", "out": "elsewhere", "task": "csv"}
+    finished |= {"split": "split", "seeds": 1, "steps": 2, "learning_rates": [1e-3], "yardsticks": False, "gone": 1}
 
     def execute(entry):
         entry.out.mkdir()
-        (entry.out / "config.yaml").write_text(yaml.safe_dump(own))  # of a version with fewer options, and one more
+        # As if by a version with fewer options, and one more
+        (entry.out / "config.yaml").write_text(yaml.safe_dump(finished))
         (entry.out / "result.json").write_text("{}")
         return 0
 

@@ -238,10 +238,10 @@ def constant_rate_mp3(wave: np.ndarray, rate: int) -> bytes:
 def test_an_mp3_of_constant_rate_without_an_index_is_read_whole(rate: int) -> None:
     wave = tones(2.0, rate)
     content = constant_rate_mp3(wave, rate)
-    counted = count_frames(io.BytesIO(content), len(content))
-    assert counted is not None
-    assert not counted.is_cut
-    assert len(wave) <= counted.num_samples <= len(wave) + 4 * 1152
+    frames = count_frames(io.BytesIO(content), len(content))
+    assert frames is not None
+    assert not frames.is_cut
+    assert len(wave) <= frames.num_samples <= len(wave) + 4 * 1152
     assert len(read_audio(content, sample_rate=rate)) >= len(wave)
     assert audio_seconds(content) >= 2.0
     tagged = b"ID3\x03\x00\x00\x00\x00\x02\x00" + bytes(256) + content + b"TAG" + bytes(125)

@@ -24,9 +24,9 @@ def test_mixup_keeps_the_length_of_a_clip():
 
 def test_pairs_and_shares_are_those_of_the_method():
     """Every clip of a batch is one other's partner, and one share from Beta(0.8, 0.8) is drawn for each pair."""
-    own = augmentation()
-    shares = np.concatenate([own.draw(step).shares for step in range(500)])
-    assert sorted(own.draw(0).partners) == list(range(8))
+    augment = augmentation()
+    shares = np.concatenate([augment.draw(step).shares for step in range(500)])
+    assert sorted(augment.draw(0).partners) == list(range(8))
     assert shares.mean() == pytest.approx(0.5, abs=0.02)
     assert shares.var() == pytest.approx(0.25 / (2 * 0.8 + 1), rel=0.05)
 
@@ -38,27 +38,27 @@ def test_every_rank_draws_the_same(frames):
     lengths = np.arange(12) * 8 + 5
     for step in steps:
         clips = whole.draw(step).clips
-        wanted = whole.draw(step, {place: int(lengths[clip]) for place, clip in enumerate(clips)})
-        places = []
+        expected = whole.draw(step, {row: int(lengths[clip]) for row, clip in enumerate(clips)})
+        rows = []
         for rank in range(3):
-            own = augmentation(frames=frames, rank=rank, num_ranks=3)
-            draws = own.draw(step)
-            read = own.read(draws)
-            assert own[step].tolist() == clips[read].tolist()
-            assert set(draws.partners[own.share(draws)]) <= set(read)
-            draws = own.draw(step, {place: int(lengths[clips[place]]) for place in read})
-            assert draws.partners.tolist() == wanted.partners.tolist()
-            assert draws.shares.tolist() == wanted.shares.tolist()
-            for place in own.share(draws):
-                assert draws.starts[place] == wanted.starts[place]
-                assert 0 <= draws.starts[place] <= max(0, lengths[clips[place]] - 40)
-                assert draws.bands[place] == wanted.bands[place]
-                assert torch.equal(draws.uniforms[place], wanted.uniforms[place])
-            places += own.share(draws)
-        assert places == list(range(8))
+            part = augmentation(frames=frames, rank=rank, num_ranks=3)
+            draws = part.draw(step)
+            read = part.read(draws)
+            assert part[step].tolist() == clips[read].tolist()
+            assert set(draws.partners[part.share(draws)]) <= set(read)
+            draws = part.draw(step, {row: int(lengths[clips[row]]) for row in read})
+            assert draws.partners.tolist() == expected.partners.tolist()
+            assert draws.shares.tolist() == expected.shares.tolist()
+            for row in part.share(draws):
+                assert draws.starts[row] == expected.starts[row]
+                assert 0 <= draws.starts[row] <= max(0, lengths[clips[row]] - 40)
+                assert draws.bands[row] == expected.bands[row]
+                assert torch.equal(draws.uniforms[row], expected.uniforms[row])
+            rows += part.share(draws)
+        assert rows == list(range(8))
 
 
-def test_spec_augment_hides_one_band_and_one_stretch_of_at_most_a_fifth():
+def test_spec_augment_hides_one_band_and_one_span_of_at_most_a_fifth():
     generator = np.random.default_rng(0)
     widest = [0, 0]
     for _ in range(200):
@@ -70,6 +70,6 @@ def test_spec_augment_hides_one_band_and_one_stretch_of_at_most_a_fifth():
             width = int(hidden.sum())
             widest[axis] = max(widest[axis], width)
             assert int(hidden.int().diff().abs().sum()) <= 2  # in one piece
-        assert (x > 0).all()  # the caller's own is kept
+        assert (x > 0).all()  # the input is left alone
     assert widest == [4, 10]
     assert draw_bands((20, 1), largest=0.2, generator=generator)[1][1] == 0

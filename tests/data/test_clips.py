@@ -1,4 +1,4 @@
-"""Manifests: every clip of a data set is found and named, or the user is told which line is wrong."""
+"""Manifests: every clip of a data set is found and named, or the wrong line is named."""
 
 import errno
 import io
@@ -221,9 +221,9 @@ def test_a_clip_travels_to_workers_and_stays_small() -> None:
     assert not hasattr(clip, "__dict__")
 
 
-def test_inputs_are_found_in_the_order_given(folder: Path) -> None:
-    found = find_audio([str(folder / "b.wav"), folder, "missing.wav", folder / ".hidden"])
-    assert found == [
+def test_inputs_keep_their_order(folder: Path) -> None:
+    paths = find_audio([str(folder / "b.wav"), folder, "missing.wav", folder / ".hidden"])
+    assert paths == [
         str(folder / "b.wav"), str(folder / "a" / "z.WAV"), str(folder / "b.wav"), "missing.wav",
         str(folder / ".hidden" / "x.wav"),
     ]  # fmt: skip

@@ -15,7 +15,7 @@ from aape.errors import DataError
 
 
 class FakeModel:
-    """Stands for an encoder: counts its work, and refuses the files it is told to."""
+    """Stands for an encoder: counts its work, and refuses the files that it is made to refuse."""
 
     def __init__(self, name="a", refuses=()):
         self.name, self.refuses, self.num_calls = name, refuses, 0

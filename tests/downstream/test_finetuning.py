@@ -49,7 +49,7 @@ class Mels:
 
 def build(folder, targets, **changes):
     torch.manual_seed(0)
-    is_multi_label = any(len(own) != 1 for own in targets)
+    is_multi_label = any(len(labels) != 1 for labels in targets)
     clips = [Clip(f"{i}.wav", f"{i}.wav") for i in range(6)]
     labelled = LabelledSet(clips, ["a", "b", "c"], targets, is_multi_label=is_multi_label)
     options = {
@@ -79,9 +79,9 @@ def half_and_half(draw):
 def written_out(trainer, mixup, is_binary):
     """Return the weights and their average after STEPS steps, and the mean loss: AdamW, one parameter at a time."""
     model = copy.deepcopy(trainer.classifier)
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in own.items()}
-    first, second = ({name: torch.zeros_like(p) for name, p in own.items()} for _ in range(2))
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    average = {name: p.detach().clone() for name, p in parameters.items()}
+    first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
     losses = []
     for step in range(STEPS):
         indices = trainer.augmentation.draws[step]
@@ -97,10 +97,11 @@ def written_out(trainer, mixup, is_binary):
         else:
             loss = -(y * logits.log_softmax(-1)).sum(-1).mean()
         losses.append(float(loss.detach()))
-        gradients = dict(zip(own, torch.autograd.grad(loss, list(own.values()), allow_unused=True), strict=True))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        gradients = dict(zip(parameters, gradients, strict=True))
         cosine = 0.5 * (1 + math.cos(math.pi * (step - WARMUP) / (STEPS - WARMUP)))
         factor = step / WARMUP if step < WARMUP else cosine
-        for name, p in own.items():
+        for name, p in parameters.items():
             layer = next((number for start, number in LAYERS.items() if name.startswith(start)), 3)
             rate = RATE * factor * LAYER_DECAY ** (3 - layer)
             is_decayed = p.ndim > 1 and not any(part in name for part in ("token", "pos_embed", "raw", "encoder.head"))
@@ -111,7 +112,7 @@ def written_out(trainer, mixup, is_binary):
                 root = (second[name] / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8
                 p.data -= rate * first[name] / (1 - 0.9 ** (step + 1)) / root
             average[name] = AVERAGE * average[name] + (1 - AVERAGE) * p.data
-    return {name: p.detach() for name, p in own.items()}, average, np.mean(losses)
+    return {name: p.detach() for name, p in parameters.items()}, average, np.mean(losses)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,10 @@ def test_the_trainer_does_what_the_method_says(targets, mixup, is_binary, tmp_pa
     weights, average, loss = written_out(trainer, mixup, is_binary)
     assert trainer.run()
     assert trainer.history.loss == [pytest.approx(loss, rel=1e-9)]
-    found = dict(trainer.classifier.named_parameters())
+    trained = dict(trainer.classifier.named_parameters())
     averaged = dict(trainer.average.module.named_parameters())
-    for name, wanted in weights.items():
-        torch.testing.assert_close(found[name].detach(), wanted, atol=1e-6, rtol=1e-5, msg=name)
+    for name, expected in weights.items():
+        torch.testing.assert_close(trained[name].detach(), expected, atol=1e-6, rtol=1e-5, msg=name)
         torch.testing.assert_close(averaged[name], average[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
@@ -142,12 +143,12 @@ def test_no_more_looks_at_the_test_data_than_asked_for(evaluations, tmp_path):
     assert trainer.history.steps[-1] == STEPS
 
 
-def test_bad_files_found_on_the_way_are_not_forgotten_by_a_kill(tmp_path):
+def test_bad_files_met_on_the_way_survive_a_kill(tmp_path):
     """Too many of them stop a run, and its result counts them: nobody reads them twice."""
     trainer, resumed = build(tmp_path, LABELS), build(tmp_path, LABELS)
-    for own, name in ((trainer, "0.wav"), (resumed, "1.wav")):
-        own.spectrograms.bad.records = Records(tmp_path / "bad_files.jsonl")
-        own.spectrograms.bad.note([(name, "empty")])
+    for run, name in ((trainer, "0.wav"), (resumed, "1.wav")):
+        run.spectrograms.bad.records = Records(tmp_path / "bad_files.jsonl")
+        run.spectrograms.bad.note([(name, "empty")])
     trainer.loop.resume(None)
     trainer.loop.step = 3
     trainer.loop.save()

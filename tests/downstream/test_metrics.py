@@ -69,7 +69,7 @@ def test_folds_weigh_the_same_however_many_clips_they_have():
     np.testing.assert_allclose(resamples, 0.5)
 
 
-def test_average_precision_equals_a_loop_and_classes_without_positives_are_told():
+def test_average_precision_equals_a_loop_and_classes_without_positives_are_nan():
     """AudioSet's mAP is a mean over classes; a class that nobody could score must not count as zero."""
     generator = np.random.default_rng(0)
     targets = (generator.uniform(size=(60, 4)) < 0.3).astype(int)
@@ -101,14 +101,14 @@ def test_equal_probabilities_are_one_threshold_and_d_prime_comes_from_the_mean_a
     scores = multi_label_scores(probabilities, targets)
     areas = []
     for label in range(3):
-        truth, own = targets[:, label], probabilities[:, label]
+        truth, scored = targets[:, label], probabilities[:, label]
         precision, recall = 0.0, 0.0
-        for threshold in sorted(set(own), reverse=True):
-            chosen = truth[own >= threshold]
+        for threshold in sorted(set(scored), reverse=True):
+            chosen = truth[scored >= threshold]
             precision += chosen.mean() * (chosen.sum() / truth.sum() - recall)
             recall = chosen.sum() / truth.sum()
         assert scores.average_precision[label] == pytest.approx(precision, abs=1e-6)
-        pairs = own[truth == 1][:, None] - own[truth == 0]
+        pairs = scored[truth == 1][:, None] - scored[truth == 0]
         areas.append(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
         assert scores.area[label] == pytest.approx(areas[-1], abs=1e-6)
     assert scores.d_prime == pytest.approx(2**0.5 * NormalDist().inv_cdf(np.mean(areas)), abs=1e-5)

@@ -79,10 +79,10 @@ def test_one_of_each_runs_and_the_table_has_a_column_for_each_yardstick(desk, in
     accuracy, balanced = collect(find_grid("small"))
     for one, metric in ((accuracy, "accuracy"), (balanced, "balanced_accuracy")):
         rows = results["probe-drums"]["rows"]
-        wanted = [results["finetune-drums"]["scores"]["last"][metric]["mean"]]
-        wanted += [rows[own]["scores"]["last"][metric]["mean"] for own in rows]
-        assert [cell.scores["last"] / 100 for cell in one.rows[0]] == pytest.approx(wanted)
-        assert show(one.rows[0][1]) == f"{100 * wanted[1]:.1f}"
+        expected = [results["finetune-drums"]["scores"]["last"][metric]["mean"]]
+        expected += [rows[name]["scores"]["last"][metric]["mean"] for name in rows]
+        assert [cell.scores["last"] / 100 for cell in one.rows[0]] == pytest.approx(expected)
+        assert show(one.rows[0][1]) == f"{100 * expected[1]:.1f}"
         assert show(one.rows[0][0]).endswith("*")  # 2 steps, where the recipe has more
         assert [show(cell) for cell in one.rows[1]] == ["not run"] * 4
     assert cli.main(["table", "--tables", "small", "--out", "."]) == 0

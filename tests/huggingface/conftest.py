@@ -53,7 +53,7 @@ def pooled(waves):
 
 @pytest.fixture
 def build_pretraining():
-    """Build a small pre-training; what is given goes into its configuration of the training."""
+    """Build a small pre-training; sections are those of `training` in its configuration."""
 
     def build(**training):
         sections = {"masking": {"num_views": 2}, "predictor": {"depth": 1}, **training}

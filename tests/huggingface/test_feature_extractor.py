@@ -43,7 +43,7 @@ def test_feature_extractor_inputs(waves):
         extractor([waves, waves])
 
 
-def test_a_missing_rate_is_told(caplog, monkeypatch, waves):
+def test_a_missing_rate_is_a_warning(caplog, monkeypatch, waves):
     """Audio at another rate would be embedded as if it were lower or higher, and nothing would show it."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("aape.huggingface.configuration"), "propagate", True)

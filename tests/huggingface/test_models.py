@@ -32,8 +32,8 @@ LABELS = ["bell", "drum", "flute"]
 
 def test_transformers_gives_the_same_vectors(folder, classifier, waves, pooled):
     """Two doors to one model that disagree would be two models."""
-    for place in (folder, classifier):
-        np.testing.assert_allclose(pooled(place), load_model(place, "cpu").embed(waves, 16000), atol=1e-6)
+    for model in (folder, classifier):
+        np.testing.assert_allclose(pooled(model), load_model(model, "cpu").embed(waves, 16000), atol=1e-6)
 
 
 def test_what_transformers_saves_loads_here(folder, classifier, tmp_path):
@@ -211,8 +211,8 @@ def test_padding_changes_nothing(classifier, waves):
         frames, _ = load_model(classifier, "cpu").embed_frames(clip, 16000)  # (Nt, Nf * D)
         expected = torch.from_numpy(frames).unflatten(1, (8, 64)).transpose(0, 1)
         torch.testing.assert_close(hidden[row, :, : len(frames)], expected, atol=1e-5, rtol=1e-5)
-    own = model(**extractor(clips[1], return_tensors="pt")).last_hidden_state[0, 1:].unflatten(0, (8, 4))
-    torch.testing.assert_close(hidden[1, :, :4], own, atol=1e-5, rtol=1e-5)
+    alone = model(**extractor(clips[1], return_tensors="pt")).last_hidden_state[0, 1:].unflatten(0, (8, 4))
+    torch.testing.assert_close(hidden[1, :, :4], alone, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model(batch["input_values"][:1].mT[:, None])[1], model(batch["input_values"][:1])[1])
 
 
@@ -245,10 +245,10 @@ def test_pipeline(tmp_path, multi_label, waves):
 def test_saved_folders_load_by_themselves(classifier, tmp_path, waves):
     """A folder without its feature extractor is half a model: the pipeline could not use it."""
     AutoModelForAudioClassification.from_pretrained(classifier).save_pretrained(tmp_path / "again")
-    found, expected = (
+    result, expected = (
         pipeline("audio-classification", model=str(folder))(waves[0]) for folder in (tmp_path / "again", classifier)
     )
-    assert found == expected
+    assert result == expected
 
 
 def test_the_length_that_short_sounds_are_looped_to_stays(tmp_path):

@@ -85,8 +85,8 @@ def test_pretraining_goes_on_from_an_encoder(folder, kind):
     fresh = model._build_method()
     for part in ("predictor", "projection"):
         for name, tensor in getattr(fresh, part).state_dict().items():
-            own = getattr(model, part).state_dict()[name]
-            assert own.std(correction=0) == pytest.approx(tensor.std(correction=0), rel=0.3, abs=1e-6), name
+            loaded = getattr(model, part).state_dict()[name]
+            assert loaded.std(correction=0) == pytest.approx(tensor.std(correction=0), rel=0.3, abs=1e-6), name
     if kind == "cross_attention":
         torch.testing.assert_close(model.predictor.positions, fresh.predictor.positions)
     with pytest.raises(CheckpointError, match=r"training\.loss"):

@@ -40,7 +40,7 @@ def folder(model, tmp_path):
 
 
 def sound(num_samples, seed=0, rate=RATE):
-    """Noise under a tone whose loudness wavers, so that no two places are alike."""
+    """Noise under a tone whose loudness wavers, so that no two moments are alike."""
     rng = np.random.default_rng(seed)
     time = np.arange(num_samples) / rate
     tone = np.sin(2 * np.pi * (300 + 40 * seed) * time) * (1.2 + np.sin(2 * np.pi * 9 * time))
@@ -111,8 +111,8 @@ def test_long_audio_is_the_token_weighted_mean_of_windows(num_frames, sizes):
         counts.append(tokens.shape[1] - 1)
         frames.append(tokens[0, 1:].unflatten(0, (8, -1)).transpose(0, 1).flatten(1).numpy())
     np.testing.assert_allclose(model.embed(wave, RATE), np.average(vectors, axis=0, weights=counts), atol=1e-10)
-    found, centres = model.embed_frames(wave, RATE)
-    np.testing.assert_allclose(found, np.concatenate(frames), atol=1e-10)
+    result, centres = model.embed_frames(wave, RATE)
+    np.testing.assert_allclose(result, np.concatenate(frames), atol=1e-10)
     np.testing.assert_allclose(np.diff(centres), 160)
 
 
@@ -165,7 +165,7 @@ def test_other_rates_and_channels(model, tmp_path, rate, channels, suffix):
     path = write(tmp_path / f"a.{suffix}", np.stack([mono] * channels, 1), rate, subtype="PCM_24")
     np.testing.assert_allclose(model.embed(path), model.embed(mono, rate), atol=1e-3)
     assert np.isfinite(model.embed(str(path))).all()
-    assert model.embed(path, sample_rate=123).shape == (128,)  # a file knows its own
+    assert model.embed(path, sample_rate=123).shape == (128,)  # a file says its rate
 
 
 def test_resampling_keeps_what_the_sound_is():

@@ -35,7 +35,7 @@ def noise(num_samples, seed=0):
 @pytest.mark.parametrize("num_samples", [1, 500, 513, 160 * 1023, 160 * 1024 - 1, 160 * 1024, 160 * 1024 + 1, 400_003])
 @pytest.mark.parametrize("block", [777, 97_280, 10**9])
 def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
-    """However a file is read, its windows must be the same numbers: a seam would be heard as a click."""
+    """However a file is read, its windows must be the same numbers: a seam would look like a click."""
     wave = noise(num_samples).astype(np.float64)
     log_mel = LogMel(mean=-6.0, std=4.0)
     windows = list(cut((wave[i : i + block] for i in range(0, num_samples, block)), log_mel, 16, lambda x: x))
@@ -119,7 +119,7 @@ print(json.dumps(peaks))
 
 
 def peak_megabytes(folder, seconds):
-    """Return the peak of resident memory (MB) after embedding files of the given lengths, one after the other."""
+    """Return the peak of resident memory (MB) after embedding files of these lengths, one after the other."""
     paths = []
     for length in seconds:
         paths.append(str(folder / f"{length}.wav"))

@@ -38,9 +38,9 @@ def test_statistics_of_the_clip_s_own_frames():
     """Padding behind a short clip must not teach silence."""
     x = torch.randn(3, BINS, FRAMES, dtype=torch.float64)
     valid = torch.arange(FRAMES).expand(3, -1) < torch.tensor([[48], [32], [16]])
-    found = time_statistics(x, valid)
+    result = time_statistics(x, valid)
     for row, length in enumerate((48, 32, 16)):
-        assert torch.allclose(found[row], by_loops(x[row, :, :length]), atol=1e-12)
+        assert torch.allclose(result[row], by_loops(x[row, :, :length]), atol=1e-12)
 
 
 def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
@@ -49,8 +49,8 @@ def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
     x = torch.randn(200, 1, BINS, FRAMES).cumsum(2)
     statistics = ClipStatistics(64, BINS, 16, 10)
     measured = statistics.measure(x)
-    wanted = by_loops(x[0, 0]) * torch.tensor(SCALE).repeat_interleave(BINS)
-    assert torch.allclose(measured[0].double(), wanted, rtol=1e-4)
+    expected = by_loops(x[0, 0]) * torch.tensor(SCALE).repeat_interleave(BINS)
+    assert torch.allclose(measured[0].double(), expected, rtol=1e-4)
     statistics.fit(measured)
     targets = (measured - statistics.mean) @ statistics.basis
     assert torch.allclose(torch.cov(targets.T), torch.eye(10), atol=1e-3)

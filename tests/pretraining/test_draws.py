@@ -33,22 +33,22 @@ def sequence(draws, ranks, workers, accumulate=1, first_step=0, last_step=STEPS)
         )
         loader = DataLoader(draws, batch_sampler=batches, num_workers=workers, collate_fn=collate)
         parts.append([batch for batch, _ in zip(loader, range((last_step - first_step) * accumulate), strict=False)])
-    found = []
+    result = []
     for batches in zip(*parts, strict=True):
         for batch in batches:
             for i, clip in enumerate(batch["clip"]):
                 content = b"".join(batch[name][i].numpy().tobytes() for name in ("waveform", "visible", "queries"))
-                found.append((clip, hashlib.sha256(content).hexdigest()))
-    return found
+                result.append((clip, hashlib.sha256(content).hexdigest()))
+    return result
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order_is_the_same_for_any_ranks_and_workers(draws, ranks, workers):
     """A result must not change with the machine it was computed on."""
-    wanted = sequence(draws, 1, 0)
-    assert sequence(draws, ranks, workers) == wanted
-    assert sorted(clip for clip, _ in wanted[:20]) == list(range(20))  # an epoch: nothing lost, nothing twice
+    expected = sequence(draws, 1, 0)
+    assert sequence(draws, ranks, workers) == expected
+    assert sorted(clip for clip, _ in expected[:20]) == list(range(20))  # an epoch: nothing lost, nothing twice
 
 
 def test_order_survives_a_change_of_ranks_and_workers_in_mid_epoch(draws):
@@ -70,10 +70,10 @@ def test_a_clip_draws_the_same_wherever_it_stands(draws):
     alone = ClipDraws(draws.clips, num_draws=40, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
                       masking=MaskingConfig(num_views=2))  # fmt: skip
     alone.epoch_order = lambda epoch: torch.arange(20)
-    wanted = {draws[i]["clip"]: draws[i] for i in range(20)}
+    expected = {draws[i]["clip"]: draws[i] for i in range(20)}
     for i in range(3):
         for name in ("waveform", "visible", "queries"):
-            assert torch.equal(alone[i][name], wanted[i][name])
+            assert torch.equal(alone[i][name], expected[i][name])
 
 
 def test_every_length_is_met_and_short_ones_more_often():

@@ -53,8 +53,8 @@ def test_targets_equal_the_definition_and_leave_out_padding(target_norm):
             over, seen = (-1, y) if target_norm == "token" else (0, y[:count])
             centre, spread = seen.mean(over, keepdim=True), seen.var(over, keepdim=True, unbiased=False)
             mean += (y - centre) / torch.sqrt(spread + 1e-5) / 3
-        wanted = (mean - mean.mean(-1, keepdim=True)) / torch.sqrt(mean.var(-1, keepdim=True, unbiased=False) + 1e-5)
-        torch.testing.assert_close(pooled[b], wanted)
-        torch.testing.assert_close(utterance[b], wanted[:count].mean(0))
+        expected = (mean - mean.mean(-1, keepdim=True)) / torch.sqrt(mean.var(-1, keepdim=True, unbiased=False) + 1e-5)
+        torch.testing.assert_close(pooled[b], expected)
+        torch.testing.assert_close(utterance[b], expected[:count].mean(0))
     with pytest.raises(ValueError, match="target_norm"):
         teacher_targets(outputs, "batch")

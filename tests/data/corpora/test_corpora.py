@@ -41,12 +41,12 @@ def splits(labelled):
         ("as2m", 527, {"train": 16, "test": 8}),
     ],
 )
-def test_a_copy_is_read_with_its_protocol_and_told_from_the_whole(roots, task, num_classes, parts):
+def test_a_copy_has_its_protocol_and_does_not_pass_for_the_whole(roots, task, num_classes, parts):
     """A wrong split or class order would make every number of the table wrong."""
     labelled = read_task(task, roots[task])
     assert len(labelled.classes) == num_classes
     assert splits(labelled) == parts
-    assert all(found < published for found, published in labelled.counts.values())
+    assert all(present < published for present, published in labelled.counts.values())
     assert any("published" in warning for warning in labelled.warnings)  # both numbers
     assert len(load_clip(labelled.clips[0])) == 6400
     for clip, target in zip(labelled.clips, labelled.targets, strict=True):
@@ -95,9 +95,9 @@ def test_cremad_is_split_by_actor_near_the_published_counts(roots, copy):
     table(
         root / "split.csv", [{"filename": n, "split": ["train", "valid", "test"][i % 3]} for i, n in enumerate(names)]
     )
-    own = read_task("cremad", root)
-    assert splits(own) == {"train": 12, "valid": 12, "test": 12}
-    assert not any("ours" in warning for warning in own.warnings)
+    listed = read_task("cremad", root)
+    assert splits(listed) == {"train": 12, "valid": 12, "test": 12}
+    assert not any("ours" in warning for warning in listed.warnings)
 
 
 def rewrite(path, old, new):
@@ -166,7 +166,7 @@ def write_split(root, last):
         ("as2m", remove("unbalanced_train_segments.csv"), "1 of 4 parts are missing: unbalanced"),
     ],
 )  # fmt: skip
-def test_damage_is_told_in_one_line_with_both_numbers(copy, task, damage, words):
+def test_damage_is_one_line_with_both_numbers(copy, task, damage, words):
     """A silently smaller data set gives a number that looks like the paper's and is not."""
     root = copy(task)
     damage(root)
@@ -270,8 +270,8 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 def test_labels_may_be_several_in_a_cell(tmp_path):
-    rows = [{"file": note(tmp_path / f"{i}.wav", i).name, "label": own, "split": "train"}
-            for i, own in enumerate(("rain, wind", "rain", "wind;thunder"))]  # fmt: skip
+    rows = [{"file": note(tmp_path / f"{i}.wav", i).name, "label": labels, "split": "train"}
+            for i, labels in enumerate(("rain, wind", "rain", "wind;thunder"))]  # fmt: skip
     table(tmp_path / "clips.csv", rows)
     labelled = read_task("csv", tmp_path / "clips.csv", split="split", multi_label=True)
     assert labelled.classes == ["rain", "thunder", "wind"]
