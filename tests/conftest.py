@@ -1,4 +1,4 @@
-"""What every test runs under: one thread, no display, no network; and guests that ask for more than is installed."""
+"""One thread, no display and no network for every test; stubs for what timm and HEAR import in vain."""
 
 import enum
 import importlib.machinery
@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 
 class _Any:
-    """What every other name stands for: called only if timm loads images."""
+    """Stands for every other name of torchvision; only loading images would call it."""
 
 
 class _Stub(types.ModuleType):
@@ -32,7 +32,7 @@ class _Stub(types.ModuleType):
 
 
 def _stand_in(monkeypatch, name, module):
-    """Put a module in the place of one that is not installed."""
+    """Replace a module that is not installed."""
     module.__spec__ = importlib.machinery.ModuleSpec(name, None)  # others ask whether it is installed
     monkeypatch.setitem(sys.modules, name, module)
 

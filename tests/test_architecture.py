@@ -1,4 +1,4 @@
-"""The plan of the house: which module may import which, what `import aape` costs, how long a file may be."""
+"""Which module may import which, what `import aape` costs, how long a file may be."""
 
 import ast
 import subprocess

@@ -29,7 +29,7 @@ def test_a_compiler_makes_a_library_that_loads(compile_library, tmp_path):
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [("/nowhere/cc", "No such file"), ("false", "false failed")])
-def test_without_a_compiler_the_reason_is_told_and_no_old_library_stays(
+def test_without_a_compiler_there_is_a_reason_and_no_old_library(
     compile_library, tmp_path, monkeypatch, compiler, reason
 ):
     """A library of an earlier version must not be loaded by a later one."""
@@ -43,7 +43,7 @@ def test_without_a_compiler_the_reason_is_told_and_no_old_library_stays(
 def test_the_wheel_holds_recipes_models_and_recordings(tmp_path, monkeypatch):
     """`--config tiny` and `load_model("tiny")` must not need a checkout."""
     builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder
-    monkeypatch.setenv("CC", "false")  # what is not compiled is not what this test is about
+    monkeypatch.setenv("CC", "false")  # compiling has a test of its own
     for name in ("src", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         path = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__", "_sblu.so")

@@ -136,7 +136,7 @@ def test_stats_stops_when_too_much_is_bad(tmp_path):
     ],
 )
 def test_statistics_that_make_no_front_end_are_refused(tmp_path, field, value, words):
-    """A file edited by hand must be told at the start of a run, with the field."""
+    """A mistake in a file edited by hand must stop a run at its start, and the message must name the field."""
     content = {"mean": -6.0, "std": 4.0, "front_end": {"hop_length": 160}}
     content[field] = content["front_end"][field] = value
     path = tmp_path / "stats.json"

@@ -42,7 +42,7 @@ def test_hear_gives_the_vectors_of_embed():
     assert np.array_equal(timestamps[1], milliseconds)
 
 
-def test_a_batch_of_nothing_is_told():
+def test_a_batch_of_nothing_is_refused():
     """A data set that was filtered to nothing must not end in numpy's words."""
     for embed in (lambda x: hear.get_timestamp_embeddings(x, hear.load_model()), AaPEEncoder()):
         with pytest.raises(aape.AudioError, match=r"of shape \(0, 16000\): no clips in it"):

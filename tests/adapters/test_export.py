@@ -1,4 +1,4 @@
-"""What a user would lose: a deployment without this package, whose vectors are those of this package."""
+"""Exported models run without this package and give its vectors."""
 
 import json
 

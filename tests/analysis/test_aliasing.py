@@ -1,4 +1,4 @@
-"""What a user would lose: numbers about aliasing that are about the stems, and not about the laboratory."""
+"""The aliasing experiment: its sounds, decoders and distances measure the stems and nothing else."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_pitches_lie_where_the_axis_says():
 
 
 def test_ridge_is_least_squares_with_the_penalty_that_predicts_best():
-    """Every accuracy rests on it."""
+    """Every accuracy of the experiment rests on this fit."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(30, 8)) + 3
     y = x[:, :2] @ rng.normal(size=(2, 3)) + rng.normal(size=(30, 3)) + 5

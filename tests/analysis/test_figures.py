@@ -1,4 +1,4 @@
-"""What a user would lose: a look at their run and into the stem."""
+"""Figures of a run and of a stem's kernels, and the nearest neighbours of a clip."""
 
 import json
 

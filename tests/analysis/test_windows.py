@@ -1,4 +1,4 @@
-"""What a user would lose: the paper's Figure 2 and the experiment behind it, true to the operator they speak of."""
+"""The paper's Figure 2 and the experiment behind it, with the kernels of the operator."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_slopes_are_the_derivative_of_the_magnitudes():
     assert windows.magnitudes[2, far].max() < 0.1 * windows.magnitudes[1, far].min()  # the Gaussian has no tails
 
 
-def test_recovery_counts_what_descent_found():
+def test_recovery_counts_what_descent_reaches():
     """A success rate that another seed or another window's tones could change says nothing about windows."""
     first, again = (recover_tones(5, 3, seed=3) for _ in range(2))
     assert all(np.array_equal(first.ends[key], again.ends[key]) for key in first.ends)

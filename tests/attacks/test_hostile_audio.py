@@ -64,7 +64,7 @@ def test_names_that_are_no_files(tmp_path):
         assert reason in answer, name
         assert answer.isprintable()
     paths = find_audio([tmp_path])
-    assert len(paths) == 5  # of a folder with a sound's name what is in it counts
+    assert len(paths) == 5  # a folder with the name of a sound is searched, not read
     assert not any(hostile_audio.read(path).startswith("read") for path in paths)
 
 

@@ -99,7 +99,7 @@ def test_requests_that_mean_nothing_are_refused(options, message):
 
 
 def test_long_recordings_say_when():
-    """An hour with one call of a bird needs the place of the call; the whole is the mean, weighted by length."""
+    """In an hour with one bird call a user needs its time; the whole is the mean, weighted by length."""
     model = build()
     wave = noise(14)
     result = model.classify(wave, RATE, top=4)

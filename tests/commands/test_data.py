@@ -40,7 +40,7 @@ def pack(corpus, *more, data="list.csv", out="packed"):
 
 @pytest.mark.parametrize(("kind", "error"), [("flac", 1e-4), ("opus", 0.1)])
 def test_packed_clips_are_the_clips(corpus, kind, error):
-    """Same sound at 16 kHz mono, labels carried over, and places that need no scan of the shards."""
+    """Same sound at 16 kHz mono, labels carried over, and offsets that need no scan of the shards."""
     assert pack(corpus, "--format", kind, "--label", "class") == 0
     packed = read_manifest(corpus / "packed/clips.csv", label="label")
     before = {clip.name: clip for clip in read_manifest(corpus / "list.csv", label="class")}
@@ -92,7 +92,7 @@ def test_workers_change_nothing(corpus):
     ],
 )
 def test_an_index_that_lies_is_refused(corpus, capsys, spoil, message):
-    """A place outside the shard, or no shard: one line, with the line of the CSV."""
+    """Bytes from outside the shard would be taken for the clip."""
     assert pack(corpus) == 0
     path = corpus / "packed/clips.csv"
     rows = list(csv.reader(path.read_text().splitlines()))
@@ -144,7 +144,7 @@ def test_clips_from_outside_the_folder_stay_inside_the_shards(tmp_path):
 
 @pytest.mark.parametrize(("kind", "rate"), [("opus", "22050"), ("flac", "700000"), ("flac", "999")])
 def test_rates_that_a_format_lacks_are_refused_at_once(corpus, capsys, kind, rate):
-    """libsndfile's own words for it name no option."""
+    """After hours of packing, libsndfile's message would name no option."""
     assert pack(corpus, "--format", kind, "--sample-rate", rate) == 2
     assert f"sample_rate of {kind}" in capsys.readouterr().err
     assert not (corpus / "packed").exists()

@@ -1,4 +1,4 @@
-"""What a user would lose: the first five minutes."""
+"""`aape demo`: the first five minutes of a user."""
 
 import csv
 import json
@@ -60,7 +60,7 @@ def test_the_demo_leaves_everything_it_names_and_replaces_only_that(tmp_path, ca
 
 @pytest.mark.parametrize("checkpoint", ["missing", "standard"])
 def test_a_checkpoint_that_cannot_be_shown_costs_no_earlier_demo(tmp_path, checkpoint):
-    """A mistyped name is told at once, not after the old results are gone and a minute is spent."""
+    """A mistyped name must fail at once, not after the old results are gone and a minute is spent."""
     standard = AudioEncoder(encoder_config("nano", stem="patch"))
     save_model(tmp_path / "standard", standard, FrontEndConfig(mean=-3.0, std=4.5))
     out = earlier_demo(tmp_path / "demo")

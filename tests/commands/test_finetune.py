@@ -23,7 +23,7 @@ from corpus_copies import MAKERS, make_folders, note, table
 
 
 def test_a_run_learns_scores_and_leaves_a_classifier(make_config, tmp_path, capsys):
-    """Bass and flute are easy: who cannot learn them has lost the clips' order, the gradient or the average."""
+    """Bass and flute are easy: a run that cannot learn them has mixed up clips, gradient or average."""
     optim = FinetuneOptimConfig(learning_rate=2e-3, ema=0.8)
     result = finetune(make_config(steps=60, batch=8, seeds=2, optim=optim))
     assert result["scores"]["last"]["accuracy"]["mean"] >= 0.8
@@ -70,7 +70,7 @@ def test_a_run_learns_scores_and_leaves_a_classifier(make_config, tmp_path, caps
 
 
 def test_small_forward_passes_give_the_same_gradient(make_config, tmp_path, monkeypatch):
-    """Who has less memory gets the same result, up to the rounding of sums."""
+    """Users with less memory would get another model; only the rounding of sums may differ."""
     gradients = []
 
     def note_gradient(parameters, num_ranks):
@@ -111,7 +111,7 @@ def test_a_perfect_ranking_ends_in_a_result(make_config, tmp_path, monkeypatch):
     assert np.isfinite(result["scores"]["last"]["d_prime"]["mean"])
 
 
-def test_a_score_that_cannot_be_told_neither_ends_the_run_nor_its_resumption(make_config, tmp_path):
+def test_an_undefined_score_ends_neither_the_run_nor_its_resumption(make_config, tmp_path):
     """No class has both positives and negatives: d-prime is NaN, which JSON holds as null."""
     data = {**several_labels(tmp_path, ["a;b;c"]), "seeds": 2}
     first = finetune(make_config(**data))
@@ -225,7 +225,7 @@ def test_the_help_fits_a_screen():
 
 
 def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(nano):
-    """Nobody has to remember the length: it is the model's own. The paper's protocols cut and pad."""
+    """Nobody has to remember the length, which the model knows; the paper's protocols cut and pad."""
     options = {"data": "d", "checkpoint": nano, "out": "o"}
     assert loop_length(FinetuneConfig(**options), 3.0) == 3.0
     assert loop_length(FinetuneConfig(**options, loop_to=0.0), 3.0) == 0.0
@@ -245,13 +245,13 @@ def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(na
         (FinetuneOptimConfig, "learning_rate", 0.0),
     ],
 )
-def test_options_out_of_range_are_told_before_hours_of_reading(section, name, value):
+def test_options_out_of_range_are_refused_before_hours_of_reading(section, name, value):
     with pytest.raises(ConfigError, match=f"{name} must be .*, got {re.escape(str(value))}"):
         section(**{name: value})
 
 
 @pytest.mark.parametrize("loop_to", [0.0, 0.7])
-def test_clips_of_any_length_are_scored_as_aape_classify_hears_them(make_config, tmp_path, loop_to):
+def test_clips_of_any_length_are_scored_as_aape_classify_scores_them(make_config, tmp_path, loop_to):
     """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
     lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
     signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)

@@ -67,7 +67,7 @@ def result_of(out):
 
 @pytest.mark.parametrize("kind", ["checked", "unchecked"])
 def test_two_processes_train_and_score_what_one_does(arguments, tmp_path, kind):
-    """Whether lengths are known beforehand or not, with clips that cannot be read among them."""
+    """On two devices a user would get another model, above all with unreadable clips."""
     results = []
     for ranks in (1, 2):
         done = finetune(tmp_path, arguments, ranks, kind, tmp_path / str(ranks))
@@ -88,7 +88,7 @@ def test_two_processes_train_and_score_what_one_does(arguments, tmp_path, kind):
     assert losses[1] == pytest.approx(losses[0], abs=1e-9)
 
 
-def test_two_processes_go_on_where_one_of_them_was_told_to_stop(arguments, tmp_path):
+def test_two_processes_go_on_where_a_signal_to_one_of_them_stopped_both(arguments, tmp_path):
     """SIGTERM to a single rank stops both after a save; resumed, they end with the same bytes."""
     whole = finetune(tmp_path, arguments, 2, "checked", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]

@@ -128,7 +128,7 @@ def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
     ids=["patch 8", "patch 32", "64 mel bands", "the paper's"],
 )  # fmt: skip
 def test_two_steps_and_a_model_that_embeds(folder, tmp_path, sizes, grid, stem, predictor):
-    """A run on the lowest quarter of the patches looks like any other run."""
+    """A run that saw only a quarter of the patches would look like any other run."""
     out = tmp_path / "run"
     more = [word for name, value in sizes.items() for word in (f"--encoder.{name}", str(value))]
     more += ["--encoder.stem", stem, "--predictor.kind", predictor, "--steps", "2"]
@@ -165,7 +165,7 @@ def test_masks_cover_all_patches(folder, tmp_path, patch_size, num_tokens):
 
 
 def test_statistics_of_other_bands_are_refused_in_one_line(folder, tmp_path, capsys):
-    """Those of 128 bands would standardise 64 wrongly."""
+    """Statistics of 128 bands would standardise 64 bands wrongly."""
     stats = measure(folder)
     assert cli.main(options(folder, tmp_path / "run", "--stats", str(stats), "--encoder.n-mels", "64")) == 2
     assert "is of 128 mel bands, the encoder has 64" in capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
 
 
 def test_a_probe_that_cannot_be_is_refused_before_the_watch(corpus, tmp_path, capsys):
-    """Not after the first thousand steps."""
+    """A mistake in its recipe would end the run after the first thousand steps."""
     assert watch(corpus, tmp_path / "run", "--watch-every", "2") == 2
     assert "watch_every" in capsys.readouterr().err
     recipe = tmp_path / "notes.yaml"
@@ -220,7 +220,7 @@ def test_a_probe_that_cannot_be_is_refused_before_the_watch(corpus, tmp_path, ca
 
 
 def test_tensorboard_gets_the_log(corpus, tmp_path):
-    """Those who watch there see the same numbers."""
+    """People who watch their runs there would see nothing."""
     pytest.importorskip("tensorboard")
     assert watch(corpus, tmp_path / "run", "--tensorboard") == 0
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))

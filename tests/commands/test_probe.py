@@ -192,7 +192,7 @@ def test_a_bad_file_is_left_out_named_and_counted(probe_rows, folder, capsys):
         probe_rows(rows)
 
 
-def test_classes_that_cannot_be_learnt_are_counted_and_told(probe_rows, folder):
+def test_classes_that_cannot_be_learnt_are_counted_in_a_warning(probe_rows, folder):
     rows = [dict(row) for row in folder[1]]
     rows[30]["label"] = rows[33]["label"] = "unheard"
     rows[0]["label"] = "once"
@@ -263,7 +263,7 @@ def test_the_command_line_probes_real_notes_beside_both_yardsticks(arguments, ca
     result = json.loads((folder / "run" / "result.json").read_text())
     assert result["rows"]["encoder"]["num_features"] == 2 * 64  # class token and mean patch token
     assert result["rows"]["log-mel statistics"]["num_features"] == 4 * 128
-    # Bass and flute are easy: whatever cannot tell them apart has lost its clips' order.
+    # Bass and flute are easy: features that cannot tell them apart belong to other clips.
     assert result["rows"]["log-mel statistics"]["scores"]["last"]["accuracy"]["mean"] > 0.6
     for row in result["rows"].values():
         assert row["scores"]["best"]["accuracy"]["mean"] >= row["scores"]["last"]["accuracy"]["mean"]

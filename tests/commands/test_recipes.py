@@ -27,7 +27,7 @@ def test_a_name_is_a_recipe_and_the_command_line_overrides_it():
 
 
 def test_the_list_names_each_with_its_verb_and_what_it_is(capsys):
-    """What cannot be seen is not used."""
+    """A recipe that is not listed is never used."""
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(shipped_recipes())
@@ -53,7 +53,7 @@ def test_what_is_printed_is_the_same_recipe(name, tmp_path, capsys):
 
 
 def test_a_file_comes_before_a_name_and_may_start_from_one(tmp_path, monkeypatch):
-    """Somebody's own `tiny` is the one that they mean."""
+    """A user who has a file called `tiny` means that one."""
     monkeypatch.chdir(tmp_path)
     Path("tiny").write_text("base: paper/k31\nsteps: 5\n")
     config = parse(PretrainConfig, ["--config", "tiny"], verb="pretrain")

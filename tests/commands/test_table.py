@@ -66,7 +66,7 @@ def test_a_variant_differs_from_the_paper_s_model_in_what_its_name_says_alone(na
     assert {key: value for key, value in ours.items() if base.get(key) != value and key != "out"} == settings
 
 
-def test_every_cell_has_a_recipe_a_place_in_the_queue_and_a_line_in_the_readme():
+def test_every_cell_has_a_recipe_a_run_in_the_queue_and_a_line_in_the_readme():
     entries = verb.read_list("paper")
     assert [entry.arguments for entry in entries] == [
         [recipe.verb, "--config", f"paper/{name}"] for name, recipe in PAPER.recipes.items()
@@ -232,10 +232,10 @@ def test_a_model_says_which_one_it_started_from(tmp_path, monkeypatch):
         ("--learning-rates 1e-3,1e-2", r"learning_rates \[0.001\] -> \[0.001, 0.01\]"),
     ],
 )
-def test_a_line_with_other_options_than_its_finished_run_is_told_before_anything_starts(
+def test_a_line_with_other_options_than_its_finished_run_is_refused_before_anything_starts(
     tmp_path, monkeypatch, options, words
 ):
-    """`--checkpoint RUN` in every line, and the table goes on to show the numbers of `tiny`."""
+    """With another `--checkpoint` in its lines, the table would go on showing the numbers of `tiny`."""
     monkeypatch.chdir(tmp_path)
     line = (
         "probe --data data/set.csv --checkpoint nano --split split --seeds 1 --steps 2 --learning-rates 1e-3 --out RUN"
@@ -305,7 +305,7 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
         ("finetune --config 'a.yaml", "line 2: No closing quotation"),
     ],
 )
-def test_a_line_that_is_no_run_is_told_before_anything_starts(tmp_path, monkeypatch, line, words):
+def test_a_line_that_is_no_run_is_refused_before_anything_starts(tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(verb, "execute", None)
     Path("list.txt").write_text(f"probe --data d --checkpoint tiny --out o\n{line}\n")
@@ -315,7 +315,7 @@ def test_a_line_that_is_no_run_is_told_before_anything_starts(tmp_path, monkeypa
         verb.run(QueueConfig(["other.txt"]))
 
 
-def test_damaged_files_are_told_in_one_line(tmp_path):
+def test_damaged_files_are_refused_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match=r"no grid of recipes .*, or one of paper"):
         find_grid(str(tmp_path))
     (tmp_path / "grid.yaml").write_text("out: o\ncolumns: {}\ntables: 3\n")

@@ -15,7 +15,7 @@ def augmentation(num_clips=12, **options):
 
 
 def test_mixup_keeps_the_length_of_a_clip():
-    """What it is mixed with is cut, or goes on with zeros."""
+    """The other clip is cut or padded; otherwise mixing would change how long a clip is."""
     mixed = mix_up(torch.ones(2, 3), torch.full((2, 8), 3.0), 0.25)
     torch.testing.assert_close(mixed, torch.full((2, 3), 2.5))
     mixed = mix_up(torch.full((2, 8), 3.0), torch.ones(2, 3), 0.25)
@@ -33,7 +33,7 @@ def test_pairs_and_shares_are_those_of_the_method():
 
 @pytest.mark.parametrize("frames", [None, np.arange(12) * 8 + 5])
 def test_every_rank_draws_the_same(frames):
-    """Whatever it has read: else a clip were mixed with one sound and trained on as another."""
+    """If ranks drew differently, a clip would be mixed with one sound and labelled as another."""
     whole, steps = augmentation(frames=frames), range(20)
     lengths = np.arange(12) * 8 + 5
     for step in steps:

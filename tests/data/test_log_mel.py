@@ -55,7 +55,7 @@ def test_the_spectrogram_is_its_definition(num_samples: int) -> None:
     np.testing.assert_allclose(single[0, 0].numpy(), expected, atol=2e-3)
 
 
-def test_the_filter_bank_is_the_field_s() -> None:
+def test_the_filter_bank_is_that_of_transformers() -> None:
     audio_utils = pytest.importorskip("transformers.audio_utils")
     theirs = audio_utils.mel_filter_bank(513, 128, 50.0, 8000.0, 16000, norm=None, mel_scale="htk")
     ours = mel_filter_bank(16000, 1024, 128, 50.0, 8000.0)

@@ -82,7 +82,7 @@ def test_a_model_that_gives_nan_is_refused_and_not_remembered(tmp_path, clips):
     assert not (tmp_path / "encoder.npz").exists()
 
 
-def test_vectors_are_found_by_the_name_of_their_clip():
+def test_vectors_belong_to_the_name_of_their_clip():
     features = Features(np.asarray([[0.0], [2.0], [3.0]], np.float32), [("b", "bad")])
     assert features.of(["a", "b", "c", "d"], {"a", "d"}).tolist() == [[0.0], [3.0]]
 

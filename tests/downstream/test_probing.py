@@ -100,7 +100,7 @@ def test_the_first_fold_chooses_the_rate_with_the_next_one_held_out(blobs):
     assert train.tolist() == list(range(48, 120))
 
 
-def test_a_rate_that_learns_is_chosen_and_its_place_in_the_sweep_is_told(blobs):
+def test_a_rate_that_learns_is_chosen_and_the_edge_of_the_sweep_is_reported(blobs):
     features, labels = blobs
     rate, sweep = choose_learning_rate(features, folds_protocol(labels, learning_rates=(1e-6, 3e-2, 1e-7)))
     assert rate == 3e-2

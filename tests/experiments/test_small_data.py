@@ -36,7 +36,7 @@ def test_every_recipe_builds(name, recipe):
     assert (config.checkpoint, config.seeds, bool(config.fold)) == ("tiny", 3, data != "instruments")
 
 
-def test_every_cell_has_a_recipe_and_a_place_in_the_queue():
+def test_every_cell_has_a_recipe_and_a_run_in_the_queue():
     names = [f"{kind}-{name}" for kind in ("probe", "finetune") for name in SETS]
     assert list(GRID.recipes) == names
     assert [entry.out.name for entry in verb.read_list(str(SMALL))] == names

@@ -31,7 +31,7 @@ LABELS = ["bell", "drum", "flute"]
 
 
 def test_transformers_gives_the_same_vectors(folder, classifier, waves, pooled):
-    """Two doors to one model that disagree would be two models."""
+    """Vectors from transformers would not match an index that `aape embed` wrote."""
     for model in (folder, classifier):
         np.testing.assert_allclose(pooled(model), load_model(model, "cpu").embed(waves, 16000), atol=1e-6)
 

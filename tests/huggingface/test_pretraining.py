@@ -16,7 +16,7 @@ from aape.pretraining.teacher_student import TeacherStudent
 
 
 def test_pretraining_computes_the_method(tmp_path, waves, build_pretraining):
-    """Losses behind another interface that are not the package's own train another model."""
+    """With other losses, transformers would train another model than `aape pretrain`."""
     model = build_pretraining(loss={"temperature": 0.2})
     batch = AaPEFeatureExtractor()(waves, return_tensors="pt")
     visible, queries = model.draw_views(2, torch.Generator().manual_seed(3))
@@ -75,7 +75,7 @@ def test_pretraining_is_saved_whole_and_read_by_everything(tmp_path, waves, pool
 
 
 @pytest.mark.parametrize("kind", ["cross_attention", "cnn"])
-def test_pretraining_goes_on_from_an_encoder(folder, kind):
+def test_pretraining_starts_from_an_encoder(folder, kind):
     """The teacher starts as the student's copy, and nothing from memory that nobody initialised."""
     model = AutoModelForPreTraining.from_pretrained(folder, training={"predictor": {"kind": kind}})
     for name, tensor in model.encoder.state_dict().items():

@@ -219,7 +219,7 @@ def test_arrays_that_are_no_sound_are_refused(model, wave, rate, reason):
         assert reason in str(caught.value)
 
 
-def test_integers_that_were_only_cast_are_told(model):
+def test_integers_that_were_only_cast_are_a_warning(model):
     """`scipy.io.wavfile` and a cast give sound 90 dB too loud, and vectors that look like any other."""
     with pytest.warns(UserWarning, match="divide 16-bit"):
         assert np.isfinite(model.embed(32768 * sound(4000), RATE)).all()
@@ -318,7 +318,7 @@ def test_models_are_found_by_name_and_by_run(folder, tmp_path, monkeypatch):
 
 
 def test_short_sounds_are_looped_as_the_model_says(tmp_path):
-    """An encoder of whole crops misreads half a second; and a cache must not mix both."""
+    """An encoder trained on whole crops misreads half a second, and a cache must not mix both."""
     plain, model = aape.load_model("tiny", "cpu", loop_to=0), aape.load_model("tiny", "cpu", loop_to=1)
     assert (plain.loop_to, model.loop_to, aape.load_model("tiny", "cpu").loop_to) == (0, 1, 3)
     short, long = (0.1 * np.random.default_rng(seed).standard_normal(size) for seed, size in ((0, 7000), (1, 20000)))
@@ -335,7 +335,7 @@ def test_short_sounds_are_looped_as_the_model_says(tmp_path):
 
 @pytest.mark.parametrize("loop_to", [1, 15])
 def test_frames_and_times_of_a_looped_sound_are_its_own(loop_to):
-    """An event at 12 s of a sound of half a second is a lie."""
+    """An event would be reported at 12 s of a sound of half a second."""
     plain, model = nano(), nano()
     model.loop_to = loop_to
     short = sound(7000)  # 44 frames, 3 time patches

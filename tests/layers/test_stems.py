@@ -63,7 +63,7 @@ def test_the_whole_stem_compiles_and_runs_in_half_precision():
 
 
 def test_masked_stem_equals_the_full_one_on_fully_visible_rows():
-    """What the student sees of a whole row is what everyone sees."""
+    """The student would be trained on other tokens than the encoder gives later."""
     stem, x = small(adaptive=False), torch.randn(2, 1, 128, 96, dtype=torch.float64)
     visible = torch.tensor([[0, 1, 2, 3, 4, 5, 9, 40], [0, 1, 2, 3, 4, 5, 20, 30]]).expand(2, 2, 8)
     torch.testing.assert_close(stem(x, visible)[:, :, :6], stem(x)[:, None, :6].expand(-1, 2, -1, -1))
@@ -114,8 +114,8 @@ def test_impossible_stems_are_refused(options, message):
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_kernels_start_where_they_are_told(adaptive):
-    """Windows that are too short cannot tell rates apart, and a start is hard to leave."""
+def test_kernels_start_where_the_options_say(adaptive):
+    """Windows that start too short cannot tell rates apart, and training hardly lengthens them."""
     stem = small(adaptive=adaptive, decay_start=0.02)
     decay, frequency = stem.kernels(torch.randn(2, 1, 128, 96, dtype=torch.float64))
     lowest = -2 * torch.tensor(0.01).log().item() / 62

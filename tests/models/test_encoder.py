@@ -24,7 +24,7 @@ def test_parameter_counts_are_the_papers():
 
 @pytest.mark.parametrize("frames", [1, 40, 304, 650])
 def test_any_length_and_no_neighbours(frames):
-    """A clip's vector is its own, whatever it is batched with."""
+    """A clip's vector would depend on the clips in its batch."""
     encoder = AudioEncoder(encoder_config("nano", num_frames=304)).double().eval()
     x = torch.randn(3, 1, 128, frames, dtype=torch.float64)
     with torch.inference_mode():

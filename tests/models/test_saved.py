@@ -185,7 +185,7 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch):
 
 
 def test_names_of_shipped_models_are_listed(tmp_path, folder, monkeypatch):
-    """Somebody who guesses a name should be told the names that exist; those work from any folder."""
+    """Somebody who guesses a name needs the list of names; those work from any folder."""
     monkeypatch.setattr(saved_module, "PRETRAINED", tmp_path)
     monkeypatch.chdir(tmp_path.parent)
     assert read_model("model").training == {"steps": 3}

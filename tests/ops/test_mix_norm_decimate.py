@@ -69,7 +69,7 @@ def brute_force(m, frequency_patch, mix, weight, bias, taps, eps=1e-5):
 @pytest.mark.parametrize("patches", [None, hidden_patches()], ids=["all", "visible"])
 @pytest.mark.parametrize("num_out", [1, 4, 16])
 def test_the_definition_equals_a_loop(patches, num_out):
-    """The judge itself is judged; an empty group of statistics asks for nothing."""
+    """The fast form is compared with this definition, which has to be right itself, with empty groups too."""
     arguments = inputs(num_out, frequency_patch=patches)
     with use_reference():
         got = mix_norm_decimate(*arguments, num_freq=NUM_FREQ)
@@ -102,7 +102,7 @@ def test_the_definition_is_the_plain_modules():
 )
 @pytest.mark.parametrize(("num_out", "hidden", "width"), [(16, 5, 7), (8, 1, 3), (4, 16, 2), (1, 3, 24)])
 def test_the_fold_equals_the_definition_and_its_gradients(patches, in_order, num_out, hidden, width):
-    """What is never formed changes nothing: values and all gradients, at odd sizes, with empty groups."""
+    """The fold would train another model if it differed: values and all gradients, at uneven sizes."""
     arguments = inputs(num_out, hidden, width, patches)
     leaves = [x.requires_grad_() for x in arguments if x.is_floating_point()]
     with use_reference():

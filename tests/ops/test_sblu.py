@@ -81,7 +81,7 @@ def test_equals_the_equation(phase, kernel_size, stride):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_form_gives_the_definition_and_its_gradients(form, phase, kernel_size, stride, channels, dtype):
-    """Which form ran is nobody's business: each equals the definition in float64, at odd sizes, all gradients too."""
+    """A result must not depend on the form that ran: each equals the definition, all gradients too."""
     u, a, w, patch_index = patches_of(channels=channels)
     leaves = [x.requires_grad_() for x in (u, a, w)]
     options = (16, kernel_size, stride, phase)

@@ -44,7 +44,7 @@ def test_statistics_of_the_clip_s_own_frames():
 
 
 def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
-    """Else level and tilt would be all that the class token learns."""
+    """Otherwise the class token would learn level and tilt only."""
     torch.manual_seed(0)
     x = torch.randn(200, 1, BINS, FRAMES).cumsum(2)
     statistics = ClipStatistics(64, BINS, 16, 10)
@@ -86,7 +86,7 @@ def test_the_loss_adds_them_by_their_weight_and_reaches_the_stem(sound, tmp_path
 
 
 def test_a_prefix_is_as_a_clip_of_that_length():
-    """A class token that has only met whole crops misleads a probe on shorter clips."""
+    """A class token trained on whole crops only would mislead a probe of shorter clips."""
     torch.manual_seed(0)
     x = torch.randn(4, 1, BINS, FRAMES)
     valid = torch.ones(4, 8, 3, dtype=torch.bool)
@@ -101,7 +101,7 @@ def test_a_prefix_is_as_a_clip_of_that_length():
 
 
 def test_a_run_measures_them_once_and_learns_them(sound, tmp_path, capsys):
-    """The command line's way, from a folder of notes."""
+    """A run whose loss does not fall would teach the class token nothing."""
     few = link_notes(tmp_path / "few", 24)
     options = ["--model", "nano", "--steps", "40", "--clips", "8", "--crop-seconds", "1"]
     options += ["--workers", "0", "--log-every", "10", "--masking.num-views", "1", "--optim.learning-rate", "5e-3"]

@@ -52,7 +52,7 @@ def test_order_is_the_same_for_any_ranks_and_workers(draws, ranks, workers):
 
 
 def test_order_survives_a_change_of_ranks_and_workers_in_mid_epoch(draws):
-    """Going on with other hardware goes on with the same clips."""
+    """A run that continues on other hardware would skip clips, or repeat them."""
     changed = sequence(draws, 2, 3, last_step=2) + sequence(draws, 4, 1, first_step=2, last_step=3)
     changed += sequence(draws, 1, 0, accumulate=2, first_step=3)
     assert changed == sequence(draws, 1, 0)

@@ -13,7 +13,7 @@ def corpus(tmp_path_factory):
     return str(folder), str(measure(folder))
 
 
-def test_a_forced_collapse_is_told_within_200_steps(corpus, tmp_path, capsys):
+def test_a_forced_collapse_raises_the_alarm_within_200_steps(corpus, tmp_path, capsys):
     """Momentum 0, no predictor, the same input everywhere: the alarm says so, and what to try."""
     data, stats = corpus
     result = collapse.train(data, tmp_path / "run", 200, 0, collapse.force, stats=stats, **collapse.FORCED)

@@ -110,7 +110,7 @@ def test_a_stop_is_obeyed_once_by_the_loops_that_share_it(tmp_path):
 
 
 def test_bad_steps_are_left_out_listed_and_end_the_run_after_five(tmp_path):
-    """Neither weights nor moments see them."""
+    """A NaN that reaches the weights or the optimiser's moments ends the model."""
     weights = []
     loop = make(
         tmp_path, hit=lambda step, loss: loss * float("nan") if step in (2, 3) else loss, log_every=1,
@@ -130,7 +130,7 @@ def test_bad_steps_are_left_out_listed_and_end_the_run_after_five(tmp_path):
 
 
 def test_bad_files_are_listed_once_and_limited(tmp_path):
-    """Over logs and restarts."""
+    """A file counted twice, or forgotten by a restart, would stop a good run or hide a bad corpus."""
     loop = make(tmp_path, bad_files=BadFiles(10, 0.2, Records(tmp_path / "bad_files.jsonl")))
     loop.resume(None)
     loop.bad_files.note([("a.wav", "broken"), ("b.wav", "silent")])
@@ -147,7 +147,7 @@ def test_bad_files_are_listed_once_and_limited(tmp_path):
 
 
 def test_checkpoints_of_the_version_before_are_refused_by_name(tmp_path):
-    """They hold pickles; nothing is unpickled."""
+    """They hold pickles, and a pickle from a stranger can run any program."""
     loop = make(tmp_path)
     for name in ("optimizer.pt", "trainer_state.json"):
         folder = tmp_path / f"{name}-run" / "checkpoint-4"
@@ -176,7 +176,7 @@ close_ranks(loop.accelerator)
 
 
 def test_ranks_with_different_numbers_of_passes_train_what_one_process_does(tmp_path):
-    """A rank may have no clip at all in a step."""
+    """More processes would train another model, above all when one of them has no clip in a step."""
     lines = []
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
