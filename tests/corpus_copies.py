@@ -10,9 +10,7 @@ import soundfile
 
 from aape.data.audio.decoding import read_audio
 from aape.data.corpora import cremad, esc50, nsynth, speech_commands, urbansound
-from aape.data.demo import AUDIO
-
-NOTES = sorted(AUDIO.glob("*.opus"))
+from notes import NOTES
 
 
 def note(path: Path, number: int, seconds: float = 0.4) -> Path:

@@ -13,10 +13,11 @@ import torch
 
 from aape.analysis import windows
 from aape.cli import VERBS, load_verb, main, parse
-from aape.models.config import FrontEndConfig, encoder_config
+from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
+from notes import FRONT_END, save_nano
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -52,8 +53,7 @@ def desk(tmp_path, monkeypatch):
         soundfile.write(tmp_path / name, 0.1 * rng.standard_normal(int(seconds * 16000)), 16000)
     torch.manual_seed(0)
     options = {"head": ClassificationHead(64, 3), "labels": ["bell", "drum", "flute"]}
-    front_end = FrontEndConfig(mean=-6.0, std=4.0)
-    save_model(tmp_path / "runs" / "bells" / "model", AudioEncoder(encoder_config("nano")), front_end, **options)
+    save_nano(tmp_path / "runs" / "bells" / "model", **options)
     (tmp_path / "runs" / "drums").mkdir()
     for run in ("bells", "drums"):
         shutil.copy(METRICS, tmp_path / "runs" / run)
@@ -73,7 +73,7 @@ def commands(request, page, desk, monkeypatch):
     request.getfixturevalue("timm")
     validate = request.getfixturevalue("hear_validate")
     encoder = AudioEncoder(encoder_config("nano", stem="patch"))  # exports quickly; tests/adapters has the other stem
-    save_model(desk / "runs" / "bells" / "model", encoder, FrontEndConfig(mean=-6.0, std=4.0))
+    save_model(desk / "runs" / "bells" / "model", encoder, FRONT_END)
 
     def run_validator(arguments):
         monkeypatch.setattr(sys, "argv", ["hear-validator", *arguments])

@@ -10,13 +10,12 @@ from aape.analysis.kernels import chosen_kernels, mel_position, plot_kernels
 from aape.analysis.neighbours import nearest_neighbours
 from aape.data.log_mel import mel_filter_bank
 from aape.inference import AudioModel
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder
+from notes import FRONT_END, nano
 
 
 def test_kernels_of_a_clip_lie_in_the_folded_band(tmp_path):
     """The picture's axes are in Hz and nepers per second, within what the constraints allow."""
-    model = AudioModel(AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
+    model = AudioModel(nano(), FRONT_END)
     noise = 0.1 * np.random.default_rng(0).standard_normal(74 * 160, dtype=np.float32)  # 75 frames, 4.7 patches
     kernels = chosen_kernels(model, noise)
     assert kernels.frequencies.shape == kernels.decays.shape == (8, 5, 16)

@@ -15,12 +15,10 @@ import aape
 from aape.cli import main
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference import AudioModel, load_model
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
+from notes import FRONT_END, nano
 
-FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
 LABELS = ["bell", "drum", "flute [low]", "Ωmega"]
 RATE = 16000
 
@@ -30,8 +28,7 @@ def build(*, multi_label=False, labels=LABELS):
     head = ClassificationHead(64, 4)
     with torch.no_grad():
         head.linear.weight.mul_(40)  # scores that differ
-    encoder = AudioEncoder(encoder_config("nano"))
-    return AudioModel(encoder, FRONT_END, head=head, labels=labels, multi_label=multi_label)
+    return AudioModel(nano(), FRONT_END, head=head, labels=labels, multi_label=multi_label)
 
 
 def save(folder, model):

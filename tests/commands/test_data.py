@@ -13,17 +13,13 @@ import soundfile
 from aape.cli import main
 from aape.data.audio import read_audio
 from aape.data.clips import load_clip, read_manifest
-from aape.data.demo import AUDIO
-
-NOTES = sorted(AUDIO.glob("*.opus"))[:7]
+from notes import NOTES, link_notes
 
 
 @pytest.fixture
 def corpus(tmp_path):
     """Real notes in two folders, one of them a 44.1 kHz stereo WAV, listed with labels."""
-    (tmp_path / "sound" / "deep").mkdir(parents=True)
-    for note in NOTES[:5]:
-        (tmp_path / "sound" / note.name).symlink_to(note)
+    (link_notes(tmp_path / "sound", 5) / "deep").mkdir()
     wave = np.repeat(read_audio(NOTES[5], sample_rate=44100)[:, None], 2, axis=1)
     soundfile.write(tmp_path / "sound/deep/stereo.wav", wave, 44100)
     (tmp_path / "sound/deep" / NOTES[0].with_suffix(".flac").name).write_bytes(b"not a sound")

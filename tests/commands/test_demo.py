@@ -14,6 +14,7 @@ from aape.errors import AapeError, CheckpointError, ConfigError
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
+from notes import NOTES, save_nano
 
 
 def earlier_demo(folder):
@@ -28,7 +29,7 @@ def test_the_recordings_are_all_there_and_small():
     """The wheel stays small, the table names every file, and test programs are never trained on."""
     with open(AUDIO / "metadata.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert {row["file"] for row in rows} == {path.name for path in AUDIO.glob("*.opus")}
+    assert {row["file"] for row in rows} == {path.name for path in NOTES}
     assert sum(path.stat().st_size for path in AUDIO.iterdir()) < 3e6
     assert (AUDIO / "LICENSE.md").exists()
     programs = {split: {row["program"] for row in rows if row["split"] == split} for split in ("train", "test")}
@@ -38,14 +39,14 @@ def test_the_recordings_are_all_there_and_small():
 
 def test_every_recording_can_be_read():
     """The demo stops at the first bad file: all of them are three seconds of sound."""
-    waves = [read_audio(path) for path in sorted(AUDIO.glob("*.opus"))]
+    waves = [read_audio(path) for path in NOTES]
     assert {len(wave) for wave in waves} == {48000}
     assert min(abs(wave).max() for wave in waves) > 1e-3
 
 
 def test_the_demo_leaves_everything_it_names_and_replaces_only_that(tmp_path, capsys):
     """Two steps of it, by the command line, over an earlier demo that the user put a file beside."""
-    save_model(tmp_path / "nano", AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-3.0, std=4.5))
+    save_nano(tmp_path / "nano")
     out = earlier_demo(tmp_path / "demo")
     arguments = ["--out", str(out), "--checkpoint", str(tmp_path / "nano"), "--steps", "2", "--probe-steps", "2"]
     assert cli.main(["demo", *arguments]) == 0

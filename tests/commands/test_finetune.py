@@ -20,6 +20,7 @@ from aape.inference.model import load_model
 from aape.models.saved import read_model
 from aape.runs import loop
 from corpus_copies import MAKERS, make_folders, note, table
+from notes import read_lines
 
 
 def test_a_run_learns_scores_and_leaves_a_classifier(make_config, tmp_path, capsys):
@@ -44,7 +45,7 @@ def test_a_run_learns_scores_and_leaves_a_classifier(make_config, tmp_path, caps
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["bass", "flute"]
     assert sum(int(row["clips"]) for row in rows) == num_test  # each clip once, however many seeds
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     assert [(line["job"], line["step"]) for line in lines] == [
         ("seed0-test", 30), ("seed0-test", 60), ("seed1-test", 30), ("seed1-test", 60),
     ]  # fmt: skip
@@ -123,10 +124,10 @@ def test_an_undefined_score_ends_neither_the_run_nor_its_resumption(make_config,
 
 
 @pytest.mark.parametrize("task", MAKERS)
-def test_every_public_set_is_fine_tuned_for_two_steps(task, nano, tmp_path):
+def test_every_public_set_is_fine_tuned_for_two_steps(task, checkpoint, tmp_path):
     """`aape finetune --task X --data FOLDER` works before the long run does."""
     root = MAKERS[task](tmp_path / task)
-    options = ["--task", task, "--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    options = ["--task", task, "--data", str(root), "--checkpoint", checkpoint, "--out", str(tmp_path / "run")]
     options += ["--steps=2", "--batch=2", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
     options += ["--num-frames=64", "--no-selection-runs"]
     assert cli.main(["finetune", *options]) == 0
@@ -153,23 +154,23 @@ def test_folds_choose_their_step_by_runs_that_never_train_on_the_chooser(make_co
     assert jobs == {f"seed0-{fold}{kind}" for fold in "123" for kind in ("", "-selection")}
 
 
-def test_a_folder_of_classes_is_all_it_takes(nano, tmp_path, capsys):
+def test_a_folder_of_classes_is_all_it_takes(checkpoint, tmp_path, capsys):
     root = make_folders(tmp_path / "mine")
     note(root / "rare" / "1.wav", 5)
     options = ["--steps=2", "--batch=4", "--seeds=1", "--evaluations=1", "--workers=0", "--device=cpu"]
-    arguments = ["--data", str(root), "--checkpoint", nano, "--out", str(tmp_path / "run")]
+    arguments = ["--data", str(root), "--checkpoint", checkpoint, "--out", str(tmp_path / "run")]
     assert cli.main(["finetune", *arguments, *options]) == 0
     error = capsys.readouterr().err
     assert "1 of 3: rare" in error
     assert "held out for testing" in error
 
 
-def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path, capsys):
+def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(checkpoint, tmp_path, capsys):
     """NaN in the middle of a fold, a truncated file: a smaller data set must not go unnoticed."""
     root = MAKERS["esc50"](tmp_path / "esc50")
     broken = sorted((root / "audio").iterdir())[7]
     soundfile.write(broken, np.full(6400, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
-    options = {"task": "esc50", "data": str(root), "checkpoint": nano, "out": str(tmp_path / "run"), "steps": 1}
+    options = {"task": "esc50", "data": str(root), "checkpoint": checkpoint, "out": str(tmp_path / "run"), "steps": 1}
     options |= {"batch": 2, "seeds": 1, "evaluations": 1, "workers": 0, "num_frames": 64, "device": "cpu"}
     config = FinetuneConfig(**options, selection_runs=False)
     with pytest.raises(DataError, match=rf"1 of 20 clips cannot be read.*{broken.name}.*NaN"):
@@ -182,10 +183,10 @@ def test_bad_audio_is_named_and_counted_and_too_much_of_it_stops(nano, tmp_path,
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, monkeypatch, capsys, workers):
+def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(checkpoint, tmp_path, monkeypatch, capsys, workers):
     """AudioSet is read while it is trained on: same clips, same numbers, and bad files are still counted."""
     root = make_folders(tmp_path / "mine")
-    options = {"data": str(root), "checkpoint": nano, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
+    options = {"data": str(root), "checkpoint": checkpoint, "steps": 3, "batch": 4, "seeds": 1, "evaluations": 1}
     config = FinetuneConfig(**options, out=str(tmp_path / "kept"), workers=0, device="cpu", max_bad_fraction=0.2)
     kept = finetune(config)
     monkeypatch.setattr(spectrograms, "MAX_KEPT_BYTES", 0)
@@ -208,8 +209,8 @@ def test_a_set_too_large_to_be_checked_or_kept_gives_the_same(nano, tmp_path, mo
     assert (again["bad"], again["num_clips"]) == (result["bad"], result["num_clips"])
 
 
-def test_a_task_brings_its_protocol_and_options_override_it(nano):
-    options = {"data": "d", "checkpoint": nano, "out": "o"}
+def test_a_task_brings_its_protocol_and_options_override_it(checkpoint):
+    options = {"data": "d", "checkpoint": checkpoint, "out": "o"}
     esc50 = resolve(FinetuneConfig(**options, task="esc50"))
     assert (esc50.steps, esc50.batch, esc50.num_frames) == (8000, 128, 512)
     assert (esc50.optim.layer_decay, esc50.optim.ema, esc50.augment.mixup) == (0.65, 0.0, 0.0)
@@ -224,9 +225,9 @@ def test_the_help_fits_a_screen():
     assert len(option_table(FinetuneConfig)) <= 30
 
 
-def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(nano):
+def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(checkpoint):
     """Nobody has to remember the length, which the model knows; the paper's protocols cut and pad."""
-    options = {"data": "d", "checkpoint": nano, "out": "o"}
+    options = {"data": "d", "checkpoint": checkpoint, "out": "o"}
     assert loop_length(FinetuneConfig(**options), 3.0) == 3.0
     assert loop_length(FinetuneConfig(**options, loop_to=0.0), 3.0) == 0.0
     assert loop_length(FinetuneConfig(**options, loop_to=2.0), 3.0) == 2.0

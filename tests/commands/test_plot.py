@@ -11,6 +11,7 @@ from aape.analysis.curves import PANELS
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
+from notes import save_nano
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_aliasing_is_measured_and_drawn(tmp_path, capsys):
     for name, seconds in (("a.wav", 2.3), ("b.wav", 3.0), ("short.wav", 1.0)):
         noise = np.random.default_rng(len(name)).normal(scale=0.1, size=int(seconds * 16000))
         soundfile.write(tmp_path / "sounds" / name, noise, 16000)
-    save_model(tmp_path / "mine", AudioEncoder(encoder_config("nano")), FrontEndConfig(mean=-6.0, std=4.0))
+    save_nano(tmp_path / "mine")
     options = ["--models", str(tmp_path / "mine"), "--seeds", "1", "--clips", "1", "--sounds", "3"]
     arguments = ["plot", "aliasing", *options, "--out", str(tmp_path / "aliasing"), "--data"]
     assert cli.main([*arguments, str(tmp_path / "sounds")]) == 0

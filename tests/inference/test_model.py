@@ -14,23 +14,21 @@ from aape.data.clips import Clip
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference import AudioModel, load_model, random_model
 from aape.models import saved as saved_module
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder, pool
+from aape.models.encoder import pool
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
+from notes import FRONT_END, nano
 
-FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
 RATE = 16000
 
 
-def nano(**options):
-    torch.manual_seed(0)
-    return AudioModel(AudioEncoder(encoder_config("nano", **options)), FRONT_END, training={"steps": 3})
+def build(**options):
+    return AudioModel(nano(**options), FRONT_END, training={"steps": 3})
 
 
 @pytest.fixture
 def model():
-    return nano()
+    return build()
 
 
 @pytest.fixture
@@ -100,7 +98,7 @@ def test_frames_hold_the_tokens_of_their_time_patch(model):
 @pytest.mark.parametrize(("num_frames", "sizes"), [(1024, [1024]), (1025, [608, 417]), (1824, [608] * 3)])
 def test_long_audio_is_the_token_weighted_mean_of_windows(num_frames, sizes):
     """Windows must be those of the whole log-mel, seams included, and a short last one must not count double."""
-    model = nano().double()
+    model = build().double()
     wave = sound((num_frames - 1) * 160)
     spectrogram = model.log_mel(torch.from_numpy(wave)[None])
     vectors, counts, frames = [], [], []
@@ -124,7 +122,7 @@ def test_a_vector_does_not_depend_on_its_neighbours(tmp_path, options):
     for index, length in enumerate(seconds):
         path = write(tmp_path / f"{index}.wav", sound(int(length * RATE), seed=index), subtype="FLOAT")
         clips.append(Clip(path=str(path), name=path.name))
-    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+    for model, tolerance in ((build(**options), 1e-5), (build(**options).double(), 1e-10)):
         alone = np.stack([model.embed(clip.path) for clip in clips])
         for batch_size in (1, 3, 16):
             vectors, bad = model.embed_clips(clips, batch_size=batch_size)
@@ -151,7 +149,7 @@ def test_frames_do_not_depend_on_the_company_of_their_clip(options):
     padded = np.full((4, 12 * RATE), np.nan)
     for row, wave in zip(padded, waves, strict=True):
         row[: len(wave)] = wave
-    for model, tolerance in ((nano(**options), 1e-5), (nano(**options).double(), 1e-10)):
+    for model, tolerance in ((build(**options), 1e-5), (build(**options).double(), 1e-10)):
         vectors = model.embed(padded, RATE, lengths=[len(wave) for wave in waves])
         for wave, vector in zip(waves, vectors, strict=True):
             frames, _ = model.embed_frames(wave, RATE)
@@ -170,7 +168,7 @@ def test_other_rates_and_channels(model, tmp_path, rate, channels, suffix):
 
 def test_resampling_keeps_what_the_sound_is():
     """8 and 48 kHz recordings of a low tone must land near the 16 kHz one, nearer than another tone."""
-    model = nano()
+    model = build()
     reference, other = (
         model.embed(0.3 * np.sin(2 * np.pi * hertz * np.arange(RATE) / RATE), RATE) for hertz in (440, 2000)
     )
@@ -300,7 +298,7 @@ def test_fingerprint_follows_all_that_a_vector_depends_on(model, folder):
     """Cached features of another front end or another kernel would be taken for this model's."""
     assert load_model(folder, "cpu").fingerprint() == model.fingerprint()
     assert AudioModel(model.encoder, dataclasses.replace(FRONT_END, mean=-5.9)).fingerprint() != model.fingerprint()
-    assert nano(kernel_size=31).fingerprint() != model.fingerprint()
+    assert build(kernel_size=31).fingerprint() != model.fingerprint()
     with torch.no_grad():
         model.encoder.norm.bias[0] += 1e-3
     assert load_model(folder, "cpu").fingerprint() != model.fingerprint()
@@ -336,7 +334,7 @@ def test_short_sounds_are_looped_as_the_model_says(tmp_path):
 @pytest.mark.parametrize("loop_to", [1, 15])
 def test_frames_and_times_of_a_looped_sound_are_its_own(loop_to):
     """An event would be reported at 12 s of a sound of half a second."""
-    plain, model = nano(), nano()
+    plain, model = build(), build()
     model.loop_to = loop_to
     short = sound(7000)  # 44 frames, 3 time patches
     frames, centres = model.embed_frames(short, RATE)

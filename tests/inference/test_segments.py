@@ -15,17 +15,9 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.inference import AudioModel
 from aape.inference.segments import cut
-from aape.models.config import FrontEndConfig, encoder_config
-from aape.models.encoder import AudioEncoder
-from aape.models.saved import save_model
+from notes import FRONT_END, nano, save_nano
 
-FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
 RATE = 16000
-
-
-def nano():
-    torch.manual_seed(0)
-    return AudioModel(AudioEncoder(encoder_config("nano")), FRONT_END)
 
 
 def noise(num_samples, seed=0):
@@ -82,7 +74,7 @@ def test_what_is_no_sound_is_refused_by_streams_too(tmp_path):
 def test_a_file_and_its_samples_have_one_vector(tmp_path):
     """A long file, streamed and resampled block by block, is what its samples are."""
     soundfile.write(tmp_path / "a.wav", noise(41 * RATE), RATE, subtype="FLOAT")
-    model = nano()
+    model = AudioModel(nano(), FRONT_END)
     np.testing.assert_allclose(model.embed(tmp_path / "a.wav"), model.embed(noise(41 * RATE), RATE), atol=1e-5)
     frames, centres = model.embed_frames(tmp_path / "a.wav")
     np.testing.assert_allclose(frames, model.embed_frames(noise(41 * RATE), RATE)[0], atol=1e-5)
@@ -95,7 +87,7 @@ def test_a_file_that_breaks_off_after_an_hour_has_no_vector(tmp_path):
         soundfile.write(tmp_path / f"{name}.flac", noise(40 * RATE, seed=ord(name)), RATE)
     content = (tmp_path / "b.flac").read_bytes()
     (tmp_path / "b.flac").write_bytes(content[: int(0.9 * len(content))])
-    model = nano()
+    model = AudioModel(nano(), FRONT_END)
     files = [tmp_path / f"{name}.flac" for name in ("a", "b", "c")]
     vectors, bad = model.embed_clips([Clip(path=str(file), name=file.name) for file in files], batch_size=2)
     assert [name for name, _ in bad] == ["b.flac"]
@@ -127,7 +119,7 @@ def peak_megabytes(folder, seconds):
             minute = noise(60 * RATE, seed=length)
             for _ in range(length // 60):
                 file.write(minute)
-    save_model(folder / "model", nano().encoder, FRONT_END)
+    save_nano(folder / "model")
     command = [sys.executable, "-c", MEASURE, str(folder / "model"), *paths]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=True)
     return json.loads(done.stdout)
