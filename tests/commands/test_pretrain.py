@@ -209,7 +209,7 @@ def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
     assert plain.read_bytes() == watched.read_bytes()
 
 
-def test_a_probe_that_cannot_be_is_refused_before_the_watch(corpus, tmp_path, capsys):
+def test_a_probe_that_cannot_be_is_refused_before_the_run(corpus, tmp_path, capsys):
     """A mistake in its recipe would end the run after the first thousand steps."""
     assert watch(corpus, tmp_path / "run", "--watch-every", "2") == 2
     assert "watch_every" in capsys.readouterr().err
