@@ -24,7 +24,7 @@ CROP_SECONDS = 3
 def main() -> None:
     """Embed, probe, print."""
     config = resolve(parse(ProbeConfig, sys.argv[1:], verb="probe"))
-    labelled, model = read_probe_set(config)[0], load_model(config.checkpoint, device=config.device, loop_to=0)
+    labelled, model = read_probe_set(config), load_model(config.checkpoint, device=config.device, loop_to=0)
     protocol, rate = build_protocol(labelled, config, "cpu"), model.log_mel.sample_rate
     waves = [load_clip(clip, sample_rate=rate) for clip in labelled.clips]
     looped = [np.resize(wave, max(len(wave), CROP_SECONDS * rate)) for wave in waves]

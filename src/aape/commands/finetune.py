@@ -25,10 +25,6 @@ LOCAL_PATHS = ("data", "out", "checkpoint")  # not saved with the model
 MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
 
 
-def _is_share(value: float) -> bool:
-    return 0 <= value < 1
-
-
 @dataclass(frozen=True)
 class FinetuneOptimConfig:
     """AdamW with layer decay, a cosine to 0 after a linear warm-up, and an average of the weights (docs/method.md 8).
@@ -49,7 +45,7 @@ class FinetuneOptimConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "layer_decay")
-        require(self, "in [0, 1)", _is_share, "ema")
+        require(self, "in [0, 1)", lambda value: 0 <= value < 1, "ema")
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class AugmentConfig:
     spec_augment: float | None = None
 
     def __post_init__(self) -> None:
-        require(self, "in [0, 1)", _is_share, "spec_augment")
+        require(self, "in [0, 1)", lambda value: 0 <= value < 1, "spec_augment")
         require(self, "0 or more", lambda value: 0 <= value < math.inf, "mixup")
 
 
@@ -159,7 +155,7 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
 
     saved, config, accelerator = read_model(config.checkpoint), resolve(config), start_ranks(config.device)
     claim(config.out, config, may_change=MAY_CHANGE, resume=config.resume)
-    labelled, _ = read_set(config)  # what is wrong with the set is said before hours of reading
+    labelled = read_set(config)  # what is wrong with the set is said before hours of reading
     accelerator.wait_for_everyone()  # the first one writes only when all have looked
     environment = write_run_header(config.out, config, device=accelerator.device) if accelerator.is_main_process else {}
     run = _make_run(config, labelled, saved, accelerator)
@@ -180,9 +176,8 @@ def resolve(config: FinetuneConfig) -> FinetuneConfig:
     from aape.data.corpora import protocol
 
     settings = protocol(config.task, "finetuning")
-    changes: dict[str, Any] = {}
-    for name in ("steps", "batch", "num_frames"):
-        changes[name] = settings.get(name) if getattr(config, name) is None else getattr(config, name)
+    names = ("steps", "batch", "num_frames")
+    changes: dict[str, Any] = {name: settings.get(name) for name in names if getattr(config, name) is None}
     for section in ("optim", "augment"):
         options = getattr(config, section)
         missing = [field.name for field in dataclasses.fields(options) if getattr(options, field.name) is None]

@@ -20,6 +20,7 @@ from aape.errors import ConfigError
 ConfigT = TypeVar("ConfigT")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
+OURS = "[ours] marks a default that the paper does not state. "
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -130,13 +131,12 @@ def build_parser(verb: str, config_class: type) -> argparse.ArgumentParser:
     needed = [option.metavar if option.positional else f"{option.flag} {option.metavar}"
               for option in options if option.is_required]  # fmt: skip
     needed += [f"[{option.metavar}]" for option in options if option.positional and not option.is_required]
-    is_marked = any("[ours]" in option.help + option.group for option in options)
-    marks = "[ours] marks a default that the paper does not state. " if is_marked else ""
+    is_marked = any("[ours]" in option.help for option in options)
     parser = argparse.ArgumentParser(
         prog=f"aape {verb}".strip(),
         usage=" ".join(["aape", verb, *needed, "[--config RECIPE] [options]"]),
         description=summary(config_class),
-        epilog=f"{marks}In names, dashes and underscores are the same.",
+        epilog=f"{OURS if is_marked else ''}In names, dashes and underscores are the same.",
     )
     recipe_help = "a recipe's name (see aape recipes) or YAML file; the command line overrides it"
     parser.add_argument("--config", metavar="RECIPE", help=recipe_help)

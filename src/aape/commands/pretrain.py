@@ -104,9 +104,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
         if (self.watch is None) != (self.watch_every == 0):
-            raise ConfigError(
-                "watch and watch_every belong together: a recipe of `aape probe`, and steps between probes"
-            )
+            raise ConfigError("watch (recipe of `aape probe`) and watch_every (steps between probes) belong together")
         if not 0 < self.masking.mask_ratio < 1:
             raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
         if self.loop_to_crop and self.crop_seconds > MAX_LOOP_TO:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from aape.data.labelled import LabelledSet
     from aape.downstream.features import Features
-    from aape.downstream.partitions import Partition
     from aape.downstream.probing import ProbeProtocol, ProbeScores
 
 
@@ -108,7 +107,7 @@ def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> di
     config, out = resolve(config), Path(config.out)
     may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
     claim(out, config, may_change=may_change, resume=True)
-    labelled, _ = read_probe_set(config)  # what is wrong with the set is said before hours of embedding
+    labelled = read_probe_set(config)  # what is wrong with the set is said before hours of embedding
     model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
     is_main, seeds = accelerator is None or accelerator.is_main_process, config.seeds if config.yardsticks else 0
     environment = write_run_header(out, config, device=model.device) if is_main else {}
@@ -138,18 +137,18 @@ def resolve(config: ProbeConfig) -> ProbeConfig:
     return dataclasses.replace(config, **{key: value for key, value in values.items() if getattr(config, key) is None})
 
 
-def read_probe_set(config: ProbeConfig) -> tuple[LabelledSet, list[Partition]]:
-    """Read the task's data, of one label per clip, and its training and test sets.
+def read_probe_set(config: ProbeConfig) -> LabelledSet:
+    """Read the task's data, one label per clip, as `aape.downstream.partitions.read_set`.
 
     Raises:
-        ConfigError: a task with several labels per clip; and as `aape.downstream.partitions.read_set`, DataError too.
+        ConfigError, DataError: as there; ConfigError for a task with several labels per clip, too.
     """
-    from aape.downstream import partitions
+    from aape.downstream.partitions import read_set
 
-    labelled, parts = partitions.read_set(config)
+    labelled = read_set(config)
     if labelled.is_multi_label:
         raise ConfigError(f"task: {config.task} has several labels per clip, a probe takes one; use `aape finetune`")
-    return labelled, parts
+    return labelled
 
 
 def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> ProbeProtocol:

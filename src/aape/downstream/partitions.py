@@ -58,8 +58,8 @@ class Partition:
         return clips, {target for index in clips for target in targets[index]} - seen
 
 
-def read_set(config: Any) -> tuple[LabelledSet, list[Partition]]:
-    """Read the data set that a run's options name, and its partitions.
+def read_set(config: Any) -> LabelledSet:
+    """Read the data set that a run's options name, and check that it can be partitioned.
 
     Args:
         config: of `aape finetune` or `aape probe`.
@@ -71,7 +71,8 @@ def read_set(config: Any) -> tuple[LabelledSet, list[Partition]]:
     names = ("label", "split", "fold", "where", "group", "multi_label")
     columns = {name: getattr(config, name) for name in names if hasattr(config, name)}
     labelled = read_task(config.task, config.data, **columns)
-    return labelled, partitions(labelled, config)
+    partitions(labelled, config)
+    return labelled
 
 
 def partitions(labelled: LabelledSet, config: Any) -> list[Partition]:
@@ -141,7 +142,7 @@ def split_partition(splits: Sequence[str | None], names: Sequence[str]) -> Parti
         first = unknown[0]
         problem = f"unknown split {splits[first]!r}" if column[first] else "no split"
         known = f"train, {', '.join(VALIDATION_SPLITS)} or test*"
-        total = f"{len(unknown)} of {len(names)} clips have no split that is known"
+        total = f"{len(unknown)} of {len(names)} clips have no known split"
         raise DataError(f"{total}, {names[first]}: {problem}: expected {known}")
     for part, name in ((train, "train"), (test, "test")):
         if not part.any():

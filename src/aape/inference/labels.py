@@ -27,9 +27,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classification(Prediction):
-    """The labels of a whole recording; probabilities are the mean over its segments, weighted by their length."""
+    """The labels of a whole recording; probabilities are the mean over its windows, weighted by their length."""
 
-    windows: list[Prediction]  # of each segment: one, or consecutive ones of 6.08 s in recordings over 10.24 s
+    windows: list[Prediction]  # one, or consecutive ones of 6.08 s in recordings over 10.24 s
 
 
 def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) -> None:

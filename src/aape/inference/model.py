@@ -117,7 +117,7 @@ class AudioModel:
 
         Returns:
             Class token and mean patch token, (2D,) or (B, 2D), float32. Sound longer than 10.24 s is embedded in
-            segments of 6.08 s, and its vector is their mean, weighted by their length.
+            windows of 6.08 s, and its vector is their mean, weighted by their length.
 
         Raises:
             AudioError: a sound cannot be used.
@@ -188,7 +188,7 @@ class AudioModel:
         At most `top` labels are returned, and none with a score below `threshold`, one for all or by label (others 0).
 
         Returns:
-            Labels and scores, of the whole and of its segments; a list of such for a batch. Scores are softmax
+            Labels and scores, of the whole and of its windows; a list of such for a batch. Scores are softmax
             probabilities that sum to 1 over the classes, or in a multi-label model a probability for each class.
 
         Raises:
