@@ -29,10 +29,10 @@ from aape.data.audio import audio_seconds, read_audio
 from aape.errors import AudioError
 from mutations import Mutant, make_seeds, mutate
 
-MOST_SECONDS = 5.0  # of processor time for one file
-MOST_MEGABYTES = 256.0  # that the whole run may grow by
+MAX_SECONDS = 5.0  # of processor time for one file
+MAX_MEGABYTES = 256.0  # that the whole run may grow by
 WATCH_SECONDS = 60.0  # of silence after which the process is taken for hung, on however busy a machine
-MOST_FAILURES = 20  # after which a run gives up
+MAX_FAILURES = 20  # after which a run gives up
 SPARE_FRAMES = 8  # less than a chunk's header in samples
 
 
@@ -48,7 +48,7 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
     growth, slowest, first = 0.0, 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
-        while first < count and len(summary["failures"]) < MOST_FAILURES:
+        while first < count and len(summary["failures"]) < MAX_FAILURES:
             report.unlink(missing_ok=True)
             last, failure = _watch([str(first), str(count), str(seed), str(report)])
             part = json.loads(report.read_text()) if report.exists() else {}
@@ -60,7 +60,7 @@ def fuzz(count: int, seed: int) -> dict[str, Any]:
                 summary["failures"].append({"index": last, "what": failure})
             first = last + 1
             summary["count"] = first
-    if growth > MOST_MEGABYTES:
+    if growth > MAX_MEGABYTES:
         summary["failures"].append({"index": None, "what": f"memory grew by {growth:.0f} MB"})
     summary |= {
         "outcomes": dict(sorted(totals.items())),
@@ -111,7 +111,7 @@ def _read_all(first: int, count: int, seed: int, report: Path) -> None:
         except Exception as error:
             outcome = f"failed: {type(error).__name__}: {error}"
         seconds = time.process_time() - began
-        if seconds > MOST_SECONDS:
+        if seconds > MAX_SECONDS:
             outcome = f"failed: {seconds:.1f} s for one file"
         if outcome.startswith("failed"):
             failures.append({"index": index, "what": f"{mutant.origin}: {outcome}"})
