@@ -26,7 +26,7 @@ FILES = {
     "pretraining/metrics.jsonl": "losses and variances of the short run",
     "pretraining.png": "the same, drawn",
     "pretraining/model": "the encoder of the short run, for --model and --checkpoint",
-    "probe/result.json": "the probe of --checkpoint, with both yardsticks",
+    "probe/result.json": "the probe of the shipped encoder (or --checkpoint), with both yardsticks",
     "probe/results.csv": "the same as a table",
     "probe-short/result.json": "the probe of the short run, with both yardsticks",
     "kernels.png": "frequencies and decays that the stem chose for one note",
