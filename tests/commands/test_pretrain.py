@@ -90,6 +90,29 @@ def test_a_run_is_never_overwritten_or_continued_as_another(folder, tmp_path, ca
     assert "seed" in capsys.readouterr().err
 
 
+def test_a_run_does_not_continue_on_other_sounds_or_other_statistics(folder, tmp_path, capsys):
+    """Half a run on one corpus and half on another is neither, and nothing in the model would say so."""
+    run, stats, fewer = tmp_path / "run", measure(folder), link_notes(tmp_path / "fewer", 5)
+    assert cli.main(options(folder, run)) == 0
+    assert cli.main(options(fewer, run, "--resume")) == 2
+    assert f"the clips of {fewer} are not those it began with" in capsys.readouterr().err
+    assert cli.main(options(folder, run, "--resume", "--stats", str(stats))) == 0  # the same values
+    stats.write_text(json.dumps(json.loads(stats.read_text()) | {"mean": 0.5}))
+    assert cli.main(options(folder, run, "--resume", "--stats", str(stats))) == 2
+    assert "it was begun with other statistics than" in capsys.readouterr().err
+    assert cli.main(options(folder, run, "--resume")) == 0
+
+
+def test_a_start_that_failed_leaves_no_statistics_to_the_next(folder, tmp_path):
+    """The next start may have other sounds, and would be standardised with those of the first."""
+    run, fewer = tmp_path / "run", link_notes(tmp_path / "fewer", 5)
+    assert cli.main(options(fewer, run, "--init", "tiny")) == 2
+    (run / "stats.json").parent.mkdir(exist_ok=True)
+    measure(fewer).replace(run / "stats.json")
+    assert cli.main(options(folder, run, "--resume")) == 0
+    assert json.loads((run / "stats.json").read_text())["num_clips"] == len(list(folder.iterdir()))
+
+
 def test_bad_files_are_replaced_listed_and_counted(folder, tmp_path, capsys):
     """One broken file does not end a job; a broken corpus does."""
     stats = measure(folder)

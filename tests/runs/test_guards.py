@@ -8,7 +8,7 @@ import torch
 
 from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.errors import DataError, TrainingError
-from aape.pretraining.config import MaskingConfig
+from aape.pretraining.config import MaskingConfig, OptimConfig
 from notes import link_notes, measure, read_lines
 
 
@@ -69,6 +69,13 @@ def test_a_step_with_nan_changes_no_weight_and_the_run_goes_on(corpus, tmp_path,
     lines = (tmp_path / "run/metrics.jsonl").read_text()
     assert "NaN" not in lines
     assert json.loads(lines.splitlines()[-1])["loss"] > 0
+
+
+def test_batches_of_one_clip_raise_no_alarm(corpus, tmp_path):
+    """One clip has no variance over clips: that is no collapse."""
+    run = make(corpus, tmp_path / "run", steps=3, clips=2, optim=OptimConfig(accumulate=2))
+    assert run.train()
+    assert run.alarm.raised == {}
 
 
 def test_five_in_a_row_stop_the_run_with_the_weights_of_before(corpus, tmp_path):

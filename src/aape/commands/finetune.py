@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, Task
-from aape.errors import ConfigError, require, require_positive
+from aape.errors import require, require_positive
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -196,6 +196,7 @@ def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, 
     from aape.downstream.finetuning import Settings
     from aape.downstream.jobs import Run
     from aape.downstream.spectrograms import Spectrograms
+    from aape.runs.folder import claim_data
     from aape.runs.progress import progress_bar
 
     names = ("steps", "batch", "num_frames", "crop_frames", "clips_at_once", "evaluations", "save_every")
@@ -215,7 +216,8 @@ def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, 
     if accelerator.is_main_process:
         spectrograms.bad.print_new()
     readable = labelled.without(set(spectrograms.bad.reasons))
-    _check_data(config, readable, is_main=accelerator.is_main_process)
+    what = f"the readable clips of {config.data}, their labels, splits or folds"
+    claim_data(config.out, readable.digest(), what, is_main=accelerator.is_main_process)
     return Run(
         Path(config.out),
         readable,
@@ -227,17 +229,3 @@ def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, 
         loop_to=loop_to,
         options={key: value for key, value in dataclasses.asdict(config).items() if key not in LOCAL_PATHS},
     )
-
-
-def _check_data(config: FinetuneConfig, labelled: LabelledSet, *, is_main: bool) -> None:
-    """Keep a digest of the readable set in the run folder, and refuse to continue with another."""
-    from aape.runs.files import write_atomically
-
-    path, digest = Path(config.out) / "data.sha256", labelled.digest().encode()
-    if path.exists() and path.read_bytes() != digest:
-        raise ConfigError(
-            f"cannot resume {config.out}: the readable clips of {config.data}, their labels, splits or folds are not "
-            "those it began with: bring these back, or choose another --out"
-        )
-    if is_main:
-        write_atomically(path, digest)

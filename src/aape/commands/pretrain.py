@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from aape.runs.loop import Loop, StepPart
 
 BAD_NAME, PROBES_NAME = "bad_files.jsonl", "probes.jsonl"
-CLIPS_TO_FIT = 2000
+MAX_CROPS_TO_FIT, CROPS_PER_COMPONENT = 2000, 4
 MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every", "keep_checkpoints", "keep_every",
               "watch", "watch_every", "tensorboard", "track", "max_bad_fraction")  # fmt: skip
 # The fields of each section that are options; the others keep their defaults
@@ -140,11 +141,11 @@ class Pretraining:
         from aape.commands.probe import read_probe_set
         from aape.data.clips import read_manifest
         from aape.data.log_mel import LogMel
-        from aape.models.stats import front_end_from_stats, measure_stats
+        from aape.models.stats import claim_stats
         from aape.pretraining.draws import ClipDraws
         from aape.runs.checkpoints import find_checkpoint
         from aape.runs.files import Records
-        from aape.runs.folder import write_run_header
+        from aape.runs.folder import claim_data, write_run_header
 
         self.config, self.out = config, Path(config.out)
         if config.watch is not None:  # what is wrong with the set is said now
@@ -156,13 +157,12 @@ class Pretraining:
         self.front_end, self.encoder_config = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
         self.method, self.clip_statistics = _build_method(config, self.encoder_config)
+        names = hashlib.sha256("\n".join(clip.name for clip in clips).encode(errors="surrogateescape")).hexdigest()
+        claim_data(self.out, names, f"the clips of {config.data}", is_main=self.is_main, is_new=checkpoint is None)
         if self.is_main:
             write_run_header(self.out, config, device=self.device)
-        if config.stats is None:  # a resumed run finds them in its folder
-            stats = self.out / "stats.json"
-            if not stats.exists():
-                measure_stats(stats, config.data, self.front_end, max_bad_fraction=config.max_bad_fraction)
-            self.front_end = front_end_from_stats(stats)
+        self.front_end = claim_stats(self.out, config.stats, config.data, self.front_end, is_main=self.is_main,
+                                     is_new=checkpoint is None, max_bad_fraction=config.max_bad_fraction)  # fmt: skip
         self.log_mel = LogMel(**dataclasses.asdict(self.front_end))
         self.draws = ClipDraws(
             clips,
@@ -175,7 +175,8 @@ class Pretraining:
             loop_to_crop=config.loop_to_crop,
         )
         if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
-            crops = (self.draws[draw] for draw in range(min(CLIPS_TO_FIT, len(clips))))
+            num_crops = min(MAX_CROPS_TO_FIT, max(len(clips), CROPS_PER_COMPONENT * config.loss.statistics_components))
+            crops = (self.draws[draw] for draw in range(num_crops))
             inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
             self.clip_statistics.fit(torch.cat([self.clip_statistics.measure(*each).cpu() for each in inputs]))
         self.loop = self._make_loop(len(clips))
@@ -206,17 +207,17 @@ class Pretraining:
         from aape.runs.loop import StepPart
 
         self.bad.note(batch["bad"])
-        loss = self.config.loss
+        options = self.config.loss
         spectrogram, in_clip = self.spectrograms(batch["waveform"], batch["num_samples"])
-        valid = in_clip if loss.ignore_padding else None
+        valid = in_clip if options.ignore_padding else None
         visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
         outputs = self.method(spectrogram, visible, queries, valid)
         if self.clip_statistics is not None:
             num_time = self.method.student.stem.grid_size[1]
-            prefix = draw_prefix(self.config.seed, step, loss.min_prefix, num_time) if loss.min_prefix else None
-            error = self.clip_statistics(self.method.student, spectrogram, valid, prefix)
-            outputs["loss"] = outputs["loss"] + loss.statistics_weight * error
-            outputs["loss_statistics"] = error
+            prefix = draw_prefix(self.config.seed, step, options.min_prefix, num_time) if options.min_prefix else None
+            l_stat = self.clip_statistics(self.method.student, spectrogram, valid, prefix)
+            outputs["loss"] = outputs["loss"] + options.statistics_weight * l_stat
+            outputs["loss_statistics"] = l_stat
         weight = 1 / (self.config.optim.accumulate * self.accelerator.num_processes)
         names = [self.draws.clips[index].name for index in batch["clip"]]
         return StepPart(outputs["loss"], weight, names, {name: value.detach() for name, value in outputs.items()})
@@ -242,7 +243,7 @@ class Pretraining:
         if optim.compile:
             self.method.compile(dynamic=False)
         self.bad = BadFiles(num_clips, config.max_bad_fraction, Records(self.out / BAD_NAME))
-        self.alarm = CollapseAlarm()
+        self.alarm = CollapseAlarm(config.clips // (self.accelerator.num_processes * optim.accumulate))
         self.bar = TrainingBar("pre-training", config.steps, is_shown=self.is_main)
         warmup = round(optim.warmup_ratio * config.steps)
 

@@ -96,7 +96,7 @@ class AaPE(Stem):
         """Embed all patches (V = N), or the visible ones only; shapes as in `PatchEmbed.forward`.
 
         Figure 3: standard tokens e, the kernels that the Lambda Encoder chooses from them, x = high_pass(X), u = B x,
-        m = |SBLU(u)|, z = depthwise(GroupNorm(C m)), and the fusion of e and z.
+        m = SBLU(u), z = depthwise(GroupNorm(C m)), and the fusion of e and z.
         """
         spectrogram = self.pad(spectrogram)  # X (B, 1, F, T)
         e = standard_tokens(spectrogram, self.proj, self.pos_embed, visible)  # (B, [M,] V, D)
@@ -117,8 +117,8 @@ class AaPE(Stem):
         patch, num_freq = self.patch_size[0], self.grid_size[0]
         views = visible.flatten(0, -2)  # (B M, V)
         grid = x.new_zeros(views.shape[0], num_freq * (x.shape[-1] // patch)).scatter(1, views, 1.0)  # (B M, N)
-        visible_frames = grid.unflatten(1, (num_freq, -1)).repeat_interleave(patch, -2).repeat_interleave(patch, -1)
-        return x.repeat_interleave(views.shape[0] // x.shape[0], 0) * visible_frames
+        is_visible = grid.unflatten(1, (num_freq, -1)).repeat_interleave(patch, -2).repeat_interleave(patch, -1)
+        return x.repeat_interleave(views.shape[0] // x.shape[0], 0) * is_visible
 
     def locate(self, u: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the index of each patch among those of u, and its frequency patch; both (B, [M,] V)."""

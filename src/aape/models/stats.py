@@ -14,7 +14,7 @@ from aape.errors import CheckpointError, ConfigError
 from aape.models.config import FrontEndConfig
 from aape.models.config_file import read_front_end
 from aape.runs.devices import resolve_device
-from aape.runs.files import write_json
+from aape.runs.files import write_atomically, write_json
 from aape.runs.guards import BadFiles
 from aape.runs.progress import progress_bar
 
@@ -43,6 +43,30 @@ def measure_stats(
         bad.print_new()
     write_json(out, {**dataclasses.asdict(measured), "bad": bad.as_dicts(), "front_end": settings})
     return measured
+
+
+def claim_stats(
+    out: Path, given: str | None, data: str, front_end: FrontEndConfig, *, is_main: bool, is_new: bool,
+    max_bad_fraction: float,
+) -> FrontEndConfig:  # fmt: skip
+    """Return the front end that a run standardises with, and keep its statistics in the run folder.
+
+    They are those of the run if it is not new, else the file that is `given`, whose front end is `front_end`, or else
+    measured now.
+
+    Raises:
+        ConfigError: the run was begun with others than the given ones; and as `measure_stats`, DataError too.
+    """
+    path = out / "stats.json"
+    if given is None:
+        if is_new or not path.exists():
+            measure_stats(path, data, front_end, max_bad_fraction=max_bad_fraction)
+        return front_end_from_stats(path)
+    if not is_new and path.exists() and front_end_from_stats(path) != front_end:
+        raise ConfigError(f"cannot resume {out}: it was begun with other statistics than {given}: leave --stats out")
+    if is_main:
+        write_atomically(path, Path(given).read_bytes())
+    return front_end
 
 
 def front_end_from_stats(path: str | os.PathLike[str]) -> FrontEndConfig:

@@ -15,6 +15,7 @@ from aape.models.encoder import AudioEncoder
 
 # Of mean, standard deviation, maximum and delta standard deviation: over clips each then varies by about as much.
 SCALE = (1.0, 2.0, 1.0, 4.0)
+LEAST_VARIANCE = 1e-8  # of a component that counts as one, as a share of the largest
 
 
 class ClipStatistics(nn.Module):
@@ -40,17 +41,19 @@ class ClipStatistics(nn.Module):
         self.register_buffer("basis", torch.zeros(4 * n_mels, num_components))
 
     def fit(self, statistics: Tensor) -> None:
-        """Find the components of what `measure` gives for some of the corpus' clips (n, 4F); DataError if too few."""
+        """Find the components of what `measure` gives for crops of a corpus (n, 4F); DataError if too few vary."""
         num_components = self.basis.shape[1]
-        if len(statistics) <= num_components:
-            raise DataError(
-                f"{len(statistics)} clips are too few for loss.statistics_weight: it needs more than {num_components}"
-            )
         wide = statistics.double()
         variances, directions = torch.linalg.eigh(torch.cov((wide - wide.mean(0)).T))  # ascending
+        num_varying = int((variances > LEAST_VARIANCE * variances[-1].clamp(min=1e-4)).sum())
+        if num_varying < num_components:
+            raise DataError(
+                f"loss.statistics_weight: {len(statistics)} crops differ in {num_varying} components only, it needs "
+                f"{num_components}: add sounds, or train with --loss.statistics-weight 0"
+            )
         largest = slice(-num_components, None)
         self.mean.copy_(wide.mean(0))
-        self.basis.copy_((directions[:, largest] / variances[largest].clamp(min=1e-12).sqrt()).flip(1))
+        self.basis.copy_((directions[:, largest] / variances[largest].sqrt()).flip(1))
 
     def measure(self, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return mean, spread, maximum and spread of the difference over time of every bin, scaled: (B, 4F).
@@ -80,5 +83,6 @@ class ClipStatistics(nn.Module):
                 valid = valid.unflatten(1, (-1, spectrogram.shape[-1] // self.patch_size))[..., :prefix].flatten(1)
             spectrogram = spectrogram[..., : prefix * self.patch_size]
         class_tokens = encoder.forward_features(spectrogram)[:, 0]  # (B, D)
-        target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
-        return (self.head(class_tokens).to(target.dtype) - target).square().mean()
+        with torch.autocast(spectrogram.device.type, enabled=False):  # in half precision the error would be of no use
+            target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
+            return (self.head(class_tokens.to(self.head.weight.dtype)) - target).square().mean()

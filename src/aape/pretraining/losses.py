@@ -74,9 +74,10 @@ def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
     num_views, num_clips, _ = z.shape
     if num_views == 1:
         return z.sum() * 0
-    anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).transpose(0, 1)  # (B, M, D)
-    all_anchors, first = _all_ranks(anchors)  # (B of all ranks, M, D)
-    similarity = torch.einsum("imd,jnd->imjn", anchors, all_anchors) / temperature
+    with torch.autocast(z.device.type, enabled=False):  # it would take the similarities in half precision
+        anchors = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1).transpose(0, 1)  # (B, M, D)
+        all_anchors, first = _all_ranks(anchors)  # (B of all ranks, M, D)
+        similarity = torch.einsum("imd,jnd->imjn", anchors, all_anchors) / temperature
     clip = torch.arange(num_clips, device=z.device)
     position = first + clip  # of this rank's clips among those of all ranks
     positives = similarity[clip, :, position]  # (B, M, M)

@@ -56,7 +56,7 @@ class TeacherStudent(nn.Module):
             and over the clips of the batch. A variance near 0 means collapse.
         """
         pooled, utterance = self.targets(spectrogram, valid)  # (B, N, D), (B, D)
-        class_tokens, predictions, z = self.predict(spectrogram, visible, queries)  # (B, M, D), (B, M, Q, D), (B, M, D)
+        predictions, class_tokens, z = self.predict(spectrogram, visible, queries)  # (B, M, Q, D), (B, M, D), (B, M, D)
         valid_queries = None if valid is None else gather_tokens(valid[..., None], queries)[..., 0]  # (B, M, Q)
         parts = self.losses(predictions, gather_tokens(pooled, queries), class_tokens, utterance, z, valid_queries)
         return parts | self.diagnostics(pooled, utterance, predictions, class_tokens, valid, valid_queries)
@@ -68,16 +68,16 @@ class TeacherStudent(nn.Module):
         return teacher_targets(outputs, self.loss_config.target_norm, valid)
 
     def predict(self, spectrogram: Tensor, visible: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return class tokens (B, M, D), predicted tokens (B, M, Q, D), and projections of the mean token (B, M, D)."""
+        """Return predicted tokens (B, M, Q, D), class tokens (B, M, D), and projections of the mean token (B, M, D)."""
         latent = self.student.forward_features(spectrogram, visible)  # (B, M, 1 + V, D)
         class_tokens, tokens = latent[:, :, 0], latent[:, :, 1:]
         predictions = self.predictor(tokens.flatten(0, 1), visible.flatten(0, 1), queries.flatten(0, 1))
-        return class_tokens, predictions.unflatten(0, visible.shape[:2]), self.projection(tokens.mean(2))
+        return predictions.unflatten(0, visible.shape[:2]), class_tokens, self.projection(tokens.mean(2))
 
     def losses(
         self,
         predictions: Tensor,  # (B, M, Q, D)
-        targets: Tensor,  # pooled tokens at the queries (B, M, Q, D)
+        query_targets: Tensor,  # pooled tokens at the queries (B, M, Q, D)
         class_tokens: Tensor,  # (B, M, D)
         utterance: Tensor,  # (B, D)
         z: Tensor,  # projections (B, M, D)
@@ -85,7 +85,7 @@ class TeacherStudent(nn.Module):
     ) -> dict[str, Tensor]:
         """Return L_mask + L_utt + contrastive_weight L_con and its parts; `Pretraining.forward` adds L_stat."""
         scale = self.student.embed_dim**0.5 if self.loss_config.reduction == "eat" else 1.0
-        mask = scale * masked_loss(predictions, targets, valid_queries)
+        mask = scale * masked_loss(predictions, query_targets, valid_queries)
         utt = scale * utterance_loss(class_tokens, utterance)
         con = contrastive_loss(z.transpose(0, 1), self.loss_config.temperature)
         return {
@@ -105,7 +105,10 @@ class TeacherStudent(nn.Module):
         valid: Tensor | None = None,
         valid_queries: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Return the variances that vanish in a collapse; shapes as in `losses`, `valid` (B, N) of `pooled`."""
+        """Return the variances that vanish in a collapse; shapes as in `losses`, `valid` (B, N) of `pooled`.
+
+        Over the batch it is utterance targets and class tokens, the student's prediction of them.
+        """
         return {
             "target_variance_tokens": _variance(pooled, 1, valid),
             "target_variance_batch": _variance(utterance, 0),

@@ -59,6 +59,22 @@ def claim(
             raise ConfigError(f"{out} holds a run whose {key} is {before[key]}, not {value}: choose another --out")
 
 
+def claim_data(out: str | os.PathLike[str], digest: str, what: str, *, is_main: bool, is_new: bool = False) -> None:
+    """Keep a digest of a run's data in its folder; a run that is not new continues with no other.
+
+    Raises:
+        ConfigError: it was begun with other data than `what`.
+    """
+    path = Path(out) / "data.sha256"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_new and path.exists() and path.read_bytes() != digest.encode():
+        raise ConfigError(
+            f"cannot resume {out}: {what} are not those it began with: bring these back, or choose another --out"
+        )
+    if is_main:
+        write_atomically(path, digest.encode())
+
+
 def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the options of the run in a folder; None where there are none that can be read."""
     import yaml

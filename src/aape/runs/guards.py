@@ -25,13 +25,13 @@ class Flags:
         self.device, self.num_ranks = device, num_ranks
         self.pending: list[tuple[Tensor, Any, Any]] = []
 
-    def post(self, is_skipped: Tensor, is_stop: bool, about: Any) -> Tensor:
+    def post(self, is_nonfinite: Tensor, is_stop: bool, about: Any) -> Tensor:
         """Note this rank's flags of a step, and `about`, which comes back with them.
 
         Returns:
-            1.0 or 0.0 (), on the device: whether any rank wants the step left out.
+            1.0 or 0.0 (), on the device: whether the step is left out, as one of any rank is not finite.
         """
-        flags = torch.stack([is_skipped.reshape(()).float(), torch.tensor(float(is_stop), device=self.device)])
+        flags = torch.stack([is_nonfinite.reshape(()).float(), torch.tensor(float(is_stop), device=self.device)])
         if self.num_ranks > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         host, event = flags, None
@@ -152,7 +152,8 @@ class BadFiles:
 class CollapseAlarm:
     """Says so when targets or predictions stop telling tokens, or clips, apart; once for each.
 
-    The targets of the first log are the measure: they come from an encoder that has hardly moved.
+    Each variance is compared with that of the first log, when the encoder has hardly moved. Batches of one clip have no
+    variance over clips.
     """
 
     FALL, FLOOR = 0.1, 1e-4  # alarm below this share of the first value, or below this value
@@ -161,13 +162,16 @@ class CollapseAlarm:
         "--optim.learning-rate, use more clips or a larger --loss.contrastive-weight, and look at the audio"
     )
 
-    def __init__(self) -> None:
+    def __init__(self, clips_per_batch: int) -> None:
+        self.names = ["target_variance_tokens", "prediction_variance_tokens"]
+        if clips_per_batch > 1:
+            self.names.append("target_variance_batch")
         self.first: dict[str, float] = {}
         self.raised: dict[str, int] = {}  # the step of each alarm, by the name of its variance
 
     def check(self, step: int, values: Mapping[str, float], *, is_main: bool = True) -> None:
         """Compare a log's values with those of the first."""
-        for name in ("target_variance_tokens", "target_variance_batch", "prediction_variance_tokens"):
+        for name in self.names:
             if name not in values or name in self.raised:
                 continue
             first = self.first.setdefault(name, values[name])

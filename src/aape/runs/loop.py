@@ -104,7 +104,7 @@ class Loop:
                     clips += part.clips
                 sum_over_ranks(parameters, num_ranks)
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip_grad).detach()
-                self.measured.add({"grad_norm": norm}, 1 / num_ranks)
+                self.measured.add({"grad_norm": norm}, 1 / num_ranks)  # as above, the weights of all ranks add up to 1
                 # A step that is not finite is left out on the device; the host reads the flag a step later
                 is_nonfinite = is_nonfinite | ~torch.isfinite(norm)
                 is_skipped = self.flags.post(is_nonfinite, self.stop.is_set, about=(step, clips))
