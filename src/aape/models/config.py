@@ -58,7 +58,7 @@ class EncoderConfig:
         stride: frames between two filter outputs.
         hidden_dim: H, filter channels per frequency patch.
         sblu_dim: Z, filter outputs per frequency patch.
-        mask_context: hide masked frames from the filters as well [ours].
+        mask_context: hide masked patches from the filters as well [ours].
         lambda_dim: width of the Lambda Encoder; nano has 32.
         lambda_depth: blocks of the Lambda Encoder; nano has 1.
         lambda_heads: attention heads of the Lambda Encoder [ours]; nano has 1.
