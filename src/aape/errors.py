@@ -1,4 +1,4 @@
-"""The one exception family of the package: every expected failure is an `AapeError` with a one-line message."""
+"""The one exception family of the package: a failure that models and commands expect is an `AapeError` of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def one_line(text: str) -> str:
 
 
 class AapeError(Exception):
-    """Base of everything the package raises on purpose. The command line prints it as one line and exits 2.
+    """Base of what models and commands raise on purpose. The command line prints it as one line and exits 2.
 
     Args:
         message: what is wrong and what to do about it; becomes one printable line.
@@ -51,10 +51,11 @@ class ConfigError(AapeError):
 
     @classmethod
     def unknown_key(cls, key: str, valid: Iterable[str], where: str = "") -> ConfigError:
-        """Build the message for an unknown key: names it and shows the nearest valid one."""
+        """Build the message for an unknown key: names it and shows the nearest valid one, or those of its section."""
         names = sorted(valid)
-        nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(names)}"
+        nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.75)
+        section = [name for name in names if name.startswith(f"{key.rpartition('.')[0] or key}.")]
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"valid keys: {', '.join(section or names)}"
         return cls(f"unknown key {key!r}{f' in {where}' if where else ''}: {hint}")
 
 
