@@ -17,6 +17,7 @@ from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import find_model, load_weights, read_model, save_model
+from aape.runs.checkpoints import publish
 
 FRONT_END = FrontEndConfig(mean=-6.25, std=4.5)
 
@@ -326,6 +327,15 @@ def test_starting_an_encoder_from_a_saved_one(folder):
         load_weights(nano(depth=1, num_heads=2), folder)
     with pytest.raises(AapeError, match="kernel_size 63 there, 31 here"):
         load_weights(nano(kernel_size=31), folder)
+    with pytest.raises(CheckpointError, match=r"num_frames 608 there, 304 here \(crops of 5\.92 to 6\.07 s have 608"):
+        load_weights(nano(num_frames=304), folder)
+
+
+def test_a_training_checkpoint_is_no_saved_model(tmp_path):
+    """Its weights are those in the middle of a run, and the mistake is an easy one: the run is named instead."""
+    (tmp_path / "staging").mkdir()
+    publish(tmp_path / "staging", tmp_path / "checkpoint-4")
+    assert refusal(tmp_path / "checkpoint-4").endswith("a training checkpoint: give the folder of its run")
 
 
 def test_configuration_is_complete(folder):

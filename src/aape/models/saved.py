@@ -22,6 +22,7 @@ from aape.models.config import EncoderConfig, FrontEndConfig
 from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
+from aape.runs.checkpoints import MANIFEST_NAME
 from aape.runs.files import write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
@@ -211,15 +212,16 @@ def load_weights(encoder: AudioEncoder, name_or_path: str | os.PathLike[str]) ->
         CheckpointError: as `read_model`, or the saved encoder is another than this one.
     """
     saved = read_model(name_or_path)
-    ours, theirs = (
-        {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE_FIELDS}
-        for config in (encoder.config, saved.encoder.config)
-    )
-    different = [f"{key} {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]
+    ours, theirs = vars(encoder.config), vars(saved.encoder.config)
+    keys = [key for key in ours if key not in _FREE_FIELDS and ours[key] != theirs[key]]
+    different = [f"{key} {theirs[key]} there, {ours[key]} here" for key in keys]
+    if "num_frames" in keys:  # those of a crop, 1 + samples // hop_length, in whole patches
+        frames, hop = theirs["num_frames"], saved.front_end.hop_length / saved.front_end.sample_rate
+        seconds = f"{(frames - theirs['patch_size']) * hop:g} to {(frames - 1) * hop:g} s"
+        different[keys.index("num_frames")] += f" (crops of {seconds} have {frames}: --crop-seconds)"
     if different:
         raise CheckpointError(f"{os.fspath(name_or_path)}: another encoder: {'; '.join(different)}")
-    with torch.no_grad():
-        encoder.load_state_dict(saved.encoder.state_dict())
+    encoder.load_state_dict(saved.encoder.state_dict())
     return saved
 
 
@@ -235,6 +237,8 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {path.stat().st_size} bytes are too many for a configuration")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (path.parent / MANIFEST_NAME).exists():
+            raise CheckpointError(f"{path.parent}: a training checkpoint: give the folder of its run") from error
         raise CheckpointError(f"{path.parent}: not a saved model, there is no {path.name} in it") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
