@@ -150,6 +150,9 @@ def test_runs_are_drawn_side_by_side_and_while_they_run(tmp_path, capsys):
     assert (tmp_path / "curves.svg").exists()
     assert cli.main(["plot", "run", str(tmp_path)]) == 2
     assert "no metrics.jsonl" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "job": "seed-0", "loss": 1.0}\n')
+    assert cli.main(["plot", "run", str(tmp_path)]) == 2
+    assert "no metrics.jsonl of a pre-training run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,11 @@ def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
     """Read a run's metrics.jsonl as one array per field; NaN where a line lacks it.
 
     Raises:
-        DataError: a line is no JSON object, or a value no number.
+        DataError: not the metrics of a pre-training; a line is no JSON object, or a value no number.
     """
     lines = Records(path).read()
+    if not any("loss_mask" in line for line in lines):
+        raise DataError(f"{Path(path).parent}: no metrics.jsonl of a pre-training run in it, or no line yet")
     arrays = {}
     for name in sorted({name for line in lines for name in line}):
         try:
