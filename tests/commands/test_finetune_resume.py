@@ -40,7 +40,7 @@ def test_a_killed_run_ends_as_one_that_never_was(make_config, tmp_path, monkeypa
     assert files[0].read_bytes() == files[1].read_bytes()
     assert not list(tmp_path.rglob("checkpoint-*"))
 
-    with pytest.raises(ConfigError, match="already holds a run: continue it with --resume"):
+    with pytest.raises(ConfigError, match="already holds a run, begun or done: --resume it"):
         finetune(make_config(**options))
     with pytest.raises(ConfigError, match="whose steps is 6, not 7"):
         finetune(make_config(**{**options, "steps": 7}, resume=True))

@@ -50,7 +50,7 @@ def claim(
             raise ConfigError(f"{out} holds a result without its options: choose another --out")
         return
     if not resume:
-        raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+        raise ConfigError(f"{out} already holds a run, begun or done: --resume it, choose another --out, or delete it")
     now, before = plain(dataclasses.asdict(config)), read_config(out)
     if before is None or before.keys() != now.keys():
         raise ConfigError(f"{out} holds a run of another kind, or of another version of aape: choose another --out")
