@@ -1,4 +1,4 @@
-"""Masked teacher-student pre-training: the method, and nothing else (method 7)."""
+"""Masked teacher-student pre-training: the method (docs/method.md 7), what its steps draw, and L_stat, which is ours."""
 
 from __future__ import annotations
 
