@@ -238,7 +238,7 @@ class AaPEModel(_EncoderUser):
 
 
 class AaPEForAudioClassification(_EncoderUser):
-    """The encoder, and LayerNorm and a linear layer on its class token (method 8)."""
+    """The encoder, and LayerNorm and a linear layer on its class token (docs/method.md 8)."""
 
     _keys_to_ignore_on_load_unexpected = (r"^(teacher|predictor|projection)\.",)
 

@@ -35,7 +35,7 @@ class AaPEForPreTrainingOutput(ModelOutput):  # type: ignore[misc, unused-ignore
 
 
 class AaPEForPreTraining(AaPEPreTrainedModel):
-    """Student (`encoder`), teacher, predictor and projection (method 7).
+    """Student (`encoder`), teacher, predictor and projection (docs/method.md 7).
 
     The sections `predictor`, `loss` and `masking` of `config.training` say how; their defaults are in
     `aape.models.config` and `aape.pretraining.config`. From a folder with an encoder only, the teacher starts as the

@@ -72,7 +72,7 @@ class FixedLambda(nn.Module):
 
 
 def constrain(raw: Tensor, patch_size: int, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Map raw values to the decays and frequencies that SBLU accepts (method 3).
+    """Map raw values to the decays and frequencies that SBLU accepts (docs/method.md 3).
 
     Args:
         raw: raw decays, then raw frequencies (..., 2H).

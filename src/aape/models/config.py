@@ -14,7 +14,7 @@ MAX_LOOP_TO = 600.0  # seconds: looped sound is held in memory
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """The log-mel front end (method 1).
+    """The log-mel front end (docs/method.md 1).
 
     Args:
         sample_rate: samples per second that every recording is resampled to.
@@ -41,7 +41,7 @@ class FrontEndConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The stem and the Vision Transformer behind it (method 3 to 6).
+    """The stem and the Vision Transformer behind it (docs/method.md 3 to 6).
 
     Args:
         embed_dim: width of the tokens; every size of `--model` sets its own.
@@ -113,7 +113,7 @@ def encoder_config(model: str = "base", **overrides: Any) -> EncoderConfig:
 
 @dataclass(frozen=True)
 class PredictorConfig:
-    """What the student predicts with; 0 stands for the value of method 7.
+    """What the student predicts with; 0 stands for the value of docs/method.md 7.
 
     Args:
         kind: cross-attention, or the convolutions of EAT (cnn).

@@ -8,7 +8,7 @@ from aape.layers.transformer import NORM_EPS
 
 
 class ClassificationHead(nn.Module):
-    """LayerNorm and a linear layer on the class token (method 8), D -> num_classes."""
+    """LayerNorm and a linear layer on the class token (docs/method.md 8), D -> num_classes."""
 
     def __init__(self, embed_dim: int, num_classes: int) -> None:
         super().__init__()

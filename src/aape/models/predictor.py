@@ -1,4 +1,4 @@
-"""What the student predicts the hidden tokens with: two forms, one call (method 7)."""
+"""What the student predicts the hidden tokens with: two forms, one call (docs/method.md 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masked teacher-student pre-training: the method (docs/method.md 7), what its steps draw, and L_stat, which is ours."""
+"""Masked teacher-student pre-training: the method (docs/method.md 7), the draws of its steps, and L_stat (ours)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the method leaves open: masks, losses and optimiser (method 7)."""
+"""What the method leaves open: masks, losses and optimiser (docs/method.md 7)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aape.errors import require_positive
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """Inverse block masking (method 7).
+    """Inverse block masking (docs/method.md 7).
 
     Args:
         num_views: masked views per clip.
@@ -30,7 +30,7 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """L = L_mask + L_utt + contrastive_weight * L_con (method 7) + statistics_weight * L_stat [ours].
+    """L = L_mask + L_utt + contrastive_weight * L_con (docs/method.md 7) + statistics_weight * L_stat [ours].
 
     Args:
         contrastive_weight: weight of the contrastive loss.
@@ -60,7 +60,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a cosine to 0 after a linear warm-up, and the teacher's momentum (method 7).
+    """AdamW with a cosine to 0 after a linear warm-up, and the teacher's momentum (docs/method.md 7).
 
     Args:
         learning_rate: peak of the schedule [ours].

@@ -1,4 +1,4 @@
-"""The targets and the three losses of the paper (method 7); commands/pretrain.py adds L_stat of clip_statistics.py.
+"""The targets and three losses of the paper (docs/method.md 7); `Pretraining.forward` adds L_stat, which is ours.
 
 Reductions are means over clips, so that they do not depend on how a batch is divided into ranks or accumulation steps.
 """

@@ -1,4 +1,4 @@
-"""Inverse block masking: a few blocks of the token grid stay visible, everything else is hidden (EAT, method 7)."""
+"""Inverse block masking: a few blocks of the token grid stay visible, the rest is hidden (EAT, docs/method.md 7)."""
 
 from __future__ import annotations
 

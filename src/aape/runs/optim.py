@@ -47,7 +47,7 @@ def layer_decay(depth: int, factor: float) -> Callable[[str], float]:
     """Return the learning rate's factor by parameter: 1 behind the last block, `factor` less for each layer before.
 
     The stem, and with it the class token, is layer 0, block i is layer i + 1, and the last norm and the head are layer
-    depth + 1 (method 8; that the stem counts as layer 0 is ours).
+    depth + 1 (docs/method.md 8; that the stem counts as layer 0 is ours).
     """
 
     def rate_of(name: str) -> float:
