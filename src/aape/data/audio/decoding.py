@@ -68,36 +68,20 @@ def read_audio(
             number of channels, longer than `max_seconds`, or shorter than `start`.
         ValueError: for a negative `start`, or a `duration` or `sample_rate` that is not positive.
     """
-    if not (0 <= start < math.inf) or (duration is not None and not 0 < duration < math.inf) or sample_rate <= 0:
-        raise ValueError(f"no such part: start {start}, duration {duration}, sample rate {sample_rate}")
     with _open_sound(source, name) as opened:
-        sound, rate = opened.sound, opened.sound.samplerate
-        first = round(start * sample_rate)
-        stop = None if duration is None else first + max(1, round(duration * sample_rate))
-        frame, last_frame = _frames_of(first, stop, rate, sample_rate)
-        # What the resampler reads on both sides of a part is under 2 s and not the user's.
-        most_frames = math.ceil((max_seconds + (0 if duration is None else 2)) * rate)
-        if 0 < sound.frames <= frame:
-            raise AudioError(opened.label, f"{sound.frames / rate:.2f} s long, asked for from {start:g} s")
-        last_frame = _last_frame(opened, frame, last_frame, most_frames, max_seconds)
-        promised = _promised_frames(opened, last_frame, is_whole=start == 0 and duration is None)
-        blocks = _decode(opened, frame, last_frame, promised, most_frames, MAX_VALUES)
-        wave = np.concatenate([np.zeros(0, np.float32), *_resample(blocks, rate, sample_rate)])
-        wave = wave[first - frame * sample_rate // rate :][: None if stop is None else stop - first]
-        if wave.size == 0:
-            reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
-            raise AudioError(opened.label, reason)
-        return wave
+        return np.concatenate([*_read_part(opened, start, duration, sample_rate, max_seconds, MAX_VALUES)])
 
 
 def stream_audio(
     source: str | os.PathLike[str] | bytes,
     *,
     sample_rate: int = 16000,
+    start: float = 0.0,
+    duration: float | None = None,
     max_seconds: float = MAX_STREAM_SECONDS,
     name: str | None = None,
 ) -> Iterator[np.ndarray]:
-    """Read a sound file of any length block by block, in memory that does not grow with it.
+    """Read a sound file of any length, or a part of it, block by block, in memory that does not grow with it.
 
     Args: as for `read_audio`.
 
@@ -108,17 +92,7 @@ def stream_audio(
         AudioError: as `read_audio`; of a file that turns out to be bad at its end, after the blocks before it.
     """
     with _open_sound(source, name) as opened:
-        rate, channels = opened.sound.samplerate, opened.sound.channels
-        most_frames = math.ceil(max_seconds * rate)
-        last_frame = _last_frame(opened, 0, None, most_frames, max_seconds)
-        promised = _promised_frames(opened, last_frame, is_whole=True)
-        blocks = _decode(opened, 0, last_frame, promised, most_frames, most_frames * channels)
-        num_samples = 0
-        for block in filter(len, _resample(blocks, rate, sample_rate)):
-            num_samples += len(block)
-            yield block
-        if num_samples == 0:
-            raise AudioError(opened.label, "too short to resample")
+        yield from _read_part(opened, start, duration, sample_rate, max_seconds, None)
 
 
 def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
@@ -136,6 +110,41 @@ def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = 
         if num_frames != _NO_LENGTH:
             return num_frames / float(opened.sound.samplerate)
     return len(read_audio(source, name=name)) / 16000
+
+
+def _read_part(
+    opened: _Opened,
+    start: float,
+    duration: float | None,
+    sample_rate: int,
+    max_seconds: float,
+    max_values: int | None,
+) -> Iterator[np.ndarray]:
+    """Yield the blocks (T,) of a part, or of the whole; `max_values` None: as many as `max_seconds` can hold."""
+    if not (0 <= start < math.inf) or (duration is not None and not 0 < duration < math.inf) or sample_rate <= 0:
+        raise ValueError(f"no such part: start {start}, duration {duration}, sample rate {sample_rate}")
+    sound, rate = opened.sound, opened.sound.samplerate
+    first = round(start * sample_rate)
+    stop = None if duration is None else first + max(1, round(duration * sample_rate))
+    frame, last_frame = _frames_of(first, stop, rate, sample_rate)
+    # What the resampler reads on both sides of a part is under 2 s and not the user's.
+    most_frames = math.ceil((max_seconds + (0 if duration is None else 2)) * rate)
+    if 0 < sound.frames <= frame:
+        raise AudioError(opened.label, f"{sound.frames / rate:.2f} s long, asked for from {start:g} s")
+    last_frame = _last_frame(opened, frame, last_frame, most_frames, max_seconds)
+    promised = _promised_frames(opened, last_frame, is_whole=start == 0 and duration is None)
+    max_values = most_frames * sound.channels if max_values is None else max_values
+    blocks = _decode(opened, frame, last_frame, promised, most_frames, max_values)
+    position = frame * sample_rate // rate  # of the next block, in samples of the result
+    num_samples = 0
+    for block in _resample(blocks, rate, sample_rate):
+        part = block[max(0, first - position) :][: None if stop is None else max(0, stop - max(first, position))]
+        position, num_samples = position + len(block), num_samples + len(part)
+        if len(part):
+            yield part
+    if num_samples == 0:
+        reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
+        raise AudioError(opened.label, reason)
 
 
 class _Opened(NamedTuple):
