@@ -17,11 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from aape.data.audio.decoding import AUDIO_EXTENSIONS, audio_format, audio_seconds, read_audio, stream_audio
+from aape.data.audio.decoding import (
+    AUDIO_EXTENSIONS,
+    MAX_CONTENT_BYTES,
+    audio_format,
+    audio_seconds,
+    read_audio,
+    stream_audio,
+)
 from aape.data.shards import index_tar
 from aape.errors import AudioError, DataError
 
-MAX_MEMBER_BYTES = 1 << 30  # a member is read into memory
 _EXTENSIONS = " ".join(AUDIO_EXTENSIONS)
 
 
@@ -141,8 +147,8 @@ def clip_source(clip: Clip) -> str | bytes:
     """Return what a clip is read from: the path of a file, or the content of a tar member."""
     if clip.offset is None or clip.size is None:
         return clip.path
-    if clip.size > MAX_MEMBER_BYTES:
-        reason = f"{clip.size} bytes in a shard, the most is {MAX_MEMBER_BYTES}: put it beside the shard as a file"
+    if clip.size > MAX_CONTENT_BYTES:
+        reason = f"{clip.size} bytes in a shard, the most is {MAX_CONTENT_BYTES}: put it beside the shard as a file"
         raise AudioError(clip.name, reason)
     try:
         with open(clip.path, "rb", buffering=0) as shard:

@@ -11,10 +11,10 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from aape.data.audio.arrays import read_array
 from aape.data.log_mel import LogMel
-from aape.errors import AudioError, CheckpointError
+from aape.errors import CheckpointError
 from aape.huggingface.configuration import AaPEConfig
+from aape.inference.recordings import open_sounds
 from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_end
 
 _LOG = logging.get_logger(__name__)
@@ -69,8 +69,9 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         """Make `input_values` (B, T, F) and `attention_mask` (B, T), zero-padded to whole patches of the longest clip.
 
         Args:
-            raw_speech: mono samples (samples,), several of them (B, samples), or a list of (samples,) of any lengths.
-            sampling_rate: of the samples, in Hz; it must be the model's.
+            raw_speech: mono samples (samples,), several of them (B, samples), a list of (samples,) of any lengths, or
+                anything else that `AudioModel.embed` takes.
+            sampling_rate: of the samples, in Hz; it must be the model's, and that of samples that bring their rate.
             return_tensors: as elsewhere in transformers, such as "pt" or "np".
             padding: True or "longest", the only way there is.
             truncation: not available.
@@ -88,16 +89,14 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             rates = f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}"
             raise ValueError(f"{rates}: resample it")
-        is_list = isinstance(raw_speech, (list, tuple)) and len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
+        rate = self.sampling_rate
+        sounds, _ = open_sounds(raw_speech, sampling_rate or rate, to_rate=rate, dtype=np.float32)
         log_mel = LogMel(**self.front_end)
         spectrograms = []
-        for clip in raw_speech if is_list else [raw_speech]:
-            waves = read_array(clip, self.sampling_rate, to_rate=self.sampling_rate)
-            if is_list and np.ndim(clip) != 1:
-                raise AudioError("array", f"of shape {np.shape(clip)}: a list is made of clips (samples,)")
+        for blocks in sounds:
             with torch.inference_mode():
-                frames = log_mel(torch.from_numpy(waves))[:, 0]  # (B, F, T)
-            spectrograms += list(frames.transpose(1, 2).numpy())
+                frames = log_mel(torch.from_numpy(np.concatenate(list(blocks)))[None])[0, 0]  # (F, T)
+            spectrograms.append(frames.T.numpy())
         longest = max(map(len, spectrograms))
         shape = (len(spectrograms), longest + -longest % self.patch_size)
         values, mask = np.zeros((*shape, log_mel.n_mels), np.float32), np.zeros(shape, np.int64)

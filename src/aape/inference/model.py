@@ -110,9 +110,11 @@ class AudioModel:
         """Embed one sound, or several.
 
         Args:
-            wav: floating point samples (samples,) or (B, samples), mono; the path of a sound file of any length; or a
-                list of such arrays (samples,) and paths.
-            sample_rate: of the samples, in Hz; a file knows its own.
+            wav: floating point samples (samples,) or (B, samples), mono; one recording; or a list of samples (samples,)
+                and recordings. A recording is the path of a sound file, an open binary file or its bytes; a pair of
+                samples and rate; a mapping of "array" and "sampling_rate", or "bytes" or "path", as in `datasets`; or a
+                decoder of torchcodec.
+            sample_rate: of samples that do not bring it, in Hz; a file knows its own.
             lengths: valid samples of each row of (B, samples); the rest is padding, and has no influence.
 
         Returns:
@@ -127,7 +129,7 @@ class AudioModel:
         return np.stack(vectors) if is_batch else vectors[0]
 
     def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
-        """Embed every time patch of one sound, samples (samples,) or a path as for `embed`.
+        """Embed every time patch of one sound, samples (samples,) or a recording as for `embed`.
 
         Returns:
             The tokens of each time patch, low frequencies first, (Nt, Nf * D), float32; and the patches' centres (Nt,)

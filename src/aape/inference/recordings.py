@@ -1,10 +1,11 @@
-"""What a caller brings, arrays, paths and lists of them, as recordings that are read block by block."""
+"""What a caller brings, arrays, files and lists of them, as recordings that are read block by block."""
 
 from __future__ import annotations
 
+import numbers
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from aape.data.clips import Clip, find_audio
 from aape.errors import AudioError
 from aape.inference.segments import Blocks
 
-Sound: TypeAlias = Any  # an array of samples, a path, or a list of those
+Sound: TypeAlias = Any  # what `SOUNDS` lists
 Paths: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -31,8 +32,9 @@ def open_sounds(
     """Open one recording per row; arrays are vetted here, files while they are read.
 
     Args:
-        wav: samples (samples,) or (B, samples), a path, or a list of arrays (samples,) and paths.
-        sample_rate: of the samples, in Hz.
+        wav: samples (samples,) or (B, samples); one recording, see `_unpack`; or a list of samples (samples,) and
+            recordings.
+        sample_rate: of samples that do not come with it, in Hz.
         to_rate: of the blocks, in Hz.
         dtype: of the blocks that come from arrays; files give float32.
         lengths: valid samples of each row of (B, samples).
@@ -43,25 +45,30 @@ def open_sounds(
     Raises:
         AudioError: an array cannot be used, or `lengths` are not those of its rows.
     """
-    if isinstance(wav, (str, os.PathLike)):
-        if lengths is not None:
-            raise AudioError(wav, "lengths are for the rows of an array (clips, samples), a file has its own")
-        return [stream_audio(wav, sample_rate=to_rate)], False
-    if lengths is not None:
+    recording = _unpack(wav, NAME)
+    if recording is None and lengths is not None:
         wav = _without_padding(wav, lengths)
-    if not (isinstance(wav, (list, tuple)) and len(wav) > 0 and all(map(_is_sound, wav))):
+    elif lengths is not None:
+        raise AudioError(NAME, "lengths are for the rows of an array (clips, samples), a recording has its own")
+    if recording is None and not _is_list(wav):
         waves = read_array(wav, sample_rate, to_rate=to_rate, dtype=dtype)
         return [[wave] for wave in waves], np.ndim(wav) == 2
+    items = {NAME: wav} if recording else {f"{NAME}, clip {index}": item for index, item in enumerate(wav)}
     sounds: list[Blocks] = []
-    for index, item in enumerate(wav):
-        name = f"{NAME}, clip {index}"
-        if isinstance(item, (str, os.PathLike)):
-            sounds.append(stream_audio(item, sample_rate=to_rate))
-        elif item.ndim != 1:
-            raise AudioError(name, f"of shape {tuple(item.shape)}: a list is made of clips (samples,) and paths")
-        else:
-            sounds.append([read_array(item, sample_rate, to_rate=to_rate, dtype=dtype, name=name)[0]])
-    return sounds, True
+    for name, item in items.items():
+        source, rate = _unpack(item, name) or (item, None)
+        if None not in (rate, sample_rate) and rate != sample_rate:
+            raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was passed: leave that out")
+        if _is_file(source):
+            sounds.append(stream_audio(source, sample_rate=to_rate))
+            continue
+        rate = sample_rate if rate is None else rate
+        wave = read_array(source, rate, to_rate=to_rate, dtype=dtype, name=name)[0]
+        if np.ndim(source) > 1:
+            rule = "a list is made of clips (samples,)" if recording is None else "a recording is (samples,)"
+            raise AudioError(name, f"of shape {tuple(np.shape(source))}: {rule}: average its channels")
+        sounds.append([wave])
+    return sounds, recording is None
 
 
 def file_clips(inputs: Paths) -> list[Clip]:
@@ -76,8 +83,56 @@ def readable_names(clips: Sequence[Clip], bad: Sequence[tuple[str, str]]) -> lis
     return [clip.name for clip in clips if clip.name not in unreadable]
 
 
-def _is_sound(item: Any) -> bool:
-    return isinstance(item, (str, os.PathLike)) or (isinstance(item, (np.ndarray, Tensor)) and item.ndim > 0)
+def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
+    """Return the file or the samples of a recording, and the rate that comes with them; None for anything else.
+
+    A recording is a path, a binary file or its bytes; samples and their rate; a mapping of `array` or `raw` and its
+    rate, or of `bytes` or `path`, as `datasets` and pipelines have it; or a decoder of torchcodec.
+    """
+    if _is_file(item):
+        return item, None
+    if isinstance(item, (bytearray, memoryview)) and memoryview(item).itemsize == 1:
+        return bytes(item), None
+    if hasattr(item, "get_all_samples"):
+        try:
+            samples = item.get_all_samples()
+        except RuntimeError as error:
+            raise AudioError(name, f"its decoder says: {error}") from error
+        return samples.data.mean(0), samples.sample_rate
+    if isinstance(item, Mapping):
+        source = next((item[key] for key in ("array", "raw", "bytes", "path") if item.get(key) is not None), None)
+        if source is None:
+            rule = "it must have 'array' and 'sampling_rate', 'bytes' or 'path'"
+            raise AudioError(name, f"a mapping of {', '.join(map(repr, item)) or 'nothing'}: {rule}")
+        rate = item.get("sampling_rate") or item.get("sample_rate")
+    elif isinstance(item, tuple) and sorted(map(_kind, item)) == ["array", "number"]:
+        # As librosa, soundfile and torchaudio return them; scipy has the rate first.
+        source, rate = item if _kind(item[0]) == "array" else item[::-1]
+    else:
+        return None
+    if _is_file(source):
+        return source, None
+    is_mono = hasattr(source, "reshape") and source.ndim == 2 and 1 in source.shape
+    return (source.reshape(-1) if is_mono else source), rate
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, (str, os.PathLike, bytes)) or hasattr(item, "read")
+
+
+def _kind(item: Any) -> str:
+    if isinstance(item, numbers.Real) or getattr(item, "shape", None) == ():
+        return "number"
+    return "array" if isinstance(item, list) or getattr(item, "ndim", None) else "other"
+
+
+def _is_list(wav: Any) -> bool:
+    """Say whether this is a list of sounds; lists of equally many numbers are the rows of an array."""
+    if not isinstance(wav, (list, tuple)):
+        return False
+    if all(isinstance(item, list) for item in wav):
+        return len(set(map(len, wav))) > 1
+    return any(_kind(item) == "array" or _unpack(item, NAME) for item in wav)
 
 
 def _without_padding(wav: Any, lengths: Sequence[int]) -> list[Any]:

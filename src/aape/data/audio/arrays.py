@@ -12,7 +12,14 @@ from aape.data.audio.decoding import MAX_LEVEL, MAX_RATE, MIN_RATE
 from aape.errors import AudioError
 
 NAME = "array"  # what an array is called in errors
+SOUNDS = "samples and their rate, a path, a file opened as binary, its bytes, or a list of such"
 _LOUD = 1000.0  # 60 dB above full scale: such are integers that somebody only cast
+_DIVIDE = {
+    "int16": "divide by 32768",
+    "int32": "divide by 2147483648",
+    "int64": "divide 16-bit ones by 32768",
+    "uint8": "subtract 128 and divide by 128",
+}
 _MAX_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
 
 
@@ -51,7 +58,7 @@ def read_array(
         if level > _LOUD:
             message = f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768"
             warnings.warn(message, stacklevel=2)
-    rows = rows.astype(dtype, copy=False)
+    rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
     if sample_rate != to_rate:
         import soxr
 
@@ -64,14 +71,19 @@ def read_array(
 def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
     """Return floating point samples (samples,) or (clips, samples), or say why these are none."""
     try:
-        array = np.asarray(wav.detach().cpu() if hasattr(wav, "detach") else wav)
-    except (TypeError, ValueError) as error:
+        if hasattr(wav, "detach"):
+            wav = wav.detach().cpu()
+            wav = wav.float() if wav.is_floating_point() and wav.element_size() < 4 else wav  # numpy has no bfloat16
+        array = np.asarray(wav)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise AudioError(name, f"not an array of samples ({error})") from error
-    if array.dtype.kind != "f":
-        hint = f": divide by {np.iinfo(array.dtype).max + 1}" if array.dtype.kind == "i" else ""
-        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
+    if array.dtype.kind not in "biuf":
+        raise AudioError(name, f"{array.dtype} values are no samples: pass {SOUNDS}")
     if array.ndim not in (1, 2):
         raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
+    if array.dtype.kind != "f":
+        hint = f": {_DIVIDE[array.dtype.name]}" if array.dtype.name in _DIVIDE else ""
+        raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
     if array.size == 0:
         raise AudioError(name, f"of shape {array.shape}: no samples in it")
     if array.ndim == 2 and array.shape[1] <= _MAX_CHANNELS and array.shape[0] > array.shape[1]:

@@ -13,13 +13,15 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from aape.data.audio.containers import count_ogg_frames, find_fault, num_vorbis_frames_to_avoid
 from aape.data.audio.mpeg import count_frames, has_index
 from aape.errors import AudioError
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]  # a path, the content of a file, or an open one
 
 AUDIO_EXTENSIONS = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wave")
 MAX_SECONDS = 4 * 3600.0  # of one array
@@ -29,6 +31,8 @@ MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz
 MAX_VALUES = 1 << 31  # samples times channels decoded for one array: 4 h of 44.1 kHz stereo and some more
 MAX_EXPANSION = 4096  # values per byte of the file: silence in FLAC's streamable subset stays below
 MAX_LEVEL = 2.0**32  # float files scaled as 32-bit integers pass; beyond, a float32 power spectrum is near overflow
+
+MAX_CONTENT_BYTES = 1 << 30  # of a file that is read into memory: an open one, a tar shard's member
 
 _FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
 _BLOCK_VALUES = 1 << 18
@@ -41,7 +45,7 @@ _FILTER_REACH = 320  # samples at the lower of two rates after which soxr's HQ f
 
 
 def read_audio(
-    source: str | os.PathLike[str] | bytes,
+    source: Source,
     *,
     sample_rate: int = 16000,
     start: float = 0.0,
@@ -52,7 +56,7 @@ def read_audio(
     """Read a sound file, or a part of it, as mono at one sample rate.
 
     Args:
-        source: a path, or the content of a file.
+        source: a path, the content of a file, or an open binary one, which is read from where it stands.
         sample_rate: of the result, in Hz; other rates are resampled (soxr, HQ).
         start: where to start, in seconds.
         duration: how much to read, in seconds; None for all. A file that ends earlier gives what there is.
@@ -73,7 +77,7 @@ def read_audio(
 
 
 def stream_audio(
-    source: str | os.PathLike[str] | bytes,
+    source: Source,
     *,
     sample_rate: int = 16000,
     start: float = 0.0,
@@ -95,13 +99,13 @@ def stream_audio(
         yield from _read_part(opened, start, duration, sample_rate, max_seconds, None)
 
 
-def audio_format(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> tuple[int, int, str]:
+def audio_format(source: Source, *, name: str | None = None) -> tuple[int, int, str]:
     """Return sample rate in Hz, number of channels and format, such as "WAV PCM_16", or an AudioError by the header."""
     with _open_sound(source, name) as (sound, *_):
         return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
 
 
-def audio_seconds(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> float:
+def audio_seconds(source: Source, *, name: str | None = None) -> float:
     """Return the length of a sound file in seconds, from its header where that states one, or an AudioError."""
     with _open_sound(source, name) as opened:
         num_frames = _count_frames(opened)
@@ -258,11 +262,11 @@ def _sound_file() -> Any:
 
 
 @contextmanager
-def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Iterator[_Opened]:
+def _open_sound(source: Source, name: str | None) -> Iterator[_Opened]:
     """Open and vet a sound file."""
     import soundfile
 
-    label = name or (f"{len(source)} bytes of audio" if isinstance(source, bytes) else os.fspath(source))
+    label = name or _label(source)
     if not label.isprintable():  # a line break, or bytes that are not UTF-8, would spoil the one-line message
         label = ascii(label)
     with _open_file(source, label) as (file, size):
@@ -272,7 +276,7 @@ def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Ite
         if fault:
             raise AudioError(label, fault)
         file.seek(0)
-        handle = file if isinstance(source, bytes) else file.fileno()
+        handle = file if isinstance(file, _Content) else file.fileno()
         fault = "not a readable sound file"
         try:
             with _sound_file()(handle, closefd=False) as sound:
@@ -289,10 +293,11 @@ def _open_sound(source: str | os.PathLike[str] | bytes, name: str | None) -> Ite
 
 
 @contextmanager
-def _open_file(source: str | os.PathLike[str] | bytes, label: str) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a path, if it is a regular file, or bytes: yields the file and its size in bytes."""
-    if isinstance(source, bytes):
-        yield _Content(source), len(source)
+def _open_file(source: Source, label: str) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a path, if it is a regular file, or a content: yields the file and its size in bytes."""
+    if not isinstance(source, (str, os.PathLike)):
+        content = source if isinstance(source, bytes) else _read_content(source, label)
+        yield _Content(content), len(content)
         return
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe must not hang us
     try:
@@ -307,6 +312,34 @@ def _open_file(source: str | os.PathLike[str] | bytes, label: str) -> Iterator[t
         raise AudioError(label, f"{kind}, not a sound file")
     with open(descriptor, "rb", buffering=0) as file:
         yield file, status.st_size
+
+
+def _label(source: Source) -> str:
+    """Return what errors call a source that nobody named."""
+    if isinstance(source, bytes):
+        return f"{len(source)} bytes of audio"
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", None)
+    return name if isinstance(name, str) and name else "file"
+
+
+def _read_content(file: IO[bytes], label: str) -> bytes:
+    """Read an open file from where it stands to its end."""
+    content, chunk = bytearray(), b""
+    while len(content) <= MAX_CONTENT_BYTES:
+        try:
+            chunk = b"" if isinstance(file, io.TextIOBase) else file.read(1 << 20)
+        except Exception as error:  # whatever this kind of file raises: closed, not for reading, a damaged archive
+            raise AudioError(label, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if isinstance(file, io.TextIOBase) or not isinstance(chunk, bytes):
+            raise AudioError(label, "it does not give bytes: open the file as binary, with 'rb'")
+        if not chunk:
+            break
+        content += chunk
+    else:
+        raise AudioError(label, f"over {MAX_CONTENT_BYTES} bytes in an open file: give its path")
+    if not content:
+        raise AudioError(label, "no bytes from where it stands to its end: seek(0) if it was written or read before")
+    return bytes(content)
 
 
 def _check_format(sound: Any, label: str) -> None:

@@ -1,0 +1,210 @@
+"""What a caller brings: every form in which other libraries have a sound is that sound, or is refused in one line."""
+
+import array
+import io
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from aape.errors import AudioError
+from aape.huggingface import AaPEFeatureExtractor
+from aape.inference import AudioModel
+from aape.models.heads import ClassificationHead
+from notes import FRONT_END, NOTES, nano
+
+NOTE = NOTES[0].read_bytes()
+WAVE, RATE = soundfile.read(io.BytesIO(NOTE), dtype="float32")
+pytestmark = pytest.mark.filterwarnings("error")  # such as PyTorch's about arrays that cannot be written to
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AudioModel(nano(), FRONT_END, head=ClassificationHead(64, 2), labels=["a", "b"])
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return model.embed(NOTES[0])
+
+
+class Decoder:
+    """What a column of `datasets` holds: torchcodec's interface."""
+
+    def get_all_samples(self):
+        return SimpleNamespace(data=torch.from_numpy(np.stack([WAVE, WAVE])), sample_rate=RATE)
+
+
+class BrokenDecoder:
+    def get_all_samples(self):
+        raise RuntimeError("no stream")
+
+
+def pipe():
+    """A file that cannot seek, gives a little at a time, and has a number for a name."""
+    reader, writer = os.pipe()
+    os.write(writer, NOTE)
+    os.close(writer)
+    return os.fdopen(reader, "rb", buffering=0)
+
+
+def read_only():
+    wave = WAVE.copy()
+    wave.setflags(write=False)
+    return wave
+
+
+def behind_a_header():
+    file = io.BytesIO(b"header" + NOTE)
+    file.seek(6)
+    return file
+
+
+WITH_ITS_RATE = {
+    "bytes": NOTE,
+    "bytearray": bytearray(NOTE),
+    "memoryview": memoryview(NOTE),
+    "librosa": (WAVE, RATE),
+    "soundfile, always_2d": (WAVE[:, None], np.int64(RATE)),
+    "torchaudio": (torch.from_numpy(WAVE)[None], torch.tensor(RATE)),
+    "a list and a rate": (WAVE.tolist(), float(RATE)),
+    "scipy": (RATE, WAVE),
+    "datasets": {"path": "moved.wav", "array": WAVE, "sampling_rate": RATE},
+    "datasets, not decoded": {"bytes": NOTE, "path": None},
+    "datasets, a path": {"bytes": None, "path": str(NOTES[0])},
+    "pipeline": {"raw": WAVE, "sampling_rate": RATE},
+    "pyannote's spelling": {"array": WAVE, "sample_rate": RATE},
+    "torchcodec": Decoder(),
+}
+ARRAYS = {
+    "read-only": read_only(),
+    "negative stride": WAVE[::-1].copy()[::-1],
+    "big-endian": WAVE.astype(">f4"),
+    "long double": WAVE.astype(np.longdouble),
+    "list": WAVE.tolist(),
+    "tuple": tuple(WAVE.tolist()),
+    "memoryview": memoryview(WAVE),
+    "array.array": array.array("f", WAVE.tolist()),
+    "with a gradient": torch.from_numpy(WAVE).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("sound", [*WITH_ITS_RATE.values(), NOTES[0]], ids=[*WITH_ITS_RATE, "path"])
+def test_sounds_of_other_libraries(model, expected, sound):
+    """People have sounds as their loader gives them; each has its vector, alone and in a list, and its labels."""
+    np.testing.assert_allclose(model.embed(sound), expected, atol=1e-5)
+    np.testing.assert_allclose(model.embed([sound, (WAVE, RATE)])[0], expected, atol=1e-5)
+    np.testing.assert_allclose(model.embed_frames(sound)[0].reshape(-1, 64).mean(0), expected[64:], atol=1e-5)
+    assert model.classify(sound).labels == model.classify(WAVE, RATE).labels
+    values = AaPEFeatureExtractor(FRONT_END.__dict__)(sound if isinstance(sound, (bytes, os.PathLike)) else [sound])
+    assert len(values["input_values"]) == 1
+
+
+@pytest.mark.parametrize("open_one", [lambda: io.BytesIO(NOTE), lambda: NOTES[0].open("rb"), behind_a_header])
+def test_open_files(model, expected, open_one):
+    """What `open`, an archive or a download gives is read from where it stands, which stays the caller's to close."""
+    with open_one() as file:
+        assert np.array_equal(model.embed(file), expected)
+        assert not file.closed
+        with pytest.raises(AudioError, match=r"no bytes from where it stands to its end: seek\(0\)"):
+            model.embed(file)
+
+
+def test_a_pipe_is_read_to_its_end(model, expected):
+    """`cat sound | python` gives a little at a time: half a sound must not become a vector."""
+    with pipe() as file:
+        assert np.array_equal(model.embed(file), expected)
+
+
+@pytest.mark.parametrize("wave", ARRAYS.values(), ids=ARRAYS)
+def test_any_memory_layout(model, expected, wave):
+    """A view, a foreign byte order or a locked array must neither change the vector nor warn."""
+    np.testing.assert_allclose(model.embed(wave, RATE), expected, atol=1e-5)
+    np.testing.assert_allclose(model.embed([wave, WAVE], RATE)[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_a_sound(model, dtype):
+    """numpy has no bfloat16, which must not be the user's trouble."""
+    half = torch.from_numpy(WAVE).to(dtype)
+    assert np.array_equal(model.embed(half, RATE), model.embed(half.float(), RATE))
+
+
+def test_lists_of_numbers(model, expected):
+    """Lists of any lengths are clips, of equal lengths the rows of an array; a pair of numbers is two samples."""
+    several = model.embed([WAVE.tolist(), WAVE[:-500].tolist()], RATE)
+    np.testing.assert_allclose(several, [expected, model.embed(WAVE[:-500], RATE)], atol=1e-5)
+    np.testing.assert_allclose(model.embed([WAVE.tolist()] * 2, RATE), [expected] * 2, atol=1e-5)
+    assert np.array_equal(model.embed((0.1, 0.2), RATE), model.embed(np.array([0.1, 0.2]), RATE))
+
+
+def test_a_mix_in_a_list(model, expected):
+    """A table of sounds from several places is one batch."""
+    mixed = [WAVE, NOTES[0], NOTE, io.BytesIO(NOTE), *WITH_ITS_RATE.values(), WAVE.tolist()]
+    np.testing.assert_allclose(model.embed(mixed, RATE), [expected] * len(mixed), atol=1e-5)
+
+
+STEREO = np.stack([WAVE, WAVE])
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate", "reason"),
+    [
+        (io.StringIO("text"), None, "file: it does not give bytes: open the file as binary"),
+        (b"no sound" * 9, None, "72 bytes of audio: not a readable sound file"),
+        (b"", None, "the file is empty"),
+        ((STEREO, RATE), None, "a recording is (samples,): average its channels"),
+        ((STEREO.T, RATE), None, "looks like (samples, channels): average the channels"),
+        ({"array": STEREO, "sampling_rate": RATE}, None, "a recording is (samples,): average its channels"),
+        ([STEREO], RATE, "clip 0: of shape"),
+        ((RATE, np.ones(9, np.int16)), None, "divide by 32768"),
+        ([1, 2, 3], RATE, "int64 values: samples must be floating point, in -1..1: divide 16-bit ones by 32768"),
+        (np.zeros(9, np.uint8), RATE, "subtract 128 and divide by 128"),
+        ((WAVE, RATE), 8000, "its sample rate is 16000 Hz, and 8000 was passed"),
+        ({"array": WAVE, "sampling_rate": RATE}, 8000, "its sample rate is 16000 Hz, and 8000 was passed"),
+        (Decoder(), 8000, "its sample rate is 16000 Hz, and 8000 was passed"),
+        (BrokenDecoder(), None, "its decoder says: no stream"),
+        ({"array": WAVE}, None, "an array does not know its sample rate: pass it"),
+        ({"array": WAVE, "sampling_rate": "fast"}, None, "a sample rate of 'fast'"),
+        ({"audio": {"array": WAVE}, "label": 1}, None, "a mapping of 'audio', 'label': it must have 'array' and"),
+        ({"bytes": None, "path": None}, None, "a mapping of 'bytes', 'path': it must"),
+        ({}, None, "a mapping of nothing"),
+        ([], RATE, "no samples"),
+        (None, None, "pass samples and their rate, a path, a file opened as binary, its bytes, or a list of such"),
+        ([WAVE, None], RATE, "clip 1: object values are no samples: pass samples and their rate"),
+        ([WAVE, RATE], RATE, "clip 1: of shape (): expected (samples,)"),
+        (np.array(["a.wav", "b.wav"]), RATE, "or a list of such"),
+        ((name for name in ["a.wav"]), RATE, "or a list of such"),
+    ],
+)
+def test_what_is_no_sound_is_refused(model, sound, rate, reason):
+    """One line that says what to pass, never a traceback of a library, and never the vector of something else."""
+    with pytest.raises(AudioError) as caught:
+        model.embed(sound, rate)
+    assert reason in str(caught.value)
+
+
+def test_files_that_cannot_be_read(model, tmp_path, monkeypatch):
+    """Closed, for writing, an endless device, a text file: the name of the file is in the line."""
+    monkeypatch.setattr("aape.data.audio.decoding.MAX_CONTENT_BYTES", 1000)
+    with NOTES[0].open("rb") as closed:
+        pass
+    with open(tmp_path / "new.wav", "wb") as new, open("/dev/zero", "rb") as zero, open(NOTES[0]) as text:
+        for file, reason in (
+            (closed, "cannot be read: read of closed file"),
+            (new, "new.wav: cannot be read"),
+            (zero, "/dev/zero: over 1000 bytes in an open file: give its path"),
+            (text, "open the file as binary"),
+        ):
+            with pytest.raises(AudioError, match=reason):
+                model.embed(file)
+
+
+def test_lengths_belong_to_rows(model):
+    """A length that is ignored gives the vector of the padding too."""
+    for sound in (io.BytesIO(NOTE), NOTE, (WAVE, RATE), {"array": WAVE, "sampling_rate": RATE}):
+        with pytest.raises(AudioError, match="lengths are for the rows of an array"):
+            model.embed(sound, lengths=[300])
