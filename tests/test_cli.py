@@ -156,8 +156,8 @@ def test_statistics_that_are_no_file_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")
-def test_ctrl_c_is_quiet(tmp_path):
-    """Stopping a run on purpose is no error: no traceback, and the exit status that shells expect."""
+def test_ctrl_c_is_one_line(tmp_path):
+    """Stopping a run on purpose is no error: one line, and the exit status that shells expect."""
     started = tmp_path / "started"
     code = (
         "import pathlib, sys, time; from aape import cli; from aape.commands import demo\n"
@@ -174,7 +174,7 @@ def test_ctrl_c_is_quiet(tmp_path):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == ""
+    assert error == "aape: stopped by SIGINT: the same command begins anew\n"
 
 
 # Options

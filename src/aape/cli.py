@@ -17,6 +17,7 @@ from typing import Any
 from aape import __version__
 from aape.commands.options import build_parser, parse, summary
 from aape.errors import AapeError, ConfigError, one_line
+from aape.runs.signals import Stopped, ended_by_signals
 
 # The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the
 # options as fields, and says in its first line what the verb does.
@@ -39,6 +40,8 @@ VERBS: dict[str, str] = {
     "plot run": "plot:plot_run",
     "demo": "demo:demo",
 }
+# Verbs without --resume that use what they had finished when they were stopped
+RESTARTED = ("embed", "data pack", "probe", "table run")
 
 
 def load_verb(name: str) -> tuple[Callable[[Any], object], type]:
@@ -52,24 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the process: its arguments after `aape`.
 
     Returns:
-        The exit status: 0, or 2 after an error that was expected and takes one line, or 130 after Ctrl-C.
+        The exit status: 0, or 2 after an error that was expected and takes one line, or 128 + the number of the signal
+        that stopped it: 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name or a label need not be in the terminal's alphabet
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _run([argument for argument in arguments if argument != "--debug"])
+        with ended_by_signals():
+            _run([argument for argument in arguments if argument != "--debug"])
         return 0
     except BrokenPipeError:
         # The reader of our output has closed it, as in `aape --help | head`: there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (AapeError, OSError, KeyboardInterrupt) as error:
+    except Stopped as stop:
+        return int(stop.code or 0)
+    except (AapeError, OSError) as error:
         if debug:
             raise
-        if isinstance(error, KeyboardInterrupt):
-            return 130
         message = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             message = f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
@@ -90,7 +95,13 @@ def _run(arguments: list[str]) -> None:
         if {"-h", "--help"} & set(rest):
             build_parser(name, config_class).print_help()
         else:
-            function(parse(config_class, rest, verb=name))
+            config: Any = parse(config_class, rest, verb=name)
+            try:
+                function(config)
+            except Stopped as stop:
+                if os.environ.get("RANK", "0") == "0":  # the main one of torchrun's
+                    print(f"aape: stopped by {stop.name}: {_how_to_go_on(name, config)}", file=sys.stderr)
+                raise
     elif name in ("-h", "--help"):
         print(_overview(VERBS))
     elif name == "--version":
@@ -99,6 +110,16 @@ def _run(arguments: list[str]) -> None:
         kind = "option" if name.startswith("-") else "verb"
         valid = ", ".join(second or VERBS) if kind == "verb" else "--help, --version, --debug"
         raise ConfigError(f"unknown {kind} {name!r}: choose one of {valid}")
+
+
+def _how_to_go_on(verb: str, config: Any) -> str:
+    """Say what to type after a signal."""
+    if hasattr(config, "resume"):
+        from aape.runs.checkpoints import has_progress
+
+        saved = "go on with --resume, from the last checkpoint"
+        return saved if has_progress(config.out) else "no checkpoint yet, --resume begins anew"
+    return f"the same command {'goes on where it was' if verb in RESTARTED else 'begins anew'}"
 
 
 def _overview(names: Iterable[str], before: str = "aape") -> str:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterable
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 _MAX_CHARACTERS = 4000
+_REMEDIES = {
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EROFS: "choose a disk that can be written to",
+    errno.ENOENT: "put its folder back",
+}
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def one_line(text: str) -> str:
@@ -69,6 +82,34 @@ class DataError(AapeError):
 
 class TrainingError(AapeError):
     """A run that cannot go on: loss or gradient stay NaN or infinite."""
+
+
+def why_not_written(path: str | os.PathLike[str], needed: int, error: BaseException) -> str:
+    """Say why `needed` bytes (0 if unknown) could not be written, and what to do: make room only where that helps."""
+    code = (error.errno if isinstance(error, OSError) else None) or 0
+    if written_in_rust := re.search(r"os error (\d+)", str(error)):  # safetensors' writer
+        code = int(written_in_rust[1])
+    reason = os.strerror(code) if code else one_line(str(error)) or type(error).__name__
+    folder = next((parent for parent in Path(path).absolute().parents if parent.exists()), Path("/"))
+    free = shutil.disk_usage(folder).free
+    if code in _FULL or free < needed:
+        size = f"it needs {needed / 1e6:.1f} MB, and " if needed else ""
+        return f"({reason}): {size}{free / 1e6:.1f} MB are free: make room"
+    return f"({reason}): {_REMEDIES.get(code, 'mend that')}"
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str], needed: int | Callable[[], int] = 0) -> Iterator[None]:
+    """Turn the error of a write within into one line: the file, what it needs in bytes, and what is free.
+
+    Raises:
+        AapeError: it could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        size = needed if isinstance(needed, int) else needed()
+        raise AapeError(f"{path}: could not be written {why_not_written(path, size, error)}") from error
 
 
 def require(config: object, expected: str, is_valid: Callable[[float], bool], *names: str) -> None:

@@ -57,7 +57,7 @@ def test_embed_command_refusals(folder, tmp_path, capsys):
         ([str(text), str(tmp_path), *model, *out], "none of 2 inputs could be read; the first: "),
         ([str(tmp_path / "none"), *model, *out], "none: a folder, and no sound file in it"),
         ([str(text), *model, "--out", str(text / "v.npz")], "text.wav is no folder, and none can be made"),
-        ([str(text), *model, "--out", str(tmp_path)], "is a folder: name the NPZ file"),
+        ([str(text), *model, "--out", str(tmp_path)], "name a file that ends in .npz or .csv"),
         ([str(text), "--model", "nope", *out], "shipped models"),
     ):
         assert main(["embed", *arguments, "--device", "cpu"]) == 2

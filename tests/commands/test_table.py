@@ -287,7 +287,7 @@ def test_a_run_that_was_begun_is_continued_and_a_failure_does_not_stop_the_rest(
         verb.run(QueueConfig(["list.txt"]))
     for status in (130, 143, -15):  # stopped: so is the list
         monkeypatch.setattr(verb, "execute", lambda entry, status=status: status)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             verb.run(QueueConfig(["list.txt"]))
     monkeypatch.setattr(verb, "execute", fails)
     with pytest.raises(AapeError, match="1 of 4 runs failed"):

@@ -1,8 +1,6 @@
 """The recipes for four small sets, and the queue in processes of its own."""
 
-import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -100,15 +98,16 @@ def test_a_queue_that_is_stopped_stops_its_run_and_goes_on_to_the_same_end(desk,
             assert process.poll() is None
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
-        assert process.wait() == 130
+        assert process.wait() == 143
     assert not (run / "result.json").exists()
     assert not Path("runs/second").exists()
 
     entry = verb.read_list("list.txt")[0]
-    folder = os.open(run, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free: the run has ended with its queue
-    assert verb.execute(entry) == 2  # and now it is not
-    os.close(folder)
+    hold = "import sys; from aape.runs.lock import locked\nwith locked(sys.argv[1]): print(flush=True), input()"
+    with subprocess.Popen([sys.executable, "-c", hold, run], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"\n"  # free: the run has ended with its queue
+        assert verb.execute(entry) == 2  # and now it is not
+        holder.communicate(b"\n")
 
     commands = in_process()
     assert cli.main(["table", "run", "list.txt"]) == 0

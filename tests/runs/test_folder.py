@@ -1,5 +1,6 @@
 """What a run's folder is taken for, and what a run leaves in it: configuration, environment, result."""
 
+import errno
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from aape.errors import ConfigError
+from aape.errors import AapeError, ConfigError
 from aape.runs import folder
 from aape.runs.folder import claim, git_commit, is_same_location, write_result, write_run_header
 
@@ -79,10 +80,10 @@ def test_a_write_that_fails_leaves_the_old_result_and_no_litter(tmp_path, monkey
     path = write_result(tmp_path, {"score": 1})
 
     def fail(_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(AapeError, match=r"result.json: could not be written \(No space left .* are free: make room"):
         write_result(tmp_path, {"score": 2})
     assert json.loads(path.read_text()) == {"score": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]

@@ -105,7 +105,7 @@ def test_a_stop_is_obeyed_once_by_the_loops_that_share_it(tmp_path):
     assert not run(second)
     assert second.step in (1, 2)
     with pytest.raises(SystemExit) as end:
-        second.stop.exit(tmp_path / "b", second.step)
+        second.stop.exit()
     assert end.value.code == 143
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aape.errors import AapeError
+from aape.errors import AapeError, ConfigError
+from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +16,14 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 
 
-def require_matplotlib() -> None:
-    """Fail before the work rather than when its figure is due.
+def require_matplotlib(out: str = "figure") -> None:
+    """Fail before the work rather than when its figure, which is to go to `out`, is due.
 
     Raises:
-        AapeError: matplotlib is not installed.
+        AapeError: matplotlib is not installed, or the figure is to be of another kind than those of `FORMATS`.
     """
+    if Path(out).suffix.lower() not in ("", *FORMATS):
+        raise ConfigError(f"out: {out}: name a file that ends in {' or '.join(FORMATS)}, or without an ending")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -39,9 +43,12 @@ def make_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, out: str | os.PathLike[str]) -> list[Path]:
     """Write a figure as PNG and as SVG, with or without such an ending in `out`, and return both files."""
     path = Path(out)
-    path = path.with_suffix("") if path.suffix in FORMATS else path
+    path = path.with_suffix("") if path.suffix.lower() in FORMATS else path
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(path.name + ending) for ending in FORMATS]
     for file in files:
-        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+        content = io.BytesIO()
+        kind = file.suffix.removeprefix(".")
+        figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        write_atomically(file, content.getvalue())
     return files

@@ -47,39 +47,39 @@ def classify(config: ClassifyConfig) -> None:
         CheckpointError: the model cannot be loaded, or has no classifier.
         DataError: nothing could be read.
     """
+    from contextlib import nullcontext
     from dataclasses import asdict
     from pathlib import Path
 
     from aape.inference.labels import check_request
     from aape.inference.model import load_model
     from aape.inference.recordings import file_clips, readable_names
-    from aape.runs.files import make_folder_for, write_atomically, write_json
+    from aape.runs.files import folder_for, require_ending, write_atomically, write_json
     from aape.runs.progress import list_bad, progress_bar
 
     if not config.inputs:
         raise ConfigError("nothing to classify: name sound files, or folders of them")
     out = None if config.out is None else Path(config.out)
-    if out is not None and (out.suffix.lower() not in (".json", ".csv") or out.is_dir()):
-        raise ConfigError(f"{out}: name a file that ends in .json or .csv")
-    check_request(config.top, config.threshold)
     if out is not None:
-        make_folder_for(out)
-    model = load_model(config.model, config.device)
-    model.require_head()
-    clips = file_clips(config.inputs)
-    with progress_bar("classifying", len(clips)) as progress:
-        results, bad = model.classify_clips(
-            clips, top=config.top, threshold=config.threshold, batch_size=config.batch, progress=progress
-        )
-    list_bad(bad, len(clips))
-    files = readable_names(clips, bad)
-    _print_table(files, results)
-    if out is None:
-        return
-    if out.suffix.lower() == ".json":
-        write_json(out, [{"file": file, **asdict(result)} for file, result in zip(files, results, strict=True)])
-    else:
-        write_atomically(out, _csv(files, results))
+        require_ending(out, ".json", ".csv")
+    check_request(config.top, config.threshold)
+    with nullcontext() if out is None else folder_for(out):
+        model = load_model(config.model, config.device)
+        model.require_head()
+        clips = file_clips(config.inputs)
+        with progress_bar("classifying", len(clips)) as progress:
+            results, bad = model.classify_clips(
+                clips, top=config.top, threshold=config.threshold, batch_size=config.batch, progress=progress
+            )
+        list_bad(bad, len(clips))
+        files = readable_names(clips, bad)
+        _print_table(files, results)
+        if out is None:
+            return
+        if out.suffix.lower() == ".json":
+            write_json(out, [{"file": file, **asdict(result)} for file, result in zip(files, results, strict=True)])
+        else:
+            write_atomically(out, _csv(files, results))
     print(f"{len(files)} files -> {out}" + (f", {len(bad)} left out" if bad else ""))
 
 

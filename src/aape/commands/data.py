@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -91,6 +92,7 @@ def pack(config: DataPackConfig) -> None:
     from aape.data.packing import INDEX_NAME, member_names, write_index
     from aape.runs.files import write_json
     from aape.runs.guards import BadFiles
+    from aape.runs.lock import LOCK_NAME, locked
 
     out = Path(config.out)
     clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
@@ -98,25 +100,27 @@ def pack(config: DataPackConfig) -> None:
             "data": str(Path(config.data).resolve()), "num_clips": len(clips),
             "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
     plan_file = out / ".plan.json"  # go on only with shards of the same corpus and settings
-    if plan_file.exists() and _read_json(plan_file) != plan:
-        raise ConfigError(f"{out} holds shards of another or changed corpus or other settings: choose another --out")
-    if not plan_file.exists() and out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(plan_file, plan)
     names = member_names(clips, config.format)
     parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
     jobs = [(clips[part], names[part], out / f"shard-{i:05d}.tar") for i, part in enumerate(parts)]
     work = functools.partial(_pack_once, kind=config.format, sample_rate=config.sample_rate)
-    shards = list(_each("packing", work, jobs, config.workers, sizes=[len(clips[part]) for part in parts]))
-    rows = [row for shard in shards for row in shard.rows]
-    bad = BadFiles(len(clips), config.max_bad_fraction)
-    try:
-        bad.add(item for shard in shards for item in shard.bad)
-    finally:
-        bad.print_new()
-        write_json(out / "report.json", {**plan, "num_packed": len(rows), "bad": bad.as_dicts()})
-    write_index(out / INDEX_NAME, rows)
+    with locked(out):
+        if plan_file.exists() and _read_json(plan_file) != plan:
+            raise ConfigError(
+                f"{out} holds shards of another or changed corpus or other settings: choose another --out"
+            )
+        if not plan_file.exists() and any(path.name != LOCK_NAME for path in out.iterdir()):
+            raise ConfigError(f"{out} is not empty: choose another --out")
+        write_json(plan_file, plan)
+        shards = list(_each("packing", work, jobs, config.workers, sizes=[len(clips[part]) for part in parts]))
+        rows = [row for shard in shards for row in shard.rows]
+        bad = BadFiles(len(clips), config.max_bad_fraction)
+        try:
+            bad.add(item for shard in shards for item in shard.bad)
+        finally:
+            bad.print_new()
+            write_json(out / "report.json", {**plan, "num_packed": len(rows), "bad": bad.as_dicts()})
+        write_index(out / INDEX_NAME, rows)
     size = sum(path.stat().st_size for path in out.glob("shard-*.tar"))
     print(f"{len(rows)} clips in {len(jobs)} shards, {size / 1e6:.1f} MB -> {out / INDEX_NAME}")
 
@@ -129,23 +133,23 @@ def check(config: DataCheckConfig) -> None:
         DataError: no audio.
     """
     from aape.data.clips import read_manifest
-    from aape.runs.files import make_folder_for, write_json
+    from aape.runs.files import folder_for, require_ending, write_json
     from aape.runs.guards import BadFiles
 
-    if config.out is not None:
-        if Path(config.out).is_dir():
-            raise ConfigError(f"out: {config.out} is a folder: name the JSON file to write")
-        make_folder_for(Path(config.out))
-    clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
-    pairs = list(zip(clips, _each("checking", _check_once, clips, config.workers), strict=True))
-    bad = BadFiles(len(clips), 1.0)
-    bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
-    report = _describe([(clip, info) for clip, info in pairs if not isinstance(info, str)], bad.as_dicts())
-    print(_as_text(report))
-    bad.print_new()
-    if config.out is not None:
-        write_json(Path(config.out), {"data": config.data, **report})
-        print(f"-> {config.out}")
+    out = None if config.out is None else Path(config.out)
+    if out is not None:
+        require_ending(out, ".json")
+    with contextlib.nullcontext() if out is None else folder_for(out):
+        clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
+        pairs = list(zip(clips, _each("checking", _check_once, clips, config.workers), strict=True))
+        bad = BadFiles(len(clips), 1.0)
+        bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
+        report = _describe([(clip, info) for clip, info in pairs if not isinstance(info, str)], bad.as_dicts())
+        print(_as_text(report))
+        bad.print_new()
+        if out is not None:
+            write_json(out, {"data": config.data, **report})
+            print(f"-> {out}")
 
 
 def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rate: int) -> Packed:
@@ -232,19 +236,22 @@ def _each(
     title: str, function: Callable[[T], ResultT], jobs: list[T], workers: int, sizes: list[int] | None = None
 ) -> Iterator[ResultT]:
     """Apply a function to every job in `workers` processes, in order, with a bar that a job moves by its size."""
-    import contextlib
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
     from aape.runs.progress import progress_bar
+    from aape.runs.signals import follow_parent, held
 
     sizes = sizes or [1] * len(jobs)
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(progress_bar(title, sum(sizes)))
         results: Iterable[ResultT] = map(function, jobs)
         if workers:
-            pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn")))
-            results = pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
+            with held():
+                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
+            stack.enter_context(pool)
+            with held():
+                results = pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))
         for done, result in zip(itertools.accumulate(sizes), results, strict=True):
             progress(done, sum(sizes))
             yield result

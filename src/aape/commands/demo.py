@@ -70,18 +70,26 @@ def demo(config: DemoConfig) -> None:
         CheckpointError: there is no such checkpoint.
         ConfigError: the folder holds something that is not an earlier demo, or the checkpoint's stem has no kernels.
     """
+    from aape.analysis.kernels import load_with_kernels
+    from aape.runs.lock import locked
+
+    # All that can be refused is refused before an earlier demo makes way.
+    model = load_with_kernels("checkpoint", config.checkpoint, config.device)
+    with locked(config.out):
+        _clear(Path(config.out))
+        _demo(config, model)
+
+
+def _demo(config: DemoConfig, model: AudioModel) -> None:
+    """Show everything, in a folder that is this process's."""
     from rich.console import Console
 
-    from aape.analysis.kernels import load_with_kernels
     from aape.data.clips import read_manifest
     from aape.data.demo import AUDIO
     from aape.runs.files import write_json
     from aape.runs.folder import write_result, write_run_header
 
-    console = Console(highlight=False)
-    # All that can be refused is refused before an earlier demo makes way.
-    model = load_with_kernels("checkpoint", config.checkpoint, config.device)
-    _clear(out := Path(config.out))
+    console, out = Console(highlight=False), Path(config.out)
     write_run_header(out, config, device=model.device)
     (out / MARKER).touch()
     table = str(AUDIO / "metadata.csv")
@@ -160,9 +168,9 @@ def _clear(out: Path) -> None:
     """Remove what an earlier demo left, and nothing that was put beside it."""
     import shutil
 
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MARKER).exists()):
+    from aape.runs.lock import LOCK_NAME
+
+    if any(path.name != LOCK_NAME for path in out.iterdir()) and not (out / MARKER).exists():
         raise ConfigError(f"{out} holds something else than a demo: choose another --out")
     for path in (out / name for name in sorted(MADE)):
         if path.is_dir() and not path.is_symlink():

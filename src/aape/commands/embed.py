@@ -1,4 +1,4 @@
-"""`aape embed`: many files to one NPZ file, restartable.
+"""`aape embed`: many files to one of their vectors, restartable.
 
 Files are embedded in chunks, each by itself, and every finished chunk is kept in a folder beside the output until the
 whole is written. A chunk is known by all that its vectors depend on, so a restart uses what still holds and nothing
@@ -31,8 +31,8 @@ class EmbedConfig:
     Args:
         inputs: sound files, and folders of them.
         model: a name (tiny is part of the package) or a saved folder.
-        out: NPZ file to write: `embedding` (n, 2D) and `file` (n,); started again after a kill, it
-            continues where it was.
+        out: file to write, .npz (`embedding` (n, 2D) and `file` (n,)) or .csv; started again after a kill, it continues
+            where it was.
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
         batch: clips per forward pass, at most; on a CPU never more than 4.
         device: where to run.
@@ -50,12 +50,14 @@ class EmbedConfig:
 
 
 def embed(config: EmbedConfig) -> None:
-    """Embed sound files into an NPZ file: `embedding` (n, 2D) float32 and `file` (n,), rows in input order.
+    """Embed sound files into one file, rows in input order.
+
+    NPZ has `embedding` (n, 2D) float32 and `file` (n,); CSV a column `file` and one for each number, exact to the bit.
 
     What cannot be read is listed on standard error with the reason, and the rest is done.
 
     Raises:
-        AapeError: no input, an output that is a folder, no such model, or nothing that could be read.
+        AapeError: no input, an output that is neither NPZ nor CSV, no such model, or nothing that could be read.
     """
     import shutil
     from pathlib import Path
@@ -64,26 +66,28 @@ def embed(config: EmbedConfig) -> None:
 
     from aape.inference.model import load_model
     from aape.inference.recordings import file_clips, readable_names
-    from aape.runs.files import make_folder_for, npz, write_atomically
+    from aape.runs.files import folder_for, npz, require_ending, write_atomically
+    from aape.runs.lock import locked
     from aape.runs.progress import list_bad, progress_bar
 
     out = Path(config.out)
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder: name the NPZ file to write, such as {out / 'vectors.npz'}")
+    require_ending(out, ".npz", ".csv")
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, or folders of them")
-    make_folder_for(out)
-    model = load_model(config.model, config.device, loop_to=config.loop_to)
-    clips = file_clips(config.inputs)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.mkdir(exist_ok=True)
-    with progress_bar("embedding", len(clips)) as progress:
-        vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
-    files = readable_names(clips, bad)
-    if files:
-        write_atomically(out, npz(embedding=vectors, file=np.asarray(files, dtype=np.str_)))
-    shutil.rmtree(partial, ignore_errors=True)
-    list_bad(bad, len(clips))
+    with folder_for(out):
+        model = load_model(config.model, config.device, loop_to=config.loop_to)
+        clips = file_clips(config.inputs)
+        partial = out.with_name(f"{out.name}.partial")
+        with locked(partial):
+            with progress_bar("embedding", len(clips)) as progress:
+                vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
+            files = readable_names(clips, bad)
+            if files:
+                is_csv = out.suffix.lower() == ".csv"
+                arrays = {"embedding": vectors, "file": np.asarray(files, dtype=np.str_)}
+                write_atomically(out, _csv(files, vectors) if is_csv else npz(**arrays))
+            shutil.rmtree(partial, ignore_errors=True)
+        list_bad(bad, len(clips))
     print(f"{len(files)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
 
 
@@ -120,3 +124,16 @@ def _embed_in_chunks(
         bad += [(str(name), str(reason)) for name, reason in arrays["bad"]]
         progress(first + len(chunk), len(clips))
     return np.concatenate(parts), bad
+
+
+def _csv(files: Sequence[str], vectors: FloatArray) -> bytes:
+    """Lay out one line per file; a number's shortest text that is read back as the same float32."""
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *range(vectors.shape[1])])
+    for file, vector in zip(files, vectors, strict=True):
+        writer.writerow([file, *map(str, vector)])
+    return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode

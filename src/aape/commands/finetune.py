@@ -144,8 +144,16 @@ def finetune(config: FinetuneConfig) -> dict[str, Any]:
         DataError: a set that cannot be learnt from, or too many bad files.
         CheckpointError: the encoder or a checkpoint cannot be read.
         TrainingError: loss or probabilities are no longer finite.
-        SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
+        SystemExit: 128 + the signal, after a checkpoint, when SIGTERM or SIGHUP asked to stop.
     """
+    from aape.runs.lock import locked
+
+    with locked(config.out):
+        return _finetune(config)
+
+
+def _finetune(config: FinetuneConfig) -> dict[str, Any]:
+    """Fine-tune in a folder that is this process's."""
     from aape.downstream.jobs import make_jobs
     from aape.downstream.partitions import partitions, read_set
     from aape.downstream.scores import report

@@ -113,7 +113,7 @@ def plot_windows(config: PlotWindowsConfig) -> None:
     from aape.analysis.figures import require_matplotlib
     from aape.runs.progress import progress_bar
 
-    require_matplotlib()
+    require_matplotlib(config.out)
     with progress_bar("tones", config.tones) as progress:
         recovery = windows.recover_tones(config.tones, config.steps, config.seed, progress=progress)
     spectra, rows = windows.spectra(), windows.summarise(recovery)
@@ -149,10 +149,12 @@ def plot_clip(config: PlotClipConfig) -> None:
     """
     import numpy as np
 
+    from aape.analysis.figures import require_matplotlib
     from aape.analysis.kernels import chosen_kernels, load_with_kernels, plot_kernels
     from aape.data.audio.decoding import read_audio
     from aape.inference.segments import MAX_FRAMES
 
+    require_matplotlib(config.out)
     model = load_with_kernels("model", config.model, config.device)
     rate = model.front_end.sample_rate
     most = MAX_FRAMES * model.front_end.hop_length / rate
@@ -195,7 +197,7 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
     from aape.data.demo import AUDIO
     from aape.runs.progress import progress_bar
 
-    require_matplotlib()
+    require_matplotlib(config.out)
     models = [_token_map(name) for name in dict.fromkeys(config.models)]
     clips = read_manifest(config.data or AUDIO)
     bad: dict[str, str] = {}
@@ -228,7 +230,7 @@ def plot_run(config: PlotRunConfig) -> None:
     from aape.analysis.curves import plot_runs, read_metrics
     from aape.analysis.figures import require_matplotlib, save_figure
 
-    require_matplotlib()
+    require_matplotlib(config.out)
     metrics = {run: read_metrics(Path(run) / "metrics.jsonl") for run in config.runs}
     print("-> " + ", ".join(str(file) for file in save_figure(plot_runs(metrics), config.out)))
 

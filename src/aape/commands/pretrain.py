@@ -120,16 +120,18 @@ def pretrain(config: PretrainConfig) -> None:
         DataError: no audio, or too much of it is bad.
         CheckpointError: `init` does not fit the model, or a checkpoint cannot be written, or be read to resume.
         TrainingError: loss or gradient stay NaN.
-        SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
+        SystemExit: 128 + the signal, after a checkpoint, when SIGTERM or SIGHUP asked to stop.
     """
     from aape.runs.devices import close_ranks
+    from aape.runs.lock import locked
 
-    run = Pretraining(config)
-    if not run.train():
-        run.loop.stop.exit(run.out, run.loop.step, is_main=run.is_main)
-    if run.is_main:
-        run.finish()
-    close_ranks(run.accelerator)
+    with locked(config.out):
+        run = Pretraining(config)
+        if not run.train():
+            run.loop.stop.exit()
+        if run.is_main:
+            run.finish()
+        close_ranks(run.accelerator)
 
 
 class Pretraining:

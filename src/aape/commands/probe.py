@@ -76,8 +76,10 @@ class ProbeConfig:
 def probe(config: ProbeConfig) -> dict[str, Any]:
     """Probe an encoder and both yardsticks, as `run_probe`; torchrun's processes divide the sounds."""
     from aape.runs.devices import start_ranks
+    from aape.runs.lock import locked
 
-    return run_probe(config, start_ranks(config.device))
+    with locked(config.out):
+        return run_probe(config, start_ranks(config.device))
 
 
 def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> dict[str, Any]:

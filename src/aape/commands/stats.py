@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aape.commands.options import Device
-from aape.errors import ConfigError
 from aape.models.config import FrontEndConfig
 
 
@@ -35,12 +34,13 @@ def stats(config: StatsConfig) -> None:
         DataError: there is no audio, or more than `max_bad_fraction` of it is bad.
     """
     from aape.models.stats import measure_stats
-    from aape.runs.files import make_folder_for
+    from aape.runs.files import folder_for, require_ending
 
     out, front_end = Path(config.out), FrontEndConfig()
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder: name the JSON file to write, such as {out / 'stats.json'}")
-    make_folder_for(out)
-    result = measure_stats(out, config.data, front_end, max_bad_fraction=config.max_bad_fraction, device=config.device)
+    require_ending(out, ".json")
+    with folder_for(out):
+        result = measure_stats(
+            out, config.data, front_end, max_bad_fraction=config.max_bad_fraction, device=config.device
+        )
     hours = result.num_frames * front_end.hop_length / front_end.sample_rate / 3600
     print(f"mean {result.mean:.4f}, std {result.std:.4f} over {result.num_clips} clips ({hours:.2f} h) -> {out}")

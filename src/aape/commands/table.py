@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from aape.commands.options import option_table, parse
 from aape.commands.recipe import GRID_NAME, Grid, Recipe, find_grid
 from aape.commands.recipes import RUNS, resolved, settings_of, with_protocol
 from aape.errors import AapeError, ConfigError
+from aape.runs.signals import TERMINATING, Stopped, handled
 
 if TYPE_CHECKING:
     from aape.downstream.tables import Cell, Scores, Table
@@ -29,7 +29,7 @@ EXECUTION = {
 # What may differ from the recipe without making it another experiment.
 MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "yardsticks", "selection_runs"}
 PATHS = {"data", "checkpoint", "init", "stats"}
-STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # by Ctrl-C, by SIGTERM: the list stops too; a crash is a failure
+STOPPING = (signal.SIGINT, *TERMINATING)  # a run that one of them has ended stops the list too; a crash is a failure
 CAPTION = (
     "Per cent where not said otherwise, ± standard deviation over seeds. Beside a paper's value, which stands behind "
     "the bar, ours is the best step of the test data, as the paper reports it, (and the last); elsewhere the last."
@@ -68,7 +68,7 @@ def table(config: TableConfig) -> None:
     """Show the tables, and write them where a folder is given.
 
     Raises:
-        ConfigError: the tables or a recipe cannot be read.
+        ConfigError: the tables or a recipe cannot be read, or `out` is named like a file.
         DataError: a run is damaged.
     """
     from rich.box import SIMPLE_HEAD
@@ -79,6 +79,8 @@ def table(config: TableConfig) -> None:
     from aape.downstream.tables import collect_notes, csv_rows, markdown, show, show_paper
     from aape.runs.files import write_atomically
 
+    if config.out is not None and Path(config.out).suffix.lower() in (".md", ".csv"):
+        raise ConfigError(f"out: {config.out}: name a folder, for tables.md and tables.csv")
     tables = collect(find_grid(config.tables), config.runs)
     console = Console()
     for one in tables:
@@ -252,6 +254,7 @@ def run(config: QueueConfig) -> None:
         ConfigError: a line that is no run, or that asks for other options than its finished run had; nothing is started
             then.
         AapeError: a run failed; with `keep_going` after all others have had their turn.
+        SystemExit: 128 + the signal that stopped a run.
     """
     entries = [entry for name in config.lists for entry in read_list(name)]
     if not entries:
@@ -266,8 +269,9 @@ def run(config: QueueConfig) -> None:
             continue
         print(head, flush=True)
         status = execute(entry)
-        if status in STOPPED:
-            raise KeyboardInterrupt
+        for number in STOPPING:
+            if status in (128 + number, -number):
+                raise Stopped(number)
         if status:
             failed.append(str(entry.out))
             if not config.keep_going:
@@ -279,40 +283,27 @@ def run(config: QueueConfig) -> None:
 def execute(entry: Entry) -> int:
     """Run a line of the list to its end, and return its exit status; who stops the queue stops its run.
 
-    A run whose queue was killed may live on: its folder stays locked for as long as it does, and two processes never
-    write into one.
+    A run whose queue was killed may live on: its folder is its own for as long, and another is refused there.
     """
-    import fcntl
-
-    entry.out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(entry.out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with subprocess.Popen(entry.command(), pass_fds=(folder,)) as process, _terminating(process):
-            return process.wait()
-    except BlockingIOError:
-        print(f"{entry.out}: another process is still at work there", file=sys.stderr)
-        return 2
-    finally:
-        os.close(folder)
+    with subprocess.Popen(entry.command()) as process, _terminating(process):
+        return process.wait()
 
 
 @contextlib.contextmanager
 def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Let a process end with this one: SIGTERM and Ctrl-C are passed on, and waited for."""
+    """Let a process end with this one: SIGTERM, SIGHUP and Ctrl-C are passed on, and waited for."""
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Stopped(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with handled(STOPPING, stop):
+        try:
+            yield
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
 
 
 def read_list(name: str) -> list[Entry]:

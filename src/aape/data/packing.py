@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import os
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
 from aape.data.clips import Clip, load_clip
-from aape.errors import AudioError
+from aape.errors import AudioError, writing
 
 FORMATS = {"flac": ("FLAC", "PCM_16", ".flac"), "opus": ("OGG", "OPUS", ".opus")}
 INDEX_NAME = "clips.csv"
@@ -44,8 +45,7 @@ def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: st
     """Write clips as the members `names` of one shard, `*.tar`, which appears under its name when it is whole."""
     rows: list[tuple[str, ...]] = []
     bad: list[tuple[str, str]] = []
-    partial = path.with_name(f".{path.name}.partial")
-    with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as shard:
+    with _whole(path) as partial, tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as shard:
         for clip, name in zip(clips, names, strict=True):
             try:
                 wave = load_clip(clip, sample_rate=sample_rate)
@@ -60,7 +60,6 @@ def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: st
             seconds = f"{len(wave) / sample_rate:.3f}"
             labels = (clip.label or "", clip.split or "", clip.fold or "")
             rows.append((path.name, name, str(offset), str(len(content)), seconds, *labels))
-    os.replace(partial, path)
     return Packed(rows, bad)
 
 
@@ -90,9 +89,20 @@ def _inner_path(name: str) -> PurePosixPath:
 def write_index(path: Path, rows: Sequence[tuple[str, ...]]) -> None:
     """Write the CSV that `read_manifest` takes; columns that no clip fills are left out."""
     used = [i for i, name in enumerate(COLUMNS) if i < 5 or any(row[i] for row in rows)]
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with _whole(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([COLUMNS[i] for i in used])
         writer.writerows([[row[i] for i in used] for row in rows])
-    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give the name that a file has while it is written; it gets its own when it is whole, and goes on an error."""
+    partial = path.with_name(f".{path.name}.aape-partial")
+    try:
+        with writing(path):
+            yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

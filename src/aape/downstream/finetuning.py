@@ -34,9 +34,9 @@ from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.runs.checkpoints import find_checkpoint
 from aape.runs.devices import autocast
-from aape.runs.guards import StopSignal
 from aape.runs.loop import Loop, StepPart
 from aape.runs.optim import WeightAverage, adamw, layer_decay, warmup_cosine
+from aape.runs.signals import StopSignal
 
 DROP_PATH, WEIGHT_DECAY, BETAS, WARMUP = 0.1, 0.05, (0.9, 0.95), 0.1
 Probabilities = NDArray[np.float32]
@@ -162,7 +162,7 @@ class Training:
         settings: how to train.
         accelerator: device and ranks.
         folder: folder of the job, for checkpoints and `metrics.jsonl`.
-        stop: notices SIGTERM, shared by the jobs of a run.
+        stop: notices SIGTERM and SIGHUP, shared by the jobs of a run.
         progress: called with the number of steps done.
     """
 
@@ -208,8 +208,8 @@ class Training:
         """Train to the end, from the folder's checkpoint if the run is resumed and there is one.
 
         Returns:
-            Whether the end was reached; else SIGTERM asked to stop, and all is saved. `history`, `last` (predictions by
-            watched set) and `average.module` are then those of the last step.
+            Whether the end was reached; else a signal asked to stop, and all is saved. `history`, `last` (predictions
+            by watched set) and `average.module` are then those of the last step.
 
         Raises:
             CheckpointError: the checkpoint is of another version or training.

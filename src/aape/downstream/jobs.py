@@ -26,8 +26,8 @@ from aape.errors import CheckpointError
 from aape.models.saved import SavedModel, read_model, save_model
 from aape.runs.checkpoints import list_checkpoints, refuse_old
 from aape.runs.files import Records, npz, plain, read_npz, write_atomically, write_json
-from aape.runs.guards import StopSignal
 from aape.runs.progress import TrainingBar
+from aape.runs.signals import StopSignal
 
 
 class Done(NamedTuple):
@@ -86,7 +86,7 @@ class Run:
 
         Raises:
             CheckpointError, DataError, TrainingError: as `Training.run`; a finished job is damaged.
-            SystemExit: 143, after a checkpoint, when SIGTERM asked to stop.
+            SystemExit: 128 + the signal, after a checkpoint, when SIGTERM or SIGHUP asked to stop.
         """
         stop, steps, is_main = StopSignal(), self.settings.steps, self.accelerator.is_main_process
         with TrainingBar("fine-tuning", len(jobs) * steps, is_shown=is_main) as bar:
@@ -161,9 +161,9 @@ class Run:
             job, classifier, self.labelled, self.spectrograms, self.settings,
             accelerator=self.accelerator, folder=folder, stop=stop, progress=show,
         )  # fmt: skip
-        is_main = self.accelerator.is_main_process
         if not training.run(resume=self.resume):
-            stop.exit(self.out, training.loop.step, is_main=is_main)
+            stop.exit()
+        is_main = self.accelerator.is_main_process
         done = Done(training.history, training.last)
         if is_main and is_saved:
             self._save_model(training.average.module, job)

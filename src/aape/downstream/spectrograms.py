@@ -18,7 +18,8 @@ from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
-from aape.runs.guards import BadFiles, ignore_sigterm
+from aape.runs.guards import BadFiles
+from aape.runs.signals import held
 
 MAX_KEPT_BYTES = 1 << 31
 MAX_CHECKED = 50_000  # clips: larger sets are not read before training, which then meets their bad files
@@ -136,9 +137,10 @@ class Spectrograms:
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
             reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=list,
-            worker_init_fn=ignore_sigterm,
         )  # fmt: skip
-        for clips in loader:
+        with held():
+            parts = iter(loader)
+        for clips in parts:
             note([(self.clips[index].name, reason) for index, reason in clips if isinstance(reason, str)])
             yield self._log_mels([(index, wave) for index, wave in clips if not isinstance(wave, str)])
 

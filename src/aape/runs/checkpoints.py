@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from aape.errors import CheckpointError, one_line
+from aape.errors import CheckpointError, one_line, why_not_written
 from aape.runs.files import write_atomically
 
 if TYPE_CHECKING:
@@ -141,6 +141,14 @@ def list_checkpoints(out: str | os.PathLike[str]) -> list[Path]:
     return sorted((path for path in Path(out).glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of)
 
 
+def has_progress(out: str | os.PathLike[str]) -> bool:
+    """Return whether a run that is resumed need not begin anew: a checkpoint, of any of its jobs, or a finished job."""
+    folder = Path(out)
+    return any(
+        True for name in ("checkpoint-*", "jobs/*/checkpoint-*", "jobs/*/history.json") for _ in folder.glob(name)
+    )
+
+
 def step_of(checkpoint: Path) -> int:
     """Return the optimiser step that a checkpoint was written after."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -158,14 +166,10 @@ def prune(out: str | os.PathLike[str], *, keep_last: int, keep_every: int = 0) -
 
 def save_failed(out: str | os.PathLike[str], step: int, needed: int, error: BaseException) -> CheckpointError:
     """Describe a checkpoint of `needed` bytes that could not be written, and what to do."""
-    free = shutil.disk_usage(out).free
     last, _ = newest_intact(out)
     kept = f"{last.name} is intact" if last else "there is no earlier one"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(
-        f"{out}: checkpoint-{step} could not be written ({reason}); {kept}. It needs {needed / 1e6:.1f} MB, and "
-        f"{free / 1e6:.1f} MB are free: make room and go on with --resume"
-    )
+    reason = why_not_written(Path(out) / f"checkpoint-{step}", needed, error)
+    return CheckpointError(f"{out}: checkpoint-{step} could not be written {reason} and go on with --resume; {kept}")
 
 
 def _manifest(entries: dict[str, Any]) -> bytes:

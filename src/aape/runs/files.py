@@ -2,27 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
 import os
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.errors import ConfigError, DataError
+from aape.errors import ConfigError, DataError, writing
+
+TEMPORARY = ".aape-partial"  # how the name of a file ends that is not whole yet; it begins with a dot
 
 
-def make_folder_for(out: Path) -> None:
-    """Make the folder that a result goes to, before the work and not after it; ConfigError if that cannot be."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder; returns what had to be made, the folder first and then those around it.
+
+    Raises:
+        ConfigError: none can be made there.
+    """
+    absolute = folder.absolute()
+    made = [path for path in (absolute, *absolute.parents) if not path.exists()]
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"out: {out.parent} is no folder, and none can be made ({error.strerror})") from error
+        raise ConfigError(f"out: {folder} is no folder, and none can be made ({error.strerror})") from error
+    return made
+
+
+def require_ending(out: Path, *endings: str) -> None:
+    """Refuse a file to write whose name ends otherwise, in any case of letters, or that is a folder: ConfigError."""
+    if out.suffix.lower() not in endings or out.is_dir():
+        is_folder = " is a folder" if out.is_dir() else ""
+        raise ConfigError(f"out: {out}{is_folder}: name a file that ends in {' or '.join(endings)}")
+
+
+@contextlib.contextmanager
+def folder_for(out: Path) -> Iterator[None]:
+    """Make the folder that a result goes to before the work and not after it; on an error what was made goes again.
+
+    Raises:
+        ConfigError: none can be made there.
+    """
+    made = make_folder(out.parent)
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # something is in it by now
+                folder.rmdir()
+        raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written in a folder."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -34,9 +75,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under another name beside it, flush it to the disk, and only then give it its name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with writing(path, len(content)), os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -102,8 +143,9 @@ class Records:
 
     def append(self, step: int, **values: Any) -> None:
         """Write one line; NaN and infinities, which JSON does not have, become null."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain({"step": step, **values}), allow_nan=False) + "\n")
+        line = json.dumps(plain({"step": step, **values}), allow_nan=False) + "\n"
+        with writing(self.path, len(line)), open(self.path, "a", encoding="utf-8") as file:
+            file.write(line)
 
     def read(self) -> list[dict[str, Any]]:
         """Return all whole lines, as a kill may have cut the last; DataError if one is no JSON object."""

@@ -1,12 +1,10 @@
-"""What keeps a long run safe: flags read without waiting, SIGTERM, bad files, and the alarm of a collapse."""
+"""What keeps a long run safe: flags read without waiting, bad files, and the alarm of a collapse."""
 
 from __future__ import annotations
 
-import contextlib
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -50,42 +48,6 @@ class Flags:
                 event.synchronize()
             is_skipped, is_stop = (value > 0 for value in host.tolist())
             yield is_skipped, is_stop, about
-
-
-class StopSignal:
-    """SIGTERM while training: set, and left to the run to obey. A second one ends the process as ever."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    @staticmethod
-    def exit(out: object, step: int, *, is_main: bool = True) -> NoReturn:
-        """End the process after the run has stopped, with a shell's exit status for SIGTERM: 143."""
-        if is_main:
-            print(f"SIGTERM: {out} is saved at step {step}; go on with --resume", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGTERM)
-
-    @contextlib.contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch the signal; where that is not possible, outside the main thread, do nothing."""
-        try:
-            before = signal.signal(signal.SIGTERM, self._set)
-        except ValueError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _set(self, number: int, frame: Any) -> None:
-        self.is_set = True
-        signal.signal(number, signal.SIG_DFL)
-
-
-def ignore_sigterm(worker: int) -> None:
-    """Let a data worker outlive a SIGTERM to the whole process group: the main process still needs batches to stop."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class BadFiles:

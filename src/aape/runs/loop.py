@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from aape.errors import TrainingError
 from aape.runs import checkpoints
 from aape.runs.files import Records
-from aape.runs.guards import BadFiles, Flags, StopSignal
+from aape.runs.guards import BadFiles, Flags
+from aape.runs.signals import StopSignal
 
 METRICS_NAME, SKIPPED_NAME = "metrics.jsonl", "skipped_steps.jsonl"
 MAX_SKIPPED = 5  # steps in a row
@@ -76,7 +77,7 @@ class Loop:
         self.records, self.skipped = Records(self.out / METRICS_NAME), Records(self.out / SKIPPED_NAME)
 
     def train(self, batches: Iterable[Iterable[Any]]) -> bool:
-        """Train to the last step, or until SIGTERM; returns whether the last step was reached.
+        """Train to the last step, or until SIGTERM or SIGHUP; returns whether the last step was reached.
 
         `batches` yields, from `self.step` on, this rank's batches of each step: one, several (accumulation, groups of
         clips of one length), or none.
@@ -182,7 +183,7 @@ class Loop:
         except Exception as error:  # OSError and SafetensorError: each writer has its own
             shutil.rmtree(staging, ignore_errors=True)
             size = sum(tensor.nbytes for tensor in tensors.values())
-            raise checkpoints.save_failed(self.out, self.step, size, error) from error
+            raise checkpoints.save_failed(self.out, self.step, size, error.__cause__ or error) from error
         self.accelerator.wait_for_everyone()
 
     def resume(self, checkpoint: Path | None) -> None:

@@ -1,0 +1,123 @@
+"""A folder that results grow in belongs to one process at a time, and goes again if nothing has come of it."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from aape.errors import ConfigError, one_line
+from aape.runs.files import make_folder, sweep
+
+LOCK_NAME = ".lock"
+# What a run writes before its first step
+_HEADER = {LOCK_NAME, "config.yaml", "environment.json", "data.sha256", "stats.json", "hparams.yml", ".plan.json",
+           "aape-demo"}  # fmt: skip
+_held: set[tuple[int, int]] = set()  # device and inode of this process's locks
+
+
+@contextlib.contextmanager
+def locked(out: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep a folder, made if need be, for this process: no other one writes there until it ends, however it ends.
+
+    What killed processes have left half-written is removed. A folder that was made here goes again when an error comes
+    before the first result. Of torchrun's processes the main one acts for all.
+
+    Raises:
+        ConfigError: another process is at work there, and which; or the folder cannot be made.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder = Path(out)
+    made = make_folder(folder)
+    descriptor, path = _lock(folder)
+    try:
+        sweep(folder)
+        yield
+    except BaseException as error:
+        sweep(folder)
+        names = {path.name for path in folder.rglob("*") if path.is_file()}
+        is_header = all(name in _HEADER or name.startswith("events.out.tfevents") for name in names)
+        if folder.absolute() in made and is_header and (isinstance(error, Exception) or names <= {LOCK_NAME}):
+            shutil.rmtree(folder)
+            for parent in made[1:]:
+                with contextlib.suppress(OSError):  # somebody else's by now
+                    parent.rmdir()
+        raise
+    finally:
+        path.unlink(missing_ok=True)
+        _release(descriptor)
+
+
+def _lock(folder: Path) -> tuple[int, Path]:
+    """Lock a folder's lock file, and write into it who has it."""
+    path = folder / LOCK_NAME
+    while True:
+        if _identity(path) in _held:  # closing a second descriptor would end the first lock
+            raise ConfigError(f"{folder} is in use by this process: choose another --out")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        if not _acquire(descriptor):
+            os.close(descriptor)
+            raise ConfigError(
+                f"{folder} is in use by {_holder(path)}: wait until it has ended, or choose another --out"
+            )
+        status = os.fstat(descriptor)
+        if _identity(path) == (status.st_dev, status.st_ino):
+            break
+        os.close(descriptor)  # its holder has just removed it
+    _held.add((status.st_dev, status.st_ino))
+    since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    about = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": shlex.join(sys.orig_argv)}
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(about).encode())
+    return descriptor, path
+
+
+def _acquire(descriptor: int) -> bool:
+    """Take a lock without waiting; returns whether no other process has it.
+
+    A record lock, of the process and not of the open file: data workers that are forked do not inherit it, and so do
+    not keep it when their parent is killed. Windows and some network file systems have none: there, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+def _release(descriptor: int) -> None:
+    status = os.fstat(descriptor)
+    _held.discard((status.st_dev, status.st_ino))
+    os.close(descriptor)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _holder(path: Path) -> str:
+    """Say who has a lock, as far as it has written that yet."""
+    try:
+        about = json.loads(path.read_bytes())
+        who = f"process {about['pid']} on {about['host']} since {about['since']} ({about['command']})"
+        return one_line(who)
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

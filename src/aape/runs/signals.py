@@ -1,0 +1,123 @@
+"""SIGTERM, SIGHUP and Ctrl-C: a verb ends at once, a training after a checkpoint, workers with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+# Windows has no SIGHUP, and whoever starts a process may have it ignore any of them, as nohup does.
+TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SECONDS_TO_END = 10.0
+
+
+class Stopped(SystemExit):
+    """A signal asked this process to end; the exit status is a shell's, 128 + the number of the signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+
+
+class StopSignal:
+    """SIGTERM or SIGHUP while training: set, and left to the run to obey. A second one ends the process as ever."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.number: int = signal.SIGTERM  # of ranks that got none themselves, too
+
+    def exit(self) -> NoReturn:
+        """End the process after the run has stopped."""
+        raise Stopped(self.number)
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch the signals; where that is not possible, outside the main thread, do nothing."""
+        with handled(TERMINATING, self._set):
+            yield
+
+    def _set(self, number: int, frame: Any) -> None:
+        self.is_set, self.number = True, number
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def handled(numbers: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Have a function called for signals, but for those that this process was started to ignore."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: known for number, known in before.items() if known not in (signal.SIG_IGN, None)}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise `Stopped` where a signal finds the program, Ctrl-C's too: what is half-written is removed on the way out.
+
+    Worker processes are killed first, as their parent would wait for them. A library that swallows the
+    exception, as callbacks from C do, delays the end by `SECONDS_TO_END`; a second signal ends the process as ever.
+    """
+    timers: list[threading.Timer] = []
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if not timers:  # a scheduler may send one signal after the other
+            kill_workers()
+            timers.append(threading.Timer(SECONDS_TO_END, os._exit, (128 + number,)))
+            timers[0].daemon = True
+            timers[0].start()
+            raise Stopped(number)
+
+    try:
+        with handled((signal.SIGINT, *TERMINATING), stop):
+            yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def kill_workers() -> None:
+    """Kill the worker processes of pools and loaders."""
+    if hasattr(signal, "SIGCHLD"):  # torch's handler would take it for an accident
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Start workers here: they never see a signal to the whole process group, which is for their parent to act on.
+
+    It comes when they have been started. Windows, which has no such mask, has no such groups either.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *TERMINATING))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent() -> None:
+    """End this worker process when its parent has been killed; else it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
