@@ -53,10 +53,11 @@ def open_sounds(
     if recording is None and not _is_list(wav):
         waves = read_array(wav, sample_rate, to_rate=to_rate, dtype=dtype)
         return [[wave] for wave in waves], np.ndim(wav) == 2
-    items = {NAME: wav} if recording else {f"{NAME}, clip {index}": item for index, item in enumerate(wav)}
+    items = [None] if recording else wav
     sounds: list[Blocks] = []
-    for name, item in items.items():
-        source, rate = _unpack(item, name) or (item, None)
+    for index, item in enumerate(items):
+        name = NAME if recording else f"{NAME}, clip {index}"
+        source, rate = recording or _unpack(item, name) or (item, None)
         if None not in (rate, sample_rate) and rate != sample_rate:
             raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was passed: leave that out")
         if _is_file(source):
@@ -127,12 +128,12 @@ def _kind(item: Any) -> str:
 
 
 def _is_list(wav: Any) -> bool:
-    """Say whether this is a list of sounds; lists of equally many numbers are the rows of an array."""
+    """Say whether this is a list of sounds, and not of numbers; lists of equally many are the rows of an array."""
     if not isinstance(wav, (list, tuple)):
         return False
     if all(isinstance(item, list) for item in wav):
         return len(set(map(len, wav))) > 1
-    return any(_kind(item) == "array" or _unpack(item, NAME) for item in wav)
+    return not all(_kind(item) == "number" for item in wav)
 
 
 def _without_padding(wav: Any, lengths: Sequence[int]) -> list[Any]:
