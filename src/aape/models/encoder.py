@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,10 @@ from aape.layers.transformer import NORM_EPS, Block, init_transformer_weights
 from aape.models.config import EncoderConfig
 
 _AAPE_OPTIONS = ("adaptive", "phase", "kernel_size", "stride", "hidden_dim", "sblu_dim", "mask_context", "decay_start")
+
+if hasattr(os, "register_at_fork"):
+    # A fork copies one thread. OpenMP would wait for its others forever: the child has to compute alone.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def build_stem(config: EncoderConfig) -> Stem:
