@@ -109,7 +109,7 @@ def test_how_to_read_the_logits_comes_back(tmp_path, multi_label):
     save_model(tmp_path, nano(), FRONT_END, head=head, labels=["a", "b"], multi_label=multi_label, card=card)
     back = read_model(tmp_path)
     assert (back.multi_label, back.card) == (multi_label, card)
-    edit_config(tmp_path, lambda values: values.update(problem_type="regression"))
+    edit_config(tmp_path, lambda values: values.update(problem_type="ranking"))
     assert "problem_type: expected single_label_classification or multi_label" in refusal(tmp_path)
 
 

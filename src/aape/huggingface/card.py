@@ -41,7 +41,7 @@ def model_card(config: Any, num_parameters: int) -> str:
 
     card: Mapping[str, Any] = config.card
     architecture = (config.architectures or [""])[0]
-    is_classifier = architecture == "AaPEForAudioClassification"
+    is_classifier = architecture == "AaPEForAudioClassification" and config.problem_type != "regression"
     labels = [config.id2label[index] for index in sorted(config.id2label)] if is_classifier else []
     metadata = {
         "library_name": "aape",

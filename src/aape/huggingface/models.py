@@ -19,6 +19,7 @@ from transformers.utils import ModelOutput
 
 from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
+from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.feature_extractor import AaPEFeatureExtractor
 from aape.models.config_file import CONFIG_NAME, read_sections
@@ -35,6 +36,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
     base_model_prefix = "aape"  # no module has that name: all models keep the encoder as `encoder`
     main_input_name = "input_values"
     _no_split_modules = ("Block",)
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
@@ -61,30 +63,26 @@ class AaPEPreTrainedModel(PreTrainedModel):
         """Encode spectrograms, each in one pass; padding has no influence on anything.
 
         Args:
-            input_values: standardised log-mel (B, T, F), as `AaPEFeatureExtractor` makes it, or (B, 1, F, T).
-            attention_mask: which frames are valid (B, T), the first ones; None for all.
+            input_values: standardised log-mel (B, T, F), as `AaPEFeatureExtractor` makes it, or (B, 1, F, T), of any
+                dtype: a model in half precision computes best from float32.
+            attention_mask: which frames are valid (B, T), the first ones, of any dtype; None for all.
 
         Returns:
-            Tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for those of padding;
-            and class token and mean patch token (B, 2D).
+            In the model's dtype: tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for
+            those of padding; and class token and mean patch token (B, 2D).
 
         Raises:
-            ValueError: another shape, or a clip without frames.
+            ValueError: another shape, a clip without frames, or valid frames behind padding.
         """
-        if input_values.ndim not in (3, 4):
-            raise ValueError(f"input_values must be (B, T, F) or (B, 1, F, T), not {tuple(input_values.shape)}")
-        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
-        if attention_mask is None or bool(attention_mask.all()):
+        x, valid = self._prepare(input_values, attention_mask)
+        if valid is None:
             tokens = self.encoder(x)
             return tokens, pool(tokens)
-        x = x * attention_mask[:, None, None].to(x.dtype)
         patch = self.encoder.patch_size
-        counts = -(-attention_mask.sum(1) // patch)  # time patches of each clip (B,)
+        counts = -(-valid.sum(1) // patch)  # time patches of each clip (B,)
         num_freq, num_time = -(-x.shape[2] // patch), -(-x.shape[3] // patch)
         groups, all_tokens, all_pooled = [], [], []
         for count in counts.unique().tolist():  # clips of one length at a time, so that none sees another's padding
-            if count == 0:
-                raise ValueError("attention_mask: a clip without frames")
             rows = (counts == count).nonzero()[:, 0]
             tokens = self.encoder(x[rows, ..., : count * patch])
             grid = tokens[:, 1:].unflatten(1, (num_freq, count))  # (b, Nf, Nt, D)
@@ -94,6 +92,26 @@ class AaPEPreTrainedModel(PreTrainedModel):
             all_pooled.append(pool(tokens))
         order = torch.cat(groups).argsort()
         return torch.cat(all_tokens)[order], torch.cat(all_pooled)[order]
+
+    def _prepare(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return spectrograms (B, 1, F, T), zero in padding, and the valid frames (B, T), None where all are.
+
+        They are float32 at least, from which the stem computes in half precision too, as under autocast.
+        """
+        if input_values.ndim not in (3, 4):
+            raise ValueError(f"input_values must be (B, T, F) or (B, 1, F, T), not {tuple(input_values.shape)}")
+        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)
+        x = x.to(torch.promote_types(self.dtype, torch.float32))
+        if attention_mask is None or bool(attention_mask.all()):
+            return x, None
+        valid = attention_mask.bool()
+        if valid.shape != (x.shape[0], x.shape[3]):
+            raise ValueError(f"attention_mask must be (B, T), {(x.shape[0], x.shape[3])}, not {tuple(valid.shape)}")
+        if not bool(valid[:, 0].all()):
+            raise ValueError("attention_mask: a clip without frames, or padding before its frames: it must be behind")
+        if bool((valid[:, 1:] & ~valid[:, :-1]).any()):
+            raise ValueError("attention_mask: padding between the frames of a clip: it must be behind them")
+        return x.masked_fill(~valid[:, None, None], 0), valid
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Write a folder that loads by itself: model, feature extractor and, where there is none yet, a model card."""
@@ -200,8 +218,8 @@ class _EncoderUser(AaPEPreTrainedModel):
         Args:
             input_values: see `encode`.
             attention_mask: see `encode`.
-            labels: of a classifier only: classes (B,) for cross-entropy, or targets in 0..1 (B, C) for binary
-                cross-entropy.
+            labels: of a classifier only, as `problem_type` of the configuration says: classes (B,), targets in 0..1
+                (B, C), or for a regression numbers (B,) or (B, C).
             output_attentions: not available.
             output_hidden_states: not available.
             return_dict: False for a tuple.
@@ -212,7 +230,8 @@ class _EncoderUser(AaPEPreTrainedModel):
             labels are given.
 
         Raises:
-            ValueError: another shape, a clip without frames, or something is asked for that is not available.
+            ValueError: another shape, a clip without frames, labels that do not fit, or something is asked for that is
+                not available.
         """
         self._check_outputs(output_attentions, output_hidden_states)
         return self._as_asked(self._outputs(input_values, attention_mask, labels), return_dict)
@@ -244,16 +263,14 @@ class AaPEForAudioClassification(_EncoderUser):
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
+        if config.num_labels == 1 and config.problem_type in (None, "single_label_classification"):
+            config.problem_type = "regression"  # as transformers has it: one output names no classes
         self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
         self.post_init()
 
     def _outputs(self, input_values: Tensor, attention_mask: Tensor | None, labels: Tensor | None) -> ModelOutput:
         logits = self.head(self.encode(input_values, attention_mask)[0])
-        loss = None
-        if labels is not None and labels.ndim == 2:
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits, labels)
+        loss = None if labels is None else classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def _fresh_part(self, name: str) -> nn.Module | None:

@@ -69,8 +69,8 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
         """Compute the losses on masked views of each clip.
 
         Args:
-            input_values: standardised log-mel (B, T, F) or (B, 1, F, T), at most the `num_frames` of the encoder.
-            attention_mask: which frames are the clip's own (B, T), the first ones; None for all.
+            input_values: see `encode`; at most the `num_frames` of the encoder.
+            attention_mask: see `encode`.
             visible: sorted indices of the visible patches (B, M, V); drawn by inverse block masking if not given.
             queries: indices of the patches to predict (B, M, Q); drawn if not given.
             output_attentions: not available.
@@ -82,14 +82,13 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
                 is not available.
         """
         self._check_outputs(output_attentions, output_hidden_states)
-        x = input_values if input_values.ndim == 4 else input_values.transpose(1, 2).unsqueeze(1)  # (B, 1, F, T)
+        x, valid_frames = self._prepare(input_values, attention_mask)
         patch, num_frames = self.encoder.patch_size, self.grid_size[1] * self.encoder.patch_size
         if x.shape[-1] > num_frames:
             raise ValueError(f"clips of {x.shape[-1]} frames, the most is {num_frames}: crop them")
-        frames = x.new_ones(len(x), x.shape[-1]) if attention_mask is None else attention_mask.to(x.dtype)
+        frames = x.new_ones(len(x), x.shape[-1]) if valid_frames is None else valid_frames.to(x.dtype)
         padding = (0, num_frames - x.shape[-1])
-        frames = nn.functional.pad(frames, padding)  # (B, T)
-        x = nn.functional.pad(x, padding) * frames[:, None, None]
+        x, frames = nn.functional.pad(x, padding), nn.functional.pad(frames, padding)  # (B, 1, F, T), (B, T)
         valid = frames.unflatten(1, (-1, patch)).amax(-1) > 0  # (B, Nt)
         valid = valid[:, None].expand(-1, self.grid_size[0], -1).flatten(1)  # (B, N)
         if visible is None and queries is None:
@@ -106,7 +105,13 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
         return torch.stack([visible for visible, _ in views]), torch.stack([queries for _, queries in views])
 
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher after an optimiser step: teacher = momentum * teacher + (1 - momentum) * student."""
+        """Move the teacher after an optimiser step: teacher = momentum * teacher + (1 - momentum) * student.
+
+        Raises:
+            ValueError: the weights are in half precision, where steps this small are rounded away.
+        """
+        if self.dtype.itemsize < 4:
+            raise ValueError(f"a teacher in {self.dtype} never moves: train in float32, or bf16 by autocast")
         self._method.update_teacher(momentum)
 
     def _build_method(self) -> TeacherStudent:

@@ -111,6 +111,10 @@ class PatchProjection(nn.Conv2d):
         super().__init__(1, embed_dim, patch_size, stride=patch_size, bias=bias)
         self.init_weights()
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Project in the precision of the weights."""
+        return super().forward(x.to(self.weight.dtype))
+
     def init_weights(self) -> None:
         """Initialise; timm calls this too."""
         nn.init.xavier_uniform_(self.weight.flatten(1))

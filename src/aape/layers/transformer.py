@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -58,6 +60,9 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """x + attention(norm x), then x + mlp(norm x); `drop_path.rate`, 0 by default, is for fine-tuning."""
 
+    gradient_checkpointing = False  # transformers sets this, and the function that then computes a block twice
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
@@ -76,6 +81,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both branches to (..., N, D)."""
+        if self.gradient_checkpointing and self.training and x.requires_grad:
+            return self._gradient_checkpointing_func(self._apply_both, x)
+        return self._apply_both(x)
+
+    def _apply_both(self, x: Tensor) -> Tensor:
         x = self.attend(x)
         return x + self.feed_forward(x)
 

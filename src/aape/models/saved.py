@@ -33,6 +33,7 @@ _KEYS = (
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
+_REGRESSION = "regression"  # likewise; its head is no classifier, and is not read
 _MAX_BYTES = 1 << 24  # of a configuration, and of a header
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
@@ -173,12 +174,13 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
     where = os.fspath(folder / CONFIG_NAME)
     values = _read_config(folder / CONFIG_NAME)
     encoder_config, front_end = read_sections(values, where)
-    labels = _read_labels(values, where)
     problem = values.get("problem_type") or PROBLEMS[False]
-    if problem not in PROBLEMS.values():
+    if problem not in (*PROBLEMS.values(), _REGRESSION):
         raise CheckpointError(f"{where}: problem_type: expected {' or '.join(PROBLEMS.values())}, got {problem!r}")
+    labels = None if problem == _REGRESSION else _read_labels(values, where)
     with _open_weights(folder / WEIGHTS_NAME) as file:
-        shapes = _read_shapes(file, folder / WEIGHTS_NAME)
+        skipped = ("head.", *_TRAINING_PARTS) if problem == _REGRESSION else _TRAINING_PARTS
+        shapes = _read_shapes(file, folder / WEIGHTS_NAME, skipped)
         num_classes = (*shapes.get("head.linear.weight", ()), 1)[0]
         if labels is not None and len(labels) != num_classes and "head.linear.weight" in shapes:
             raise CheckpointError(f"{folder}: {len(labels)} labels for a head of {num_classes} classes")
@@ -294,11 +296,11 @@ def _open_weights(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error).splitlines()[0]})") from error
 
 
-def _read_shapes(file: Any, path: Path) -> dict[str, tuple[int, ...]]:
+def _read_shapes(file: Any, path: Path, skipped: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Read the shape of every tensor that use needs from the file's header."""
     shapes = {}
     for name in file.keys():  # noqa: SIM118, it is no mapping
-        if name.startswith(_TRAINING_PARTS):
+        if name.startswith(skipped):
             continue
         part = file.get_slice(name)
         if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
