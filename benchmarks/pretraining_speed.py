@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from aape.commands.pretrain import PretrainConfig, Pretraining
-from aape.data.clips import clip_seconds, load_clip, read_manifest
+from aape.data.clips import clip_seconds, load_clip
+from aape.data.manifest import read_manifest
 from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.pretraining.config import LossConfig, MaskingConfig

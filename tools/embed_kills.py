@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 from aape.data.audio.decoding import read_audio
-from aape.data.clips import find_audio
+from aape.data.manifest import read_inputs
 
 RATE = 16000
 BAD_EVERY = 50
@@ -31,7 +31,7 @@ BAD_EVERY = 50
 def write_files(folder: Path, data: Path, count: int, seed: int = 0) -> Path:
     """Cut short sounds of many lengths from real recordings, and put files among them that are none."""
     folder.mkdir()
-    recordings, draw = find_audio([data]), random.Random(seed)
+    recordings, draw = [clip.path for clip in read_inputs([data])[0]], random.Random(seed)
     for index in range(count):
         path = folder / f"{index:04}.wav"
         wave = read_audio(draw.choice(recordings), sample_rate=RATE)

@@ -33,7 +33,8 @@ from aape import cli
 from aape.commands.options import recipe_values
 from aape.commands.pretrain import PretrainConfig
 from aape.commands.recipe import find_recipe
-from aape.data.clips import load_clip, read_manifest
+from aape.data.clips import load_clip
+from aape.data.manifest import read_manifest
 from aape.downstream.features import read_features
 from aape.errors import AapeError
 from aape.models.saved import find_model

@@ -12,7 +12,7 @@ import hostile_audio
 import pytest
 from pcm_files import wav
 
-from aape.data.clips import find_audio, read_manifest
+from aape.data.manifest import read_inputs, read_manifest
 from aape.errors import DataError
 
 
@@ -63,7 +63,7 @@ def test_names_that_are_no_files(tmp_path):
         answer = hostile_audio.read(f"{tmp_path}/{name}")
         assert reason in answer, name
         assert answer.isprintable()
-    paths = find_audio([tmp_path])
+    paths = [clip.path for clip in read_inputs([tmp_path])[0]]
     assert len(paths) == 5  # a folder with the name of a sound is searched, not read
     assert not any(hostile_audio.read(path).startswith("read") for path in paths)
 

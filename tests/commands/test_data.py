@@ -12,7 +12,8 @@ import soundfile
 
 from aape.cli import main
 from aape.data.audio import read_audio
-from aape.data.clips import load_clip, read_manifest
+from aape.data.clips import load_clip
+from aape.data.manifest import read_manifest
 from notes import NOTES, link_notes
 
 

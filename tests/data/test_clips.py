@@ -1,251 +1,119 @@
-"""Manifests: every clip of a data set is found and named, or the wrong line is named."""
+"""Parts of recordings: the samples between two times, in whatever the recording lies; the wrong line is named."""
 
-import errno
-import io
-import os
 import pickle
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from test_manifest import refusal, write_csv, write_tar
 
-from aape.data.clips import Clip, clip_seconds, find_audio, load_clip, read_manifest, stream_clip
-from aape.errors import AudioError, DataError
+from aape.data.clips import Clip, check_clip, clip_seconds, load_clip, stream_clip
+from aape.data.manifest import read_manifest
+from aape.errors import AudioError
 
-
-def write_wav(path: Path, level: float = 0.25, num_samples: int = 800) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full(num_samples, level, np.float32), 16000, format="WAV", subtype="FLOAT")
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as shard:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            shard.addfile(entry, io.BytesIO(content))
-
-
-def wav(level: float = 0.25, num_samples: int = 800) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.full(num_samples, level, np.float32), 16000, format="WAV", subtype="FLOAT")
-    return file.getvalue()
-
-
-def write_csv(path: Path, *lines: str) -> Path:
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def refusal(path: Path, **columns: str) -> str:
-    with pytest.raises(DataError) as caught:
-        read_manifest(path, **columns)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+RATE = 16000
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two files, a shard of three clips, and what lies around in real folders."""
-    root = tmp_path / "corpus"
-    write_wav(root / "b.wav", 0.1)
-    write_wav(root / "a" / "z.WAV", 0.2)
-    write_wav(root / ".hidden" / "x.wav")
-    write_wav(root / "a" / "._z.wav")
-    members = {"2.wav": wav(0.5), "1.wav": wav(0.6), "readme.txt": b"hello", "deep/3.wav": wav(0.7), "._1.wav": b"\0"}
-    write_tar(root / "shard-0.tar", members)
-    write_csv(root / "clips.csv", "shard,name,seconds", "shard-0.tar,1.wav,0.05")
-    return root
+def ramp(tmp_path: Path) -> np.ndarray:
+    """Ten seconds whose every sample tells its time; as a file, at another rate, and in a shard."""
+    samples = np.arange(10 * RATE, dtype=np.float32) / (10 * RATE)
+    soundfile.write(tmp_path / "ramp.wav", samples, RATE, subtype="FLOAT")
+    write_tar(tmp_path / "s.tar", {"ramp.wav": (tmp_path / "ramp.wav").read_bytes()})
+    return samples
 
 
-def test_a_folder_is_its_sound_files_and_shards_in_a_fixed_order(folder: Path) -> None:
-    clips = read_manifest(folder)
-    names = ["a/z.WAV", "b.wav", "shard-0.tar/2.wav", "shard-0.tar/1.wav", "shard-0.tar/deep/3.wav"]
-    assert [clip.name for clip in clips] == names
-    levels = [float(load_clip(clip).mean()) for clip in clips]
-    np.testing.assert_allclose(levels, [0.2, 0.1, 0.5, 0.6, 0.7], atol=1e-6)
+def test_a_part_is_the_samples_between_two_times(tmp_path: Path, ramp: np.ndarray) -> None:
+    rows = ("ramp.wav,1.5,3", "ramp.wav,0,0.25", "ramp.wav,9.5,10", "ramp.wav,,")
+    clips = read_manifest(write_csv(tmp_path / "t.csv", "file,start,end", *rows))
+    assert [clip.name for clip in clips] == [
+        "ramp.wav#t=1.5,3", "ramp.wav#t=0,0.25", "ramp.wav#t=9.5,10", "ramp.wav",
+    ]  # fmt: skip
+    assert [clip.file for clip in clips] == ["ramp.wav"] * 4
+    for clip, (first, stop) in zip(clips, ((24000, 48000), (0, 4000), (152000, 160000), (0, 160000)), strict=True):
+        np.testing.assert_array_equal(load_clip(clip), ramp[first:stop])
+        np.testing.assert_array_equal(np.concatenate(list(stream_clip(clip))), ramp[first:stop])
+        assert clip_seconds(clip) == check_clip(clip).seconds == (stop - first) / RATE
+    part = load_clip(clips[0], start=0.5, duration=100.0)  # of a part no more than the part
+    np.testing.assert_array_equal(part, ramp[32000:48000])
+    np.testing.assert_array_equal(load_clip(clips[0], start=0.5, duration=0.25), ramp[32000:36000])
+    with pytest.raises(AudioError, match=r"1\.50 s long, asked for from 2 s"):
+        load_clip(clips[0], start=2.0)
 
 
-def test_a_single_shard_is_a_data_set(folder: Path) -> None:
-    clips = read_manifest(folder / "shard-0.tar")
-    assert [clip.name for clip in clips] == ["shard-0.tar/2.wav", "shard-0.tar/1.wav", "shard-0.tar/deep/3.wav"]
+def test_a_part_of_a_shard_is_read_in_place(tmp_path: Path, ramp: np.ndarray) -> None:
+    (clip,) = read_manifest(write_csv(tmp_path / "t.csv", "shard,name,start,end", "s.tar,ramp.wav,2,3"))
+    np.testing.assert_array_equal(load_clip(clip), ramp[32000:48000])
+    assert clip.name == "s.tar/ramp.wav#t=2,3"
 
 
-def test_a_part_of_a_tar_member_is_read_in_place(tmp_path: Path) -> None:
-    ramp = np.arange(16000, dtype=np.float32) / 16000
-    file = io.BytesIO()
-    soundfile.write(file, ramp, 16000, format="WAV", subtype="FLOAT")
-    write_tar(tmp_path / "s.tar", {"0.wav": wav(), "ramp.wav": file.getvalue()})
-    clip = read_manifest(tmp_path)[1]
-    np.testing.assert_array_equal(load_clip(clip, start=0.5, duration=0.25), ramp[8000:12000])
-    assert clip_seconds(clip) == 1.0
-
-
-def test_links_between_folders_are_followed_once(tmp_path: Path) -> None:
-    write_wav(tmp_path / "elsewhere" / "a.wav")
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "corpus" / "link").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "corpus")
-    assert [clip.name for clip in read_manifest(tmp_path / "corpus")] == ["link/a.wav"]
-
-
-def test_a_csv_gives_labels_folds_and_seconds(folder: Path) -> None:
-    path = write_csv(
-        folder / "meta.csv", "filename,class,fold,split,seconds", "b.wav,dog,1,train,0.05", "./a/z.WAV,cat,2,test,"
-    )
-    first, second = read_manifest(path, label="class", fold="fold", split="split")
-    assert (first.name, first.label, first.fold, first.split, first.seconds) == ("b.wav", "dog", "1", "train", 0.05)
-    assert (second.name, second.label, second.seconds) == ("a/z.WAV", "cat", None)
-    assert clip_seconds(first) == 0.05
-    assert clip_seconds(second) == 0.05
-    assert load_clip(second).mean() == pytest.approx(0.2)
-    assert read_manifest(path)[0].label is None
-
-
-def test_a_csv_of_a_spreadsheet_with_its_byte_order_mark_is_read(folder: Path) -> None:
-    path = folder / "meta.csv"
-    path.write_bytes("file,label\r\nb.wav,\u00e9\r\n".encode("utf-8-sig"))
-    assert read_manifest(path, label="label")[0].label == "\u00e9"
-
-
-def test_a_csv_of_shards_and_members(folder: Path) -> None:
-    path = write_csv(folder / "clips.csv", "shard,name,seconds,label", "shard-0.tar,deep/3.wav,0.05,x")
-    (clip,) = read_manifest(path, label="label")
-    assert (clip.name, clip.seconds, clip.label) == ("shard-0.tar/deep/3.wav", 0.05, "x")
-    assert load_clip(clip).mean() == pytest.approx(0.7)
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 48000])
+def test_a_part_of_a_resampled_recording_is_that_of_the_whole(tmp_path: Path, sample_rate: int) -> None:
+    noise = np.random.default_rng(0).standard_normal(4 * sample_rate).astype(np.float32) / 8
+    soundfile.write(tmp_path / "a.flac", noise, sample_rate)
+    (clip,) = read_manifest(write_csv(tmp_path / "t.csv", "file,start,end", "a.flac,1.25,2.5"))
+    whole = load_clip(Clip(clip.path, "a.flac"))
+    np.testing.assert_allclose(load_clip(clip), whole[20000:40000], atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate(list(stream_clip(clip))), load_clip(clip))
 
 
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ([""], "empty"),
-        (["file,label"], "no rows"),
-        (["path,label", "b.wav,x"], "no column `file` or `filename`, nor `shard` and `name`; it has path, label"),
-        (["file,class", "b.wav,x"], "no label column 'label'; it has file, class"),
-        (["file,label", "b.wav,x", "a/z.WAV, "], "line 3: column 'label' is empty"),
-        (["file,label", "b.wav"], "line 2: not as many fields"),
-        (["file,label", "b.wav,x,y"], "line 2: not as many fields"),
-        (["file,label", "b.wav,x", "./b.wav,y"], "line 3: 'b.wav' was already listed in line 2"),
-        (["file,label", "b.wav,x", "no.wav,x", "nor.wav,y"], "2 of 3 listed files are missing, the first is 'no.wav'"),
-        (["file,label,seconds", "b.wav,x,long"], "line 2: 'long' is not a length"),
-        (["file,label,seconds", "b.wav,x,-1"], "line 2: '-1' is not a length"),
-        (["file,label,seconds", "b.wav,x,inf"], "line 2: 'inf' is not a length"),
-        (["shard,name,label", "shard-0.tar,9.wav,x"], "1 of 1 listed files are missing"),
-        (["shard,name,label", "shard-1.tar,1.wav,x"], "shard 'shard-1.tar' is missing"),
-        (["shard,name,label", "b.wav,1.wav,x"], "not an uncompressed tar"),
-        (["file,label", '"b.wav,x'], "not a CSV"),
+        (["file,start,end", "ramp.wav,9,11"], "line 2: 9 to 11 s is outside 'ramp.wav', which is 10.000 s long"),
+        (["file,start,end", "ramp.wav,0,1", "ramp.wav,12,13"], "line 3: 12 to 13 s is outside"),
+        (["file,start,end", "ramp.wav,2,2"], "line 2: nothing lies between start 2 and end 2"),
+        (["file,start,end", "ramp.wav,3,2"], "line 2: nothing lies between start 3 and end 2"),
+        (["file,start,end", "ramp.wav,-1,2"], "line 2: start '-1' and end '2' are not both times in seconds"),
+        (["file,start,end", "ramp.wav,1,"], "line 2: start '1' and end '' are not both times"),
+        (["file,start,end", "ramp.wav,nan,2"], "line 2: start 'nan'"),
+        (["file,start,end", "ramp.wav,0,inf"], "line 2: start '0' and end 'inf'"),
+        (["file,start,end", "ramp.wav,0:01,0:02"], "line 2: start '0:01'"),
+        (["file,start", "ramp.wav,1"], "a column `start` and no `end`"),
+        (["file,end", "ramp.wav,1"], "a column `end` and no `start`"),
+        (
+            ["file,start,end", "ramp.wav,1,2", "ramp.wav,1.0,2.00"],
+            "line 3: 'ramp.wav#t=1,2' was already listed in line 2",
+        ),
+        (["shard,name,start,end", "s.tar,ramp.wav,9,11"], "line 2: 9 to 11 s is outside 's.tar/ramp.wav'"),
     ],
 )
-def test_a_wrong_csv_is_refused_with_what_is_wrong(folder: Path, lines: list[str], reason: str) -> None:
-    assert reason in refusal(write_csv(folder / "meta.csv", *lines), label="label")
+def test_parts_that_are_none_are_refused_with_the_row(
+    tmp_path: Path, ramp: np.ndarray, lines: list[str], reason: str
+) -> None:
+    assert reason in refusal(write_csv(tmp_path / "t.csv", *lines))
 
 
-def test_text_that_is_not_utf8_is_refused(folder: Path) -> None:
-    path = folder / "meta.csv"
-    path.write_bytes("file,label\nb.wav,\u00e9\n".encode("latin-1"))
-    assert "not UTF-8" in refusal(path)
+def test_times_rounded_up_and_decimal_commas_are_meant_well(tmp_path: Path, ramp: np.ndarray) -> None:
+    first, second = read_manifest(
+        write_csv(tmp_path / "t.csv", "file;start;end", "ramp.wav;1,5;2", "ramp.wav;9;10,005")
+    )
+    assert (first.start, first.end, second.end) == (1.5, 2.0, 10.005)
+    assert len(load_clip(second)) == RATE
 
 
-def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    assert ".flac" in refusal(tmp_path)
-    assert "no such file" in refusal(tmp_path / "missing")
-    (tmp_path / "a.txt").write_text("x")
-    assert "not a folder" in refusal(tmp_path / "a.txt")
-
-
-def test_a_folder_has_no_labels(folder: Path) -> None:
-    assert "only a CSV has columns" in refusal(folder, label="label")
-
-
-@pytest.mark.parametrize("name", ["/etc/a.wav", "../a.wav", "a/../../b.wav"])
-def test_members_that_point_outside_a_shard_are_refused(tmp_path: Path, name: str) -> None:
-    write_tar(tmp_path / "s.tar", {name: wav()})
-    assert "points outside" in refusal(tmp_path / "s.tar")
-
-
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_in_a_shard_are_refused(tmp_path: Path, kind: bytes) -> None:
-    with tarfile.open(tmp_path / "s.tar", "w") as shard:
-        entry = tarfile.TarInfo("a.wav")
-        entry.type, entry.linkname = kind, "/etc/passwd"
-        shard.addfile(entry)
-    assert "not a plain file" in refusal(tmp_path / "s.tar")
-
-
-def test_damaged_shards_lose_no_clip_in_silence(tmp_path: Path) -> None:
-    write_tar(tmp_path / "s.tar", {f"{index}.wav": wav() for index in range(4)})
-    content = (tmp_path / "s.tar").read_bytes()
-    second = content.index(b"1.wav")
-    for damaged in (
-        content[: second + 700],  # inside a member
-        content[:second],  # between two members
-        content[:second] + b"\xff" * 512 + content[second + 512 :],  # a broken header
-        content[: second + 100],
-        b"text" * 1000,
-        b"",
-    ):
-        (tmp_path / "s.tar").write_bytes(damaged)
-        assert "s.tar" in refusal(tmp_path / "s.tar")
-
-
-def test_a_compressed_shard_is_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "s.tar", "w:gz") as shard:
-        shard.addfile(tarfile.TarInfo("a.wav"))
-    assert "not an uncompressed tar" in refusal(tmp_path / "s.tar")
-
-
-def test_a_shard_with_one_name_twice_is_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "s.tar", "w") as shard:
-        for name in ("a.wav", "./a.wav"):
-            shard.addfile(tarfile.TarInfo(name))
-    assert "two members are called 'a.wav'" in refusal(tmp_path / "s.tar")
-
-
-def test_a_shard_that_changed_since_is_one_bad_clip_and_no_crash(folder: Path) -> None:
-    clip = read_manifest(folder / "shard-0.tar")[-1]
-    (folder / "shard-0.tar").write_bytes(b"short")
-    with pytest.raises(AudioError, match=r"^shard-0.tar/deep/3.wav: truncated"):
+def test_a_part_of_a_broken_file_is_one_bad_clip(tmp_path: Path) -> None:
+    """Its length is unknown; training and embedding list it and go on."""
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    (clip,) = read_manifest(write_csv(tmp_path / "t.csv", "file,start,end", "bad.wav,1,2"))
+    with pytest.raises(AudioError, match=r"bad\.wav#t=1,2"):
         load_clip(clip)
-    (folder / "shard-0.tar").unlink()
-    with pytest.raises(AudioError, match="No such file"):
-        load_clip(clip)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink"])
+def test_one_sound_under_two_names_is_refused(tmp_path: Path, ramp: np.ndarray, kind: str) -> None:
+    copy = tmp_path / "copy.wav"
+    copy.symlink_to(tmp_path / "ramp.wav") if kind == "symlink" else copy.hardlink_to(tmp_path / "ramp.wav")
+    path = write_csv(tmp_path / "t.csv", "file,split", "ramp.wav,train", "copy.wav,test")
+    assert "line 3: 'copy.wav' is the same sound as 'ramp.wav', listed in line 2" in refusal(path, split="split")
+    path = write_csv(tmp_path / "t.csv", "file,split,start,end", "ramp.wav,train,0,1", "copy.wav,test,0,1")
+    assert "is the same sound as 'ramp.wav#t=0,1'" in refusal(path, split="split")
+    path = write_csv(tmp_path / "t.csv", "file,split,start,end", "ramp.wav,train,0,1", "copy.wav,test,1,2")
+    assert len(read_manifest(path, split="split")) == 2
 
 
 def test_a_clip_travels_to_workers_and_stays_small() -> None:
-    clip = Clip("/data/s.tar", "s.tar/a.wav", 512, 1000, 1.5, "dog", "train", "1")
+    clip = Clip("/data/s.tar", "s.tar/a.wav#t=1,2", 512, 1000, 1.5, "dog", "train", "1", "ann", 1.0, 2.0)
     assert pickle.loads(pickle.dumps(clip)) == clip
     assert not hasattr(clip, "__dict__")
-
-
-def test_inputs_keep_their_order(folder: Path) -> None:
-    paths = find_audio([str(folder / "b.wav"), folder, "missing.wav", folder / ".hidden"])
-    assert paths == [
-        str(folder / "b.wav"), str(folder / "a" / "z.WAV"), str(folder / "b.wav"), "missing.wav",
-        str(folder / ".hidden" / "x.wav"),
-    ]  # fmt: skip
-
-
-def test_a_folder_that_may_not_be_read_hides_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed, scandir = str(folder / "a"), os.scandir
-
-    def refuse(path: str) -> Iterator[os.DirEntry[str]]:  # root may read everything
-        if str(path) == closed:
-            raise PermissionError(errno.EACCES, "Permission denied", closed)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert find_audio([folder, "missing.wav"]) == [str(folder / "b.wav"), closed, "missing.wav"]
-    with pytest.raises(AudioError, match="a: a folder that cannot be read: Permission denied"):
-        list(stream_clip(Clip(closed, closed)))
-    assert "a: cannot be read: Permission denied" in refusal(folder)
-
-
-def test_a_folder_without_audio_is_reported_when_it_is_read(tmp_path: Path) -> None:
-    (entry,) = find_audio([tmp_path])
-    assert entry == str(tmp_path)
-    with pytest.raises(AudioError, match="folder"):
-        load_clip(Clip(entry, entry))

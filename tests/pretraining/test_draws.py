@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from aape.data.clips import read_manifest
+from aape.data.manifest import read_manifest
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate, draw_prefix
 from notes import link_notes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from aape.commands.options import Device
@@ -10,8 +11,12 @@ from aape.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeVar
 
-    from aape.inference.labels import Classification
+    from aape.data.clips import Clip
+    from aape.inference.labels import Classification, Prediction
+
+    PredictionT = TypeVar("PredictionT", bound=Prediction)
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class ClassifyConfig:
     """`aape classify`: sound files in, their labels out.
 
     Args:
-        inputs: sound files, and folders of them.
+        inputs: sound files, folders of them, tables (as for `--data`), tar shards, or - for names on standard input.
         model: the folder of a model with a classifier, or of the run that trained it.
         top: labels per file, at most.
         threshold: leave out labels that score less than this (0 to 1).
@@ -47,18 +52,18 @@ def classify(config: ClassifyConfig) -> None:
         CheckpointError: the model cannot be loaded, or has no classifier.
         DataError: nothing could be read.
     """
-    from contextlib import nullcontext
     from dataclasses import asdict
     from pathlib import Path
 
+    from aape.data.manifest import read_inputs
     from aape.inference.labels import check_request
     from aape.inference.model import load_model
-    from aape.inference.recordings import file_clips, readable_names
+    from aape.inference.recordings import readable_clips
     from aape.runs.files import folder_for, require_ending, write_atomically, write_json
     from aape.runs.progress import list_bad, progress_bar
 
     if not config.inputs:
-        raise ConfigError("nothing to classify: name sound files, or folders of them")
+        raise ConfigError("nothing to classify: name sound files, folders, tables or tar shards")
     out = None if config.out is None else Path(config.out)
     if out is not None:
         require_ending(out, ".json", ".csv")
@@ -66,21 +71,32 @@ def classify(config: ClassifyConfig) -> None:
     with nullcontext() if out is None else folder_for(out):
         model = load_model(config.model, config.device)
         model.require_head()
-        clips = file_clips(config.inputs)
+        clips, unlisted = read_inputs(config.inputs)
         with progress_bar("classifying", len(clips)) as progress:
             results, bad = model.classify_clips(
                 clips, top=config.top, threshold=config.threshold, batch_size=config.batch, progress=progress
             )
-        list_bad(bad, len(clips))
-        files = readable_names(clips, bad)
-        _print_table(files, results)
+        bad = unlisted + bad
+        list_bad(bad, len(clips) + len(unlisted))
+        done = readable_clips(clips, bad)
+        results = [_in_file(result, clip) for result, clip in zip(results, done, strict=True)]
+        _print_table([clip.name for clip in done], results)
         if out is None:
             return
         if out.suffix.lower() == ".json":
-            write_json(out, [{"file": file, **asdict(result)} for file, result in zip(files, results, strict=True)])
+            write_json(out, [{"file": clip.file, **asdict(result)} for clip, result in zip(done, results, strict=True)])
         else:
-            write_atomically(out, _csv(files, results))
-    print(f"{len(files)} files -> {out}" + (f", {len(bad)} left out" if bad else ""))
+            write_atomically(out, _csv(done, results))
+    print(f"{len(done)} files -> {out}" + (f", {len(bad)} left out" if bad else ""))
+
+
+def _in_file(result: Classification, clip: Clip) -> Classification:
+    """Return a result whose times are those of the file, of which a clip may be a part."""
+
+    def shifted(piece: PredictionT) -> PredictionT:
+        return replace(piece, start=clip.start + piece.start, end=clip.start + piece.end)
+
+    return replace(shifted(result), windows=[shifted(window) for window in result.windows])
 
 
 def _print_table(files: Sequence[str], results: Sequence[Classification]) -> None:
@@ -95,22 +111,26 @@ def _print_table(files: Sequence[str], results: Sequence[Classification]) -> Non
     table.add_column("label", overflow="fold")
     table.add_column("score", justify="right")
     for file, result in zip(files, results, strict=True):
+        length = result.end - result.start
         lines = [(label, f"{score:.3f}") for label, score in zip(result.labels, result.scores, strict=True)]
         for index, line in enumerate(lines or [("(none above the threshold)", "")]):
-            name = (file, f"{result.end:.1f}") if index == 0 else ("", "")
+            name = (file, f"{length:.1f}") if index == 0 else ("", "")
             table.add_row(*(Text(one_line(cell)) for cell in (*name, *line)))  # a name may hold [brackets], or codes
     Console().print(table)
 
 
-def _csv(files: Sequence[str], results: Sequence[Classification]) -> bytes:
-    """Lay out one line per file and label, best label first."""
+def _csv(clips: Sequence[Clip], results: Sequence[Classification]) -> bytes:
+    """Lay out one line per clip and label, best label first; start and end where there are parts of files."""
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "seconds", "rank", "label", "score"])
-    for file, result in zip(files, results, strict=True):
+    has_parts = any(clip.end is not None for clip in clips)
+    writer.writerow(["file", *["start", "end"] * has_parts, "seconds", "rank", "label", "score"])
+    for clip, result in zip(clips, results, strict=True):
+        times = [f"{time:.3f}" for time in (result.start, result.end)] * has_parts
+        head = [clip.file, *times, f"{result.end - result.start:.3f}"]
         for rank, (label, score) in enumerate(zip(result.labels, result.scores, strict=True), start=1):
-            writer.writerow([file, f"{result.end:.3f}", rank, label, f"{score:.6f}"])
+            writer.writerow([*head, rank, label, f"{score:.6f}"])
     return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode

@@ -70,6 +70,7 @@ class DataCheckConfig:
         label: column of the labels.
         split: column of the splits.
         fold: column of the folds.
+        against: another corpus, such as that of pre-training: sounds that are in both are counted.
         workers: processes that decode; 0 for this one.
     """
 
@@ -78,6 +79,7 @@ class DataCheckConfig:
     label: str | None = None
     split: str | None = None
     fold: str | None = None
+    against: str | None = None
     workers: int = 2
 
 
@@ -88,17 +90,18 @@ def pack(config: DataPackConfig) -> None:
         ConfigError: the folder holds something else.
         DataError: no audio, or more than `max_bad_fraction` of it is bad.
     """
-    from aape.data.clips import read_manifest
+    from aape.data.manifest import read_manifest
     from aape.data.packing import INDEX_NAME, member_names, write_index
     from aape.runs.files import write_json
     from aape.runs.guards import BadFiles
     from aape.runs.lock import LOCK_NAME, locked
 
     out = Path(config.out)
-    clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
+    columns = _columns(config)
+    clips = read_manifest(config.data, **columns, needs_labels=False)
     plan = {"format": config.format, "clips_per_shard": config.clips_per_shard, "sample_rate": config.sample_rate,
             "data": str(Path(config.data).resolve()), "num_clips": len(clips),
-            "label": config.label, "split": config.split, "fold": config.fold, "digest": _digest(clips)}  # fmt: skip
+            **columns, "digest": _digest(clips)}  # fmt: skip
     plan_file = out / ".plan.json"  # go on only with shards of the same corpus and settings
     names = member_names(clips, config.format)
     parts = [slice(i, i + config.clips_per_shard) for i in range(0, len(clips), config.clips_per_shard)]
@@ -132,7 +135,7 @@ def check(config: DataCheckConfig) -> None:
         ConfigError: the report cannot be written.
         DataError: no audio.
     """
-    from aape.data.clips import read_manifest
+    from aape.data.manifest import read_manifest
     from aape.runs.files import folder_for, require_ending, write_json
     from aape.runs.guards import BadFiles
 
@@ -140,16 +143,27 @@ def check(config: DataCheckConfig) -> None:
     if out is not None:
         require_ending(out, ".json")
     with contextlib.nullcontext() if out is None else folder_for(out):
-        clips = read_manifest(config.data, label=config.label, split=config.split, fold=config.fold)
-        pairs = list(zip(clips, _each("checking", _check_once, clips, config.workers), strict=True))
+        clips = read_manifest(config.data, **_columns(config), needs_labels=False)
+        others = [] if config.against is None else read_manifest(config.against)
+        infos = list(_each("checking", _check_once, [*clips, *others], config.workers))
+        pairs = list(zip(clips, infos, strict=False))
         bad = BadFiles(len(clips), 1.0)
         bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
-        report = _describe([(clip, info) for clip, info in pairs if not isinstance(info, str)], bad.as_dicts())
+        readable = [(clip, info) for clip, info in pairs if not isinstance(info, str)]
+        report = _describe(readable, bad.as_dicts())
+        if config.against is not None:
+            digests = {info.digest for info in infos[len(clips) :] if not isinstance(info, str) and info.peak}
+            report["against"] = config.against
+            report["in_both"] = [clip.name for clip, info in readable if info.digest in digests]
         print(_as_text(report))
         bad.print_new()
         if out is not None:
             write_json(out, {"data": config.data, **report})
             print(f"-> {out}")
+
+
+def _columns(config: DataPackConfig | DataCheckConfig) -> dict[str, Any]:
+    return {"label": config.label, "split": config.split, "fold": config.fold}
 
 
 def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rate: int) -> Packed:
@@ -209,11 +223,23 @@ def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[dict[str, str]]) ->
         "channels": _counts(info.channels for _, info in infos),
         "formats": _counts(info.format for _, info in infos),
         "silent": [clip.name for clip, info in infos if info.peak == 0],
+        **_twins(infos),
         "classes": _counts(clip.label for clip, _ in infos),
         "splits": _counts(clip.split for clip, _ in infos),
         "folds": _counts(clip.fold for clip, _ in infos),
         "bad": bad,
     }
+
+
+def _twins(infos: list[tuple[Clip, AudioInfo]]) -> dict[str, Any]:
+    """Return which clips hold the same samples, silence apart, and how many such groups lie across splits or folds."""
+    groups: dict[str, list[Clip]] = {}
+    for clip, info in infos:
+        if info.peak:
+            groups.setdefault(info.digest, []).append(clip)
+    twins = [clips for clips in groups.values() if len(clips) > 1]
+    num_across = sum(len({(clip.split, clip.fold) for clip in clips}) > 1 for clips in twins)
+    return {"same_sound": [[clip.name for clip in clips] for clips in twins], "same_sound_across_splits": num_across}
 
 
 def _as_text(report: dict[str, Any]) -> str:
@@ -225,6 +251,14 @@ def _as_text(report: dict[str, Any]) -> str:
             lines.append(f"{key.replace('_', ' ')}: {counts}")
     if report["silent"]:
         lines.append(f"silent: {len(report['silent'])}, the first is {one_line(report['silent'][0])}")
+    if twins := report["same_sound"]:
+        across = report["same_sound_across_splits"]
+        first = one_line(" = ".join(twins[0]))
+        lines.append(f"same sound under several names: {len(twins)}, {across} across splits or folds, first {first}")
+    if "in_both" in report:
+        lines.append(
+            f"warning: {len(report['in_both'])} of {report['num_clips']} clips are also in {report['against']}"
+        )
     return "\n".join(lines)
 
 

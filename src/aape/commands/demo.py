@@ -84,8 +84,8 @@ def _demo(config: DemoConfig, model: AudioModel) -> None:
     """Show everything, in a folder that is this process's."""
     from rich.console import Console
 
-    from aape.data.clips import read_manifest
     from aape.data.demo import AUDIO
+    from aape.data.manifest import read_manifest
     from aape.runs.files import write_json
     from aape.runs.folder import write_result, write_run_header
 

@@ -8,7 +8,7 @@ else, and the result has the bytes of an unbroken run.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device
 from aape.errors import ConfigError, require_positive
@@ -16,6 +16,8 @@ from aape.errors import ConfigError, require_positive
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from aape.data.clips import Clip
     from aape.inference.model import AudioModel, BadClips, Progress
@@ -29,10 +31,10 @@ class EmbedConfig:
     """`aape embed`: sound files in, one vector per file out.
 
     Args:
-        inputs: sound files, and folders of them.
+        inputs: sound files, folders of them, tables (as for `--data`), tar shards, or - for names on standard input.
         model: a name (tiny is part of the package) or a saved folder.
-        out: file to write, .npz (`embedding` (n, 2D) and `file` (n,)) or .csv; started again after a kill, it continues
-            where it was.
+        out: file to write, .npz (`embedding` (n, 2D) and `file` (n,), of parts of files also `start` and `end` in
+            seconds) or .csv; started again after a kill, it continues where it was.
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
         batch: clips per forward pass, at most; on a CPU never more than 4.
         device: where to run.
@@ -54,6 +56,8 @@ def embed(config: EmbedConfig) -> None:
 
     NPZ has `embedding` (n, 2D) float32 and `file` (n,); CSV a column `file` and one for each number, exact to the bit.
 
+    Where inputs are parts of files, there are also `start` and `end` (n,), in seconds; of a whole file 0 and NaN.
+
     What cannot be read is listed on standard error with the reason, and the rest is done.
 
     Raises:
@@ -62,10 +66,9 @@ def embed(config: EmbedConfig) -> None:
     import shutil
     from pathlib import Path
 
-    import numpy as np
-
+    from aape.data.manifest import read_inputs
     from aape.inference.model import load_model
-    from aape.inference.recordings import file_clips, readable_names
+    from aape.inference.recordings import readable_clips
     from aape.runs.files import folder_for, npz, require_ending, write_atomically
     from aape.runs.lock import locked
     from aape.runs.progress import list_bad, progress_bar
@@ -73,22 +76,34 @@ def embed(config: EmbedConfig) -> None:
     out = Path(config.out)
     require_ending(out, ".npz", ".csv")
     if not config.inputs:
-        raise ConfigError("nothing to embed: name sound files, or folders of them")
+        raise ConfigError("nothing to embed: name sound files, folders, tables or tar shards")
     with folder_for(out):
         model = load_model(config.model, config.device, loop_to=config.loop_to)
-        clips = file_clips(config.inputs)
+        clips, unlisted = read_inputs(config.inputs)
         partial = out.with_name(f"{out.name}.partial")
         with locked(partial):
             with progress_bar("embedding", len(clips)) as progress:
                 vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
-            files = readable_names(clips, bad)
-            if files:
+            done = readable_clips(clips, bad)
+            if done:
                 is_csv = out.suffix.lower() == ".csv"
-                arrays = {"embedding": vectors, "file": np.asarray(files, dtype=np.str_)}
-                write_atomically(out, _csv(files, vectors) if is_csv else npz(**arrays))
+                rows = _rows(done)
+                write_atomically(out, _csv(rows, vectors) if is_csv else npz(embedding=vectors, **rows))
             shutil.rmtree(partial, ignore_errors=True)
-        list_bad(bad, len(clips))
-    print(f"{len(files)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
+        bad = unlisted + bad
+        list_bad(bad, len(clips) + len(unlisted))
+    print(f"{len(done)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
+
+
+def _rows(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
+    """Return the columns that say what each vector is of."""
+    import numpy as np
+
+    columns = {"file": np.asarray([clip.file for clip in clips], dtype=np.str_)}
+    if any(clip.end is not None for clip in clips):
+        columns["start"] = np.asarray([clip.start for clip in clips])
+        columns["end"] = np.asarray([clip.end for clip in clips], dtype=np.float64)  # None, the whole, becomes NaN
+    return columns
 
 
 def _embed_in_chunks(
@@ -109,7 +124,8 @@ def _embed_in_chunks(
     size = CHUNK_BATCHES * batch_size
     for first in range(0, len(clips), size):
         chunk = clips[first : first + size]
-        key = json.dumps([*settings, [[clip.path, file_state(clip.path)] for clip in chunk]])
+        states = [[c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in chunk]
+        key = json.dumps([*settings, states])
         path = partial / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
         arrays = read_npz(path)
         if arrays is None or arrays.keys() != {"embedding", "bad"}:
@@ -126,14 +142,14 @@ def _embed_in_chunks(
     return np.concatenate(parts), bad
 
 
-def _csv(files: Sequence[str], vectors: FloatArray) -> bytes:
-    """Lay out one line per file; a number's shortest text that is read back as the same float32."""
+def _csv(rows: dict[str, NDArray[Any]], vectors: FloatArray) -> bytes:
+    """Lay out one line per vector; a number's shortest text that is read back as the same float32."""
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *range(vectors.shape[1])])
-    for file, vector in zip(files, vectors, strict=True):
-        writer.writerow([file, *map(str, vector)])
+    writer.writerow([*rows, *range(vectors.shape[1])])
+    for *cells, vector in zip(*rows.values(), vectors, strict=True):
+        writer.writerow([*cells, *map(str, vector)])
     return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode

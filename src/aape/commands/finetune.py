@@ -76,7 +76,8 @@ class FinetuneConfig:
         out: folder of the run.
         task: csv for your data, or a public data set with its protocol.
         label: column of the labels.
-        multi_label: labels are several per clip, separated by commas or semicolons.
+        multi_label: labels are several per clip, or none; how they are written is found out, and reported.
+            --multi-label=";" says what stands between them.
         split: column that says train, valid or test.
         fold: column of the folds; each fold is held out once.
         where: COLUMN=VALUE: use only rows where COLUMN equals VALUE.
@@ -106,7 +107,7 @@ class FinetuneConfig:
     out: str
     task: Task = "csv"
     label: str = "label"
-    multi_label: bool = False
+    multi_label: bool | str = False
     split: str | None = None
     fold: str | None = None
     where: str | None = None

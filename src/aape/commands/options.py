@@ -46,6 +46,11 @@ class Option:
         return typing.get_origin(self.type) in (list, tuple)
 
     @property
+    def is_switch(self) -> bool:
+        """Whether it stands for itself: without a value it is on, and `--no-NAME` is off."""
+        return bool in (self.type, *typing.get_args(self.type))
+
+    @property
     def flag(self) -> str:
         """What is typed: `--optim.learning-rate`."""
         return "--" + self.key.replace("_", "-")
@@ -148,7 +153,7 @@ def build_parser(verb: str, config_class: type) -> argparse.ArgumentParser:
         add, text = groups[option.group].add_argument, _help(option)
         if option.positional:
             add(option.key, nargs="*" if option.takes_many else "?", metavar=option.metavar, help=text)
-        elif option.type is bool:
+        elif option.is_switch:
             add(option.flag, action=argparse.BooleanOptionalAction, help=text)
         else:
             add(option.flag, metavar=option.metavar, help=text)
@@ -194,7 +199,7 @@ def _named(argument: str, pending: list[str], table: Mapping[str, Option]) -> tu
     """Return key and text of a `--name`, whose value may be the first of the arguments after it."""
     name, has_value, value = argument[2:].partition("=")
     key = name.replace("-", "_")
-    flags = {option.key for option in table.values() if option.type is bool}
+    flags = {option.key for option in table.values() if option.is_switch}
     named = {option.key: option.flag for option in table.values() if not option.positional} | {"config": "--config"}
     if key in flags:
         return key, value if has_value else "true"
@@ -274,7 +279,7 @@ def _field_helps(config_class: type) -> dict[str, str]:
 
 def _help(option: Option) -> str:
     default = option.default
-    if option.type is bool:
+    if isinstance(default, bool):
         default = "on" if default else "off"
     elif isinstance(default, tuple):
         default = json.dumps(default)

@@ -193,8 +193,8 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
     from aape.analysis import aliasing
     from aape.analysis.aliasing_figure import plot_aliasing as draw
     from aape.analysis.figures import require_matplotlib
-    from aape.data.clips import read_manifest
     from aape.data.demo import AUDIO
+    from aape.data.manifest import read_manifest
     from aape.runs.progress import progress_bar
 
     require_matplotlib(config.out)

@@ -141,8 +141,8 @@ class Pretraining:
         import torch
 
         from aape.commands.probe import read_probe_set
-        from aape.data.clips import read_manifest
         from aape.data.log_mel import LogMel
+        from aape.data.manifest import read_manifest
         from aape.models.stats import claim_stats
         from aape.pretraining.draws import ClipDraws
         from aape.runs.checkpoints import find_checkpoint
@@ -150,12 +150,15 @@ class Pretraining:
         from aape.runs.folder import claim_data, write_run_header
 
         self.config, self.out = config, Path(config.out)
+        watched = None
         if config.watch is not None:  # what is wrong with the set is said now
-            read_probe_set(self._probe_config(self.out))
+            watched = read_probe_set(self._probe_config(self.out))
         self.accelerator = _start_and_claim(config)
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
         checkpoint = find_checkpoint(self.out, is_main=self.is_main) if config.resume else None
         clips = read_manifest(config.data)
+        if watched is not None and self.is_main:
+            watched.warn_shared(clips)
         self.front_end, self.encoder_config = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
         self.method, self.clip_statistics = _build_method(config, self.encoder_config)

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
+import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.data.clips import Clip, read_manifest
+from aape.data.clips import Clip
+from aape.data.label_cells import LabelCells
+from aape.data.manifest import read_manifest
 from aape.errors import ConfigError, DataError
 
 SPLIT_NAMES = ("train", "valid", "val", "validation", "dev", "test")
@@ -33,7 +35,7 @@ class LabelledSet:
     Attributes:
         clips: n of them, with `split` or `fold` filled.
         classes: their names.
-        targets: the classes of each clip, as indices; exactly one unless `is_multi_label`.
+        targets: the classes of each clip, as indices; exactly one unless `is_multi_label`, where there may be none.
         has_folds: `fold` is filled, not `split`.
         is_multi_label: a clip may have several classes.
         groups: what clips have in common (a speaker, an instrument), or None.
@@ -62,6 +64,13 @@ class LabelledSet:
             groups=None if self.groups is None else [self.groups[index] for index in kept],
         )
 
+    def warn_shared(self, clips: Sequence[Clip]) -> None:
+        """Warn of clips whose sound, under whatever path, is among those that an encoder is pre-trained on."""
+        sounds = {clip.sound() for clip in clips}
+        if shared := [clip.name for clip in self.clips if clip.sound() in sounds]:
+            count = f"{len(shared)} of {len(self.clips)} labelled clips are also pre-trained on"
+            warnings.warn(f"{count}, the first is {shared[0]}", stacklevel=2)
+
     def digest(self) -> str:
         """Return a SHA-256 of all that a training depends on but the sound: names, splits, folds, classes, targets."""
         rows = [(clip.name, clip.split, clip.fold) for clip in self.clips]
@@ -79,30 +88,30 @@ class LabelledSet:
         return matrix
 
 
-def label_clips(clips: Sequence[Clip], *, classes: Sequence[str] | None = None, separator: str = "") -> LabelledSet:
+def label_clips(
+    clips: Sequence[Clip], *, classes: Sequence[str] | None = None, labels: Sequence[Sequence[str]] | None = None
+) -> LabelledSet:
     """Number the labels of clips.
 
     Args:
         clips: with a label each.
         classes: their names in order; by default those of the labels, sorted.
-        separator: regular expression between several labels of a clip; "" for one label each.
+        labels: several labels of each clip, or none; by default the one that the clip has.
 
     Raises:
         DataError: a label is not among the classes.
     """
-    labels = [[str(clip.label)] for clip in clips]
-    if separator:
-        labels = [[part.strip() for part in re.split(separator, label) if part.strip()] for (label,) in labels]
-    names = sorted({name for parts in labels for name in parts}) if classes is None else list(classes)
+    of_clips = [[str(clip.label)] for clip in clips] if labels is None else labels
+    names = sorted({name for parts in of_clips for name in parts}) if classes is None else list(classes)
     numbers = {name: number for number, name in enumerate(names)}
-    pairs = [(clip.name, label) for clip, parts in zip(clips, labels, strict=True) for label in parts]
+    pairs = [(clip.name, label) for clip, parts in zip(clips, of_clips, strict=True) for label in parts]
     unknown = [(name, label) for name, label in pairs if label not in numbers]
     if unknown:
         name, label = unknown[0]
         total = f"{len(unknown)} of {len(pairs)} labels are none of the {len(names)} classes"
         raise DataError(f"{total}, the first is {label!r} of {name}")
-    targets = [tuple(sorted({numbers[name] for name in parts})) for parts in labels]
-    return LabelledSet(list(clips), names, targets, is_multi_label=bool(separator))
+    targets = [tuple(sorted({numbers[name] for name in parts})) for parts in of_clips]
+    return LabelledSet(list(clips), names, targets, is_multi_label=labels is not None)
 
 
 def read_csv(
@@ -113,55 +122,77 @@ def read_csv(
     fold: str | None = None,
     where: str | None = None,
     group: str | None = None,
-    multi_label: bool = False,
+    multi_label: bool | str = False,
 ) -> LabelledSet:
-    """Read your data: a CSV, or a folder with a folder of sound files for each class.
+    """Read your data: a table, or a folder with a folder of sound files for each class.
 
     A folder may hold `train` and `test` (and `valid`), with the classes in them, and nothing else; without such splits
     one clip in five of every class, chosen by its name, is for testing, and a warning says so.
 
     Args:
-        data: the CSV or the folder.
-        label: the CSV's column of labels.
+        data: the table (see `read_manifest`) or the folder.
+        label: the table's column of labels.
         split: its column of train, valid or test.
         fold: its column of folds; one of `split` and `fold` is needed.
         where: COLUMN=VALUE: only rows where COLUMN equals VALUE.
         group: its group column (speaker, instrument).
-        multi_label: labels are several per clip, separated by commas or semicolons.
+        multi_label: labels are several per clip, or none, written as `LabelCells` says; or what stands between them.
 
     Raises:
         ConfigError: options that exclude each other.
-        DataError: what `read_manifest` raises; no clip left; fewer than two classes; splits without a train or a test.
+        DataError: what `read_manifest` raises; no clip left; fewer than two classes; splits without a train or a test;
+            labels that look like pieces; one sound under two names.
     """
     if os.path.isdir(data):
         clips = read_manifest(data, split=split, fold=fold)
-        if where is not None or group is not None:
+        if where is not None or group is not None or multi_label:
             raise DataError(f"{data}: a column asked for, but only a CSV has columns")
-        clips, warnings = _read_classes(Path(data), clips)
-        return dataclasses.replace(_with_classes(data, clips, False), warnings=warnings)
+        clips, notes = _read_classes(Path(data), clips)
+        _refuse_twins(data, clips)
+        return dataclasses.replace(_with_classes(data, label_clips(clips)), warnings=notes)
     if (split is None) == (fold is None):
         which = "both are" if split is not None else "neither is"
         raise ConfigError(f"give either --split COLUMN or --fold COLUMN: {which} given")
-    clips = read_manifest(data, label=label, split=split, fold=fold)
-    groups = _column(data, group) if group else None
-    if where is not None:
-        kept = _rows_where(data, where)
-        clips = [clips[index] for index in kept]
-        groups = None if groups is None else [groups[index] for index in kept]
-    return dataclasses.replace(_with_classes(data, clips, multi_label), groups=groups, has_folds=fold is not None)
+    clips = read_manifest(
+        data, label=label, split=split, fold=fold, group=group, where=_condition(where), needs_labels=not multi_label
+    )
+    separator = multi_label if isinstance(multi_label, str) else None
+    cells = LabelCells(data, [str(clip.label) for clip in clips], separator) if multi_label else None
+    labelled = _with_classes(data, label_clips(clips, labels=None if cells is None else cells.labels))
+    notes = (*([] if cells is None else [cells.note]), *_shared_recordings(clips))
+    groups = [str(clip.group) for clip in clips] if group else None
+    return dataclasses.replace(labelled, groups=groups, has_folds=fold is not None, warnings=notes)
 
 
-def _rows_where(data: str | os.PathLike[str], where: str) -> list[int]:
-    """Return the rows of a CSV that hold COLUMN=VALUE."""
+def _condition(where: str | None) -> tuple[str, str] | None:
+    """Return column and value of COLUMN=VALUE."""
+    if where is None:
+        return None
     column, separator, value = (part.strip() for part in where.partition("="))
     if not (separator and column and value):
         raise ConfigError(f"where: expected COLUMN=VALUE, got {where!r}")
-    cells = _column(data, column)
-    if value not in cells:
-        known = sorted(set(cells))
-        listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-        raise DataError(f"{data}: no clip has {column} = {value!r}; there are {listed}")
-    return [row for row, cell in enumerate(cells) if cell == value]
+    return column, value
+
+
+def _refuse_twins(data: str | os.PathLike[str], clips: Sequence[Clip]) -> None:
+    """Refuse one file under two names: it would be trained on and tested, or be of two classes."""
+    names: dict[tuple[object, ...], str] = {}
+    for clip in clips:
+        first = names.setdefault(clip.sound(), clip.name)
+        if first != clip.name:
+            raise DataError(f"{data}: {clip.name!r} is the same file as {first!r}: remove one of the two")
+
+
+def _shared_recordings(clips: Sequence[Clip]) -> list[str]:
+    """Say how many recordings have parts that are trained on and parts that are tested."""
+    sides: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for clip in clips:
+        if clip.end is not None:
+            sides[clip.sound()].add(str(clip.split or clip.fold).strip().lower())
+    shared = sum(len(values) > 1 for values in sides.values())
+    if not shared:
+        return []
+    return [f"{shared} of {len(sides)} recordings have parts in several splits or folds: scores may be too high"]
 
 
 def describe(labelled: LabelledSet) -> list[str]:
@@ -174,16 +205,11 @@ def describe(labelled: LabelledSet) -> list[str]:
     return notes
 
 
-def _with_classes(data: str | os.PathLike[str], clips: list[Clip], multi_label: bool) -> LabelledSet:
-    labelled = label_clips(clips, separator="[,;]" if multi_label else "")
+def _with_classes(data: str | os.PathLike[str], labelled: LabelledSet) -> LabelledSet:
     if len(labelled.classes) < 2:
-        raise DataError(f"{data}: the only label is {labelled.classes[0]!r}: two classes or more are needed")
+        only = f"the only label is {labelled.classes[0]!r}" if labelled.classes else "there is no label"
+        raise DataError(f"{data}: {only}: two classes or more are needed")
     return labelled
-
-
-def _column(data: str | os.PathLike[str], column: str) -> list[str]:
-    # Any column can be read as the label: same rows, same order, and the same words for a column that is missing.
-    return [str(clip.label) for clip in read_manifest(data, label=column)]
 
 
 def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str, ...]]:
@@ -202,7 +228,7 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
     folders = {name for name in folders if not any(part.startswith(".") for part in name.split("/"))}
     empty = sorted(folders - {"/".join(names[:depth]) for names in parts})
     total = f"{len(empty)} of {len(folders)} class folders hold no sound"
-    warnings = [f"{total}, the first is {empty[0]!r}"] if empty else []
+    notes = [f"{total}, the first is {empty[0]!r}"] if empty else []
     labels = [names[depth - 1] for names in parts]
     if has_splits:
         splits = [names[0].lower() for names in parts]
@@ -212,9 +238,9 @@ def _read_classes(root: Path, clips: list[Clip]) -> tuple[list[Clip], tuple[str,
             by_class[labels[index]].append(index)
         tested = {index for members in by_class.values() for index in members[1:][::HELD_OUT]}
         splits = ["test" if index in tested else "train" for index in range(len(clips))]
-        warnings.append(f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name")
+        notes.append(f"the split is ours: {len(tested)} of {len(clips)} clips held out for testing, by file name")
     rows = zip(clips, labels, splits, strict=True)
-    return [dataclasses.replace(clip, label=label, split=split) for clip, label, split in rows], tuple(warnings)
+    return [dataclasses.replace(clip, label=label, split=split) for clip, label, split in rows], tuple(notes)
 
 
 def _has_splits(root: Path, parts: list[list[str]]) -> bool:

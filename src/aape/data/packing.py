@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aape.data.clips import Clip, load_clip
+from aape.data.clips import Clip, load_clip, part_suffix
 from aape.errors import AudioError, writing
 
 FORMATS = {"flac": ("FLAC", "PCM_16", ".flac"), "opus": ("OGG", "OPUS", ".opus")}
@@ -69,13 +69,14 @@ def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
     Names are UTF-8, stay within the shard and are all different, as `read_manifest` asks of them.
     """
     ending = FORMATS[kind][2]
-    paths = [_inner_path(clip.name) for clip in clips]
-    plain = [str(path.with_suffix(ending)) for path in paths]
+    paths = [_inner_path(clip.file) for clip in clips]
+    parts = [part_suffix(clip.start, clip.end) for clip in clips]
+    plain = [f"{path.with_suffix('')}{part}{ending}" for path, part in zip(paths, parts, strict=True)]
     counts = Counter(plain)
     names: dict[str, None] = {}
-    for path, name in zip(paths, plain, strict=True):
-        numbered = (f"{path}.{number}{ending}" for number in itertools.count(2))
-        choices = itertools.chain([name] * (counts[name] == 1), [f"{path}{ending}"], numbered)
+    for path, part, name in zip(paths, parts, plain, strict=True):
+        numbered = (f"{path}{part}.{number}{ending}" for number in itertools.count(2))
+        choices = itertools.chain([name] * (counts[name] == 1), [f"{path}{part}{ending}"], numbered)
         names[next(choice for choice in choices if choice not in names)] = None
     return list(names)
 

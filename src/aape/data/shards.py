@@ -8,10 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aape.data.audio.decoding import AUDIO_EXTENSIONS
 from aape.errors import DataError
 
 _MAX_EXTENSION_BYTES = 1 << 13  # of a long name or of other attributes; tarfile's patterns are quadratic in it
 _LARGE_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE)
+
+
+def has_extension(name: str, extensions: tuple[str, ...] = AUDIO_EXTENSIONS) -> bool:
+    """Tell whether a file is a sound file by its name, and not a hidden one."""
+    return name.lower().endswith(extensions) and not name.startswith(".")
 
 
 class _Entry(tarfile.TarInfo):

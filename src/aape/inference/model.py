@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from aape.data.clips import Clip, stream_clip
 from aape.data.log_mel import LogMel
+from aape.data.manifest import read_inputs
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference.labels import Classification, Threshold, check_request, summarise
-from aape.inference.recordings import Paths, Sound, file_clips, open_sounds, readable_names
+from aape.inference.recordings import Paths, Sound, open_sounds, readable_clips
 from aape.inference.segments import Blocks, FloatArray, Key, Segment, batches, cut, loop
 from aape.models.config import MAX_LOOP_TO, FrontEndConfig
 from aape.models.encoder import AudioEncoder, pool
@@ -167,14 +168,17 @@ class AudioModel:
         return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
 
     def embed_files(self, inputs: Paths, *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[str], BadClips]:
-        """Embed sound files and folders, which stand for the sound files in them, sorted; `batch_size` as above.
+        """Embed sound files, folders of them, tables and tar shards, as `aape embed` does; `batch_size` as above.
 
         Returns:
-            One vector per readable file, (n, 2D) float32; the files (n); and name and reason of the others.
+            One vector per readable clip, (n, 2D) float32; their names (n); and name and reason of the others.
+
+        Raises:
+            DataError: a table that cannot be used.
         """
-        clips = file_clips(inputs)
+        clips, unlisted = read_inputs(inputs)
         vectors, bad = self.embed_clips(clips, batch_size=batch_size)
-        return vectors, readable_names(clips, bad), bad
+        return vectors, [clip.name for clip in readable_clips(clips, bad)], unlisted + bad
 
     def classify(
         self,

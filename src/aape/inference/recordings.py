@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aape.data.audio.arrays import NAME, read_array
 from aape.data.audio.decoding import stream_audio
-from aape.data.clips import Clip, find_audio
+from aape.data.clips import Clip
 from aape.errors import AudioError
 from aape.inference.segments import Blocks
 
@@ -72,16 +72,10 @@ def open_sounds(
     return sounds, recording is None
 
 
-def file_clips(inputs: Paths) -> list[Clip]:
-    """List sound files, and those in folders, as clips."""
-    paths = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
-    return [Clip(path=file, name=file) for file in find_audio(paths)]
-
-
-def readable_names(clips: Sequence[Clip], bad: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the names of the clips that are not in `bad`, in order."""
+def readable_clips(clips: Sequence[Clip], bad: Sequence[tuple[str, str]]) -> list[Clip]:
+    """Return the clips whose names are not in `bad`, in order."""
     unreadable = dict(bad)
-    return [clip.name for clip in clips if clip.name not in unreadable]
+    return [clip for clip in clips if clip.name not in unreadable]
 
 
 def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:

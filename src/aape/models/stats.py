@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aape.data.clips import read_manifest
 from aape.data.log_mel import Statistics, measure_statistics
+from aape.data.manifest import read_manifest
 from aape.errors import CheckpointError, ConfigError
 from aape.models.config import FrontEndConfig
 from aape.models.config_file import read_front_end

@@ -271,11 +271,13 @@ def test_a_class_may_be_called_train(tmp_path):
 
 def test_labels_may_be_several_in_a_cell(tmp_path):
     rows = [{"file": note(tmp_path / f"{i}.wav", i).name, "label": labels, "split": "train"}
-            for i, labels in enumerate(("rain, wind", "rain", "wind;thunder"))]  # fmt: skip
+            for i, labels in enumerate(("rain, wind", "rain", "wind, thunder", ""))]  # fmt: skip
     table(tmp_path / "clips.csv", rows)
     labelled = read_task("csv", tmp_path / "clips.csv", split="split", multi_label=True)
     assert labelled.classes == ["rain", "thunder", "wind"]
-    assert labelled.targets == [(0, 2), (0,), (1, 2)]
+    assert labelled.targets == [(0, 2), (0,), (1, 2), ()]
+    assert labelled.warnings == ("several labels of a clip are split at ','",)
+    assert read_task("csv", tmp_path / "clips.csv", split="split", multi_label=";").classes[1] == "rain, wind"
 
 
 def test_every_task_says_what_it_is_trained_with():

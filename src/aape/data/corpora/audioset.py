@@ -10,9 +10,10 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from aape.data.clips import Clip, read_manifest
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, count_warnings, read_table, require
 from aape.data.labelled import LabelledSet
+from aape.data.manifest import read_manifest
 from aape.errors import DataError
 
 LABELS = "class_labels_indices.csv"

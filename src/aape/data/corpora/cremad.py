@@ -6,9 +6,10 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from aape.data.clips import Clip, read_manifest
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, assemble, read_table, require
 from aape.data.labelled import LabelledSet
+from aape.data.manifest import read_manifest
 from aape.errors import DataError
 
 CLASSES = ["ANG", "DIS", "FEA", "HAP", "NEU", "SAD"]

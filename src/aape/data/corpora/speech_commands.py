@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aape.data.clips import Clip, read_manifest
+from aape.data.clips import Clip
 from aape.data.corpora.layout import Corpus, assemble, read_lines, require
 from aape.data.labelled import LabelledSet
+from aape.data.manifest import read_manifest
 from aape.errors import DataError
 
 NAMES = """
