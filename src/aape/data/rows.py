@@ -139,7 +139,10 @@ class _Rows:
         if self.num_dropped:
             listed = "/".join(split_path(listed)[self.num_dropped :])
         there = self.lookup.find(listed)
-        location = there[0] if there else os.path.join(self.lookup.base, listed)
+        location = os.path.join(self.lookup.base, listed)
+        if there and there[0] != location:  # what it is called here
+            location = there[0]
+            listed = os.path.relpath(location, self.lookup.base).replace(os.sep, "/")
         key = (there[1].st_dev, there[1].st_ino) if there else ()
         return _Sound(posixpath.normpath(listed), location, listed, key, (None, None))
 

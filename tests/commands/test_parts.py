@@ -1,0 +1,149 @@
+"""Parts of recordings are clips in every verb: what comes out is what files cut there beforehand give."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from aape.cli import main
+from aape.data.audio import read_audio
+from aape.models.heads import ClassificationHead
+from notes import NOTES, read_lines, save_nano
+
+RATE, LENGTH, COUNT = 16000, 0.75, 12  # seconds of a part, parts of each of two recordings
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two recordings of real notes, each listed in parts, and the same parts cut into files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "cut").mkdir()
+    parts, cuts = ["file,start,end,label,split"], ["file,label,split"]
+    for name in "ab":
+        notes = [NOTES[index + COUNT * (name == "b")] for index in range(COUNT)]
+        wave = np.concatenate([read_audio(note)[: round(LENGTH * RATE)] for note in notes])
+        soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
+        for index in range(COUNT):
+            start, end = index * LENGTH, (index + 1) * LENGTH
+            what = f"{'even' if index % 2 else 'odd'},{'test' if index > 8 else 'train'}"
+            parts.append(f"{name}.wav,{start},{end},{what}")
+            cuts.append(f"cut/{name}{index}.wav,{what}")
+            cut = wave[round(start * RATE) : round(end * RATE)]
+            soundfile.write(folder / f"cut/{name}{index}.wav", cut, RATE, subtype="FLOAT")
+    (folder / "parts.csv").write_text("\n".join(parts) + "\n")
+    (folder / "cuts.csv").write_text("\n".join(cuts) + "\n")
+    save_nano(folder / "model", head=ClassificationHead(64, 2), labels=["even", "odd"])
+    return folder
+
+
+def read_rows(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def both(corpus, run):
+    """Run a verb on the parts and on the cut files."""
+    for name in ("parts", "cuts"):
+        assert run(str(corpus / f"{name}.csv"), name) == 0
+
+
+def test_embed_gives_the_vectors_of_the_cuts_and_says_where_they_lie(corpus, tmp_path):
+    both(corpus, lambda data, name: main(["embed", data, "--model", str(corpus / "model"), "--out",
+                                          str(tmp_path / f"{name}.npz"), "--device", "cpu"]))  # fmt: skip
+    with np.load(tmp_path / "parts.npz") as parts, np.load(tmp_path / "cuts.npz") as cuts:
+        np.testing.assert_array_equal(parts["embedding"], cuts["embedding"])
+        assert sorted(parts) == ["embedding", "end", "file", "start"]
+        assert sorted(cuts) == ["embedding", "file"]
+        assert parts["file"].tolist() == [str(corpus / "a.wav")] * COUNT + [str(corpus / "b.wav")] * COUNT
+        np.testing.assert_array_equal(parts["start"], [*np.arange(COUNT) * LENGTH] * 2)
+        np.testing.assert_array_equal(parts["end"] - parts["start"], LENGTH)
+
+
+def test_classify_names_the_parts_by_their_times_in_the_file(corpus, tmp_path):
+    both(corpus, lambda data, name: main(["classify", data, "--model", str(corpus / "model"), "--out",
+                                          str(tmp_path / f"{name}.csv"), "--device", "cpu"]))  # fmt: skip
+    parts, cuts = (read_rows(tmp_path / f"{name}.csv") for name in ("parts", "cuts"))
+    assert [row["score"] for row in parts] == [row["score"] for row in cuts]
+    assert (parts[-1]["file"], parts[-1]["start"], parts[-1]["end"]) == (str(corpus / "b.wav"), "8.250", "9.000")
+    arguments = ["classify", str(corpus / "parts.csv"), "--model", str(corpus / "model")]
+    assert main([*arguments, "--out", str(tmp_path / "parts.json"), "--device", "cpu"]) == 0
+    last = json.loads((tmp_path / "parts.json").read_text())[-1]
+    assert (last["start"], last["end"], last["windows"][-1]["end"]) == (8.25, 9.0, 9.0)
+
+
+def test_training_on_parts_is_training_on_the_cuts(corpus, tmp_path):
+    """Statistics, crops and weights to the last bit."""
+
+    def pretrain(data, name):
+        assert main(["stats", "--data", data, "--out", str(tmp_path / f"{name}.json")]) == 0
+        return main(["pretrain", "--data", data, "--out", str(tmp_path / name), "--model", "nano", "--steps", "3",
+                     "--clips", "4", "--crop-seconds", "0.5", "--log-every", "1", "--workers", "0", "--device", "cpu",
+                     "--stats", str(tmp_path / f"{name}.json")])  # fmt: skip
+
+    both(corpus, pretrain)
+    losses = [[line["loss"] for line in read_lines(tmp_path / name / "metrics.jsonl")] for name in ("parts", "cuts")]
+    assert losses[0] == losses[1]
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("parts", "cuts")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("verb", ["finetune", "probe"])
+def test_scores_on_parts_are_those_of_the_cuts(corpus, tmp_path, verb):
+    more = ["--workers", "0", "--evaluations", "2"] if verb == "finetune" else ["--no-yardsticks"]
+    both(corpus, lambda data, name: main([verb, "--data", data, "--split", "split", "--checkpoint",
+                                          str(corpus / "model"), "--out", str(tmp_path / name), "--steps", "6",
+                                          "--seeds", "1", "--device", "cpu", *more]))  # fmt: skip
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("parts", "cuts")]
+    key = "scores" if verb == "finetune" else "rows"
+    assert results[0][key] == results[1][key]
+    shared = "2 of 2 recordings have parts in several splits or folds: scores may be too high"
+    assert shared in results[0]["warnings"]
+    assert shared not in results[1]["warnings"]
+
+
+def test_pack_cuts_the_parts_and_check_knows_them_again(corpus, tmp_path, capsys):
+    both(corpus, lambda data, name: main(["data", "pack", "--data", data, "--out", str(tmp_path / name), "--label",
+                                          "label", "--split", "split", "--workers", "0"]))  # fmt: skip
+    rows = [read_rows(tmp_path / name / "clips.csv") for name in ("parts", "cuts")]
+    assert rows[0][1]["name"] == "a#t=0.75,1.5.flac"
+    assert [(row["label"], row["split"], row["seconds"], row["size"]) for row in rows[0]] == [
+        (row["label"], row["split"], row["seconds"], row["size"]) for row in rows[1]
+    ]
+    capsys.readouterr()
+    arguments = ["data", "check", "--data", str(tmp_path / "parts/clips.csv"), "--against", str(tmp_path / "cuts")]
+    assert main([*arguments, "--out", str(tmp_path / "report.json"), "--workers", "0"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["in_both"]) == report["num_clips"] == 2 * COUNT
+    assert f"warning: {2 * COUNT} of {2 * COUNT} clips are also in {tmp_path / 'cuts'}" in capsys.readouterr().out
+
+
+def test_check_finds_one_sound_in_several_files(corpus, tmp_path, capsys):
+    """Copies, also in another format, that are trained on and tested make scores that mean nothing."""
+    wave = np.round(read_audio(NOTES[0]) * 32767).astype(np.int16)
+    for name in ("one.wav", "two.flac", "other.wav"):
+        soundfile.write(tmp_path / name, wave if name != "other.wav" else wave[::-1], RATE, subtype="PCM_16")
+    (tmp_path / "t.csv").write_text("file,split\none.wav,train\ntwo.flac,test\nother.wav,test\n")
+    arguments = ["data", "check", "--data", str(tmp_path / "t.csv"), "--split", "split", "--workers", "0"]
+    assert main([*arguments, "--out", str(tmp_path / "r.json")]) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["same_sound"] == [["one.wav", "two.flac"]]
+    assert report["same_sound_across_splits"] == 1
+    assert "same sound under several names: 1, 1 across splits or folds, first one.wav = two.flac" in (
+        capsys.readouterr().out
+    )
+
+
+def test_detectors_of_events_learn_from_clips_without_a_label(corpus, tmp_path):
+    """An empty cell is a clip of nothing that is looked for; the labels are whole."""
+    lines = (corpus / "parts.csv").read_text().splitlines()
+    labels = ("Dog;Male speech, man speaking", "Dog", "", "Male speech, man speaking")
+    rows = [line.split(",") for line in lines[1:]]
+    text = [f'{file};{start};{end};"{labels[n % 4]}";{split}' for n, (file, start, end, _, split) in enumerate(rows)]
+    (corpus / "events.csv").write_text("\n".join(["File;Start;End;Label;Split", *text]))
+    arguments = ["finetune", "--data", str(corpus / "events.csv"), "--split", "split", "--multi-label", "--steps", "4"]
+    arguments += ["--checkpoint", str(corpus / "model"), "--out", str(tmp_path / "run"), "--seeds", "1"]
+    assert main([*arguments, "--evaluations", "2", "--workers", "0", "--device", "cpu"]) == 0
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert [row["class"] for row in result["per_class"]] == ["Dog", "Male speech, man speaking"]
+    assert "several labels of a clip are split at ';'" in result["warnings"]
