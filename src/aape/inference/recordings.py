@@ -59,9 +59,11 @@ def open_sounds(
         name = NAME if recording else f"{NAME}, clip {index}"
         source, rate = recording or _unpack(item, name) or (item, None)
         if None not in (rate, sample_rate) and rate != sample_rate:
-            raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was passed: leave that out")
+            raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was expected")
         if _is_file(source):
-            sounds.append(stream_audio(source, sample_rate=to_rate))
+            is_named = recording or isinstance(source, (str, os.PathLike)) or getattr(source, "name", None)
+            label = None if is_named else f"file, clip {index}"
+            sounds.append(stream_audio(source, sample_rate=to_rate, name=label))
             continue
         rate = sample_rate if rate is None else rate
         wave = read_array(source, rate, to_rate=to_rate, dtype=dtype, name=name)[0]

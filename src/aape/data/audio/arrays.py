@@ -70,6 +70,8 @@ def read_array(
 
 def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
     """Return floating point samples (samples,) or (clips, samples), or say why these are none."""
+    if np.ma.is_masked(wav):
+        raise AudioError(name, "masked samples: fill them in first, as with .filled(0)")
     try:
         if hasattr(wav, "detach"):
             wav = wav.detach().cpu()
