@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from aape.errors import AudioError
+from aape.errors import AudioError, DataError
 from aape.huggingface import AaPEFeatureExtractor
 from aape.inference import AudioModel
 from aape.models.heads import ClassificationHead
@@ -211,3 +211,13 @@ def test_lengths_belong_to_rows(model):
     for sound in (io.BytesIO(NOTE), NOTE, (WAVE, RATE), {"array": WAVE, "sampling_rate": RATE}):
         with pytest.raises(AudioError, match="lengths are for the rows of an array"):
             model.embed(sound, lengths=[300])
+
+
+@pytest.mark.parametrize(
+    "inputs", [None, 3, NOTE, io.BytesIO(NOTE), [io.BytesIO(NOTE)], [NOTES[0], None], [(WAVE, RATE)]]
+)
+def test_files_are_paths(model, inputs):
+    """Names come back with the vectors, so that what has none is refused in one line."""
+    with pytest.raises(DataError, match="not a path; `embed` and `classify` take arrays and open files"):
+        model.embed_files(inputs)
+    assert model.embed_files(path for path in NOTES[:2])[0].shape == (2, 128)

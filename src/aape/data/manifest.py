@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -91,7 +91,7 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         exist is among the clips: reading it says so.
 
     Raises:
-        DataError: a table that cannot be read, or no names on standard input.
+        DataError: a table that cannot be read, no names on standard input, or what is not a path.
     """
     clips: list[Clip] = []
     bad: BadInputs = []
@@ -99,7 +99,12 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     def is_closed(error: OSError) -> None:
         bad.append((str(error.filename), f"a folder that cannot be read: {error.strerror or error}"))
 
-    for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
+    is_one = (
+        isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable) or hasattr(inputs, "read")
+    )
+    for item in [inputs] if is_one else inputs:  # type: ignore[list-item]
+        if not isinstance(item, (str, os.PathLike)):
+            raise DataError(f"{type(item).__name__}: not a path; `embed` and `classify` take arrays and open files")
         entry = os.fspath(item)
         if entry == "-":
             more_clips, more_bad = read_inputs(_names_on_stdin())
