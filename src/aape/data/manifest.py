@@ -99,10 +99,9 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     def is_closed(error: OSError) -> None:
         bad.append((str(error.filename), f"a folder that cannot be read: {error.strerror or error}"))
 
-    is_one = (
-        isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable) or hasattr(inputs, "read")
-    )
-    for item in [inputs] if is_one else inputs:  # type: ignore[list-item]
+    is_list = isinstance(inputs, Iterable) and not (isinstance(inputs, (str, bytes)) or hasattr(inputs, "read"))
+    items: Iterable[object] = inputs if is_list else [inputs]  # type: ignore[assignment]
+    for item in items:
         if not isinstance(item, (str, os.PathLike)):
             raise DataError(f"{type(item).__name__}: not a path; `embed` and `classify` take arrays and open files")
         entry = os.fspath(item)
