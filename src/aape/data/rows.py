@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import posixpath
 import unicodedata
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from aape.data.audio.decoding import audio_seconds
 from aape.data.clips import Clip, clip_source, part_suffix
@@ -113,10 +112,10 @@ class _Rows:
             lines[key] = line, name
             if not sound.key:
                 self.missing.append((sound.name, sound.listed))
-            labels: dict[str, Any] = {key: self._value(key, cells) for key in self.columns}
             seconds = self._seconds(cells) if end is None else end - start
-            clip = Clip(sound.path, name, *sound.extent)
-            clips.append(dataclasses.replace(clip, seconds=seconds, start=start, end=end, **labels))
+            label, split, fold, group = (self._value(key, cells) for key in ("label", "split", "fold", "group"))
+            offset, size = sound.extent
+            clips.append(Clip(sound.path, name, offset, size, seconds, label, split, fold, group, start, end))
         if not clips and self.where is not None:
             raise self._no_such_value(values)
         self.num_clips = len(clips)
@@ -216,11 +215,12 @@ class _Rows:
             return None
         return number if math.isfinite(number) else None
 
-    def _value(self, key: str, cells: list[str]) -> str:
-        if key == "label":
-            text = cells[self.columns[key]] if not self.needs_labels else self._cell(cells, self.columns[key])
-            return unicodedata.normalize("NFC", text)
-        return self._cell(cells, self.columns[key])
+    def _value(self, key: str, cells: list[str]) -> str | None:
+        index = self.columns.get(key)
+        if index is None:
+            return None
+        text = cells[index] if key == "label" and not self.needs_labels else self._cell(cells, index)
+        return unicodedata.normalize("NFC", text)  # `é` is one class, however it is composed
 
     def _cell(self, cells: list[str], index: int | None) -> str:
         assert index is not None
