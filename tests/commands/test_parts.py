@@ -147,3 +147,18 @@ def test_detectors_of_events_learn_from_clips_without_a_label(corpus, tmp_path):
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert [row["class"] for row in result["per_class"]] == ["Dog", "Male speech, man speaking"]
     assert "several labels of a clip are split at ';'" in result["warnings"]
+
+
+def test_labelled_clips_that_were_pretrained_on_are_counted(corpus, tmp_path):
+    """A probe of a run on its own sounds says so, without being told where they lie."""
+    main(["pretrain", "--data", str(corpus / "parts.csv"), "--out", str(tmp_path / "run"), "--model", "nano", "--steps",
+          "1", "--clips", "2", "--crop-seconds", "0.5", "--workers", "0", "--device", "cpu"])  # fmt: skip
+    for checkpoint in ("run", "run/model"):
+        for data, count in (("parts", 24), ("cuts", 0)):
+            out = tmp_path / f"{checkpoint}-{data}".replace("/", "-")
+            arguments = ["--split", "split", "--checkpoint", str(tmp_path / checkpoint), "--steps", "2", "--seeds", "1"]
+            arguments += ["--no-yardsticks", "--device", "cpu", "--out", str(out)]
+            assert main(["probe", "--data", str(corpus / f"{data}.csv"), *arguments]) == 0
+            warned = json.loads((out / "result.json").read_text())["warnings"]
+            expected = f"{count} of 24 labelled clips are also pre-trained on, the first is a.wav#t=0,0.75"
+            assert (expected in warned) == bool(count)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,8 @@ class Pretraining:
         checkpoint = find_checkpoint(self.out, is_main=self.is_main) if config.resume else None
         clips = read_manifest(config.data)
         if watched is not None and self.is_main:
-            watched.warn_shared(clips)
+            for text in watched.shared_with(clips):
+                warnings.warn(text, stacklevel=2)
         self.front_end, self.encoder_config = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
         self.method, self.clip_statistics = _build_method(config, self.encoder_config)

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -64,12 +63,12 @@ class LabelledSet:
             groups=None if self.groups is None else [self.groups[index] for index in kept],
         )
 
-    def warn_shared(self, clips: Sequence[Clip]) -> None:
-        """Warn of clips whose sound, under whatever path, is among those that an encoder is pre-trained on."""
-        sounds = {clip.sound() for clip in clips}
-        if shared := [clip.name for clip in self.clips if clip.sound() in sounds]:
-            count = f"{len(shared)} of {len(self.clips)} labelled clips are also pre-trained on"
-            warnings.warn(f"{count}, the first is {shared[0]}", stacklevel=2)
+    def shared_with(self, pretrained_on: Sequence[Clip]) -> tuple[str, ...]:
+        """Say, in a sentence or none, how many clips are of a file, under whatever path, that is pre-trained on."""
+        sounds = {clip.sound() for clip in pretrained_on}
+        shared = [clip.name for clip in self.clips if clip.sound() in sounds]
+        count = f"{len(shared)} of {len(self.clips)} labelled clips are also pre-trained on"
+        return (f"{count}, the first is {shared[0]}",) if shared else ()
 
     def digest(self) -> str:
         """Return a SHA-256 of all that a training depends on but the sound: names, splits, folds, classes, targets."""

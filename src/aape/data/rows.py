@@ -170,7 +170,7 @@ class _Rows:
     def _extent(self, cells: list[str], shard: str, length: int) -> Extent:
         """Read a member's offset and size, which must lie within its shard."""
         texts = [self._cell(cells, index) for index in self.extent or ()]
-        if not all(text.isascii() and text.isdigit() for text in texts):
+        if not all(text.isascii() and text.isdigit() and len(text) < 19 for text in texts):
             raise self._error(f"offset {texts[0]!r} and size {texts[1]!r} are not numbers of bytes")
         offset, size = map(int, texts)
         if size == 0 or offset + size > length:
@@ -213,7 +213,7 @@ class _Rows:
             number = float(text if self.table.delimiter == "," else text.replace(",", "."))
         except ValueError:
             return None
-        return number if math.isfinite(number) else None
+        return number if math.isfinite(number) and "_" not in text else None
 
     def _value(self, key: str, cells: list[str]) -> str | None:
         index = self.columns.get(key)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aape.data.clips import Clip
 from aape.data.corpora import read_task
 from aape.data.labelled import LabelledSet
+from aape.data.manifest import read_manifest
 from aape.errors import DataError
+from aape.runs.folder import read_config
 
 Indices = NDArray[np.int64]
 VALIDATION_SPLITS = ("valid", "val", "validation", "dev")
@@ -72,7 +79,19 @@ def read_set(config: Any) -> LabelledSet:
     columns = {name: getattr(config, name) for name in names if hasattr(config, name)}
     labelled = read_task(config.task, config.data, **columns)
     partitions(labelled, config)
-    return labelled
+    shared = labelled.shared_with(_pretrained_on(Path(config.checkpoint)))
+    return dataclasses.replace(labelled, warnings=(*labelled.warnings, *shared))
+
+
+def _pretrained_on(checkpoint: Path) -> list[Clip]:
+    """Return the clips of the run that left a model, where its folder and its data are still here."""
+    for folder in (checkpoint, checkpoint.parent):
+        options = read_config(folder)
+        if options is not None and "masking" in options:  # of `aape pretrain`
+            with contextlib.suppress(DataError, OSError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return read_manifest(options["data"])
+    return []
 
 
 def partitions(labelled: LabelledSet, config: Any) -> list[Partition]:
