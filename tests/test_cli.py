@@ -275,9 +275,9 @@ def test_a_recipe_inherits_from_its_base_section_by_section(tmp_path):
     """Variants of three lines over one base recipe: only what differs is written down."""
     (tmp_path / "variants").mkdir()
     write_recipe(tmp_path, "steps: 10\noptim: {learning_rate: 1e-3, warmup_ratio: 1}\n", "base.yaml")
-    recipe = write_recipe(tmp_path / "variants", "base: ../base.yaml\noptim: {warmup_ratio: 2}\n")
+    recipe = write_recipe(tmp_path / "variants", "base: ../base.yaml\noptim: {warmup_ratio: 0.5}\n")
     config = cli.parse(PretrainConfig, ["--config", recipe, *NEEDED])
-    assert (config.steps, config.optim.learning_rate, config.optim.warmup_ratio) == (10, 1e-3, 2.0)
+    assert (config.steps, config.optim.learning_rate, config.optim.warmup_ratio) == (10, 1e-3, 0.5)
 
 
 @pytest.mark.parametrize(

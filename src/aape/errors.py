@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _MAX_CHARACTERS = 4000
+# Beyond these, an option is a slip of the hand, and what it asks for never ends or takes all memory.
+MAX_STEPS, MAX_CLIPS, MAX_SEEDS, MAX_WORKERS, MAX_RATE = 10**9, 2**16, 1000, 256, 1000.0
 _REMEDIES = {
     errno.EACCES: "let this user write there",
     errno.EPERM: "let this user write there",
@@ -127,3 +129,9 @@ def require(config: object, expected: str, is_valid: Callable[[float], bool], *n
 def require_positive(config: object, *names: str) -> None:
     """Check that fields of a configuration are above 0, as `require`."""
     require(config, "above 0", lambda value: value > 0, *names)
+
+
+def require_at_most(config: object, **most: float) -> None:
+    """Check that fields of a configuration, by name, are no more than what still makes sense, as `require`."""
+    for name, limit in most.items():
+        require(config, f"{limit:g} at most", lambda value, limit=limit: value <= limit, name)  # type: ignore[misc]

@@ -139,7 +139,7 @@ def test_accumulation_changes_nothing_but_memory(folder, tmp_path):
 
 def test_crops_that_no_model_could_loop_to_are_refused_at_the_start():
     """Found out when the model is saved, it would cost the whole run."""
-    with pytest.raises(ConfigError, match="looped to 600 s at most"):
+    with pytest.raises(ConfigError, match="crop_seconds must be 600 at most"):
         PretrainConfig(data="sounds", out="run", loop_to_crop=True, crop_seconds=601)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape.errors import AudioError, ConfigError, one_line, require_positive
+from aape.errors import MAX_WORKERS, AudioError, ConfigError, one_line, require_at_most, require_positive
 
 if TYPE_CHECKING:
     from aape.data.clips import AudioInfo, Clip
@@ -54,6 +54,7 @@ class DataPackConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_rate", "clips_per_shard")
+        require_at_most(self, workers=MAX_WORKERS)
         if self.format == "opus" and self.sample_rate not in OPUS_RATES:
             raise ConfigError(f"sample_rate of opus must be one of {', '.join(map(str, OPUS_RATES))}")
         if self.format == "flac" and self.sample_rate not in FLAC_RATES:
@@ -81,6 +82,9 @@ class DataCheckConfig:
     fold: str | None = None
     against: str | None = None
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        require_at_most(self, workers=MAX_WORKERS)
 
 
 def pack(config: DataPackConfig) -> None:

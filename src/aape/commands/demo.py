@@ -11,7 +11,7 @@ from aape.commands.plot import PlotClipConfig, PlotRunConfig, plot_clip, plot_ru
 from aape.commands.pretrain import PretrainConfig, pretrain
 from aape.commands.probe import ProbeConfig, probe
 from aape.commands.stats import StatsConfig, stats
-from aape.errors import ConfigError, require_positive
+from aape.errors import MAX_STEPS, ConfigError, require_at_most, require_positive
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,6 +60,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "probe_steps")
+        require_at_most(self, steps=MAX_STEPS, probe_steps=MAX_STEPS)
 
 
 def demo(config: DemoConfig) -> None:

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, Task
-from aape.errors import require, require_positive
+from aape.errors import (
+    MAX_CLIPS,
+    MAX_RATE,
+    MAX_SEEDS,
+    MAX_STEPS,
+    MAX_WORKERS,
+    require,
+    require_at_most,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from aape.models.saved import SavedModel
 
 
+MAX_FRAMES = 60_000  # ten minutes
 LOCAL_PATHS = ("data", "out", "checkpoint")  # not saved with the model
 # What may differ when a run is resumed.
 MAY_CHANGE = {"resume", "workers", "device", "data", "out", "save_every", "clips_at_once", "max_bad_fraction"}
@@ -45,6 +55,7 @@ class FinetuneOptimConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "layer_decay")
+        require_at_most(self, learning_rate=MAX_RATE, layer_decay=1)
         require(self, "in [0, 1)", lambda value: 0 <= value < 1, "ema")
 
 
@@ -131,6 +142,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch", "num_frames", "crop_frames", "seeds", "evaluations", "save_every")
+        require_at_most(self, steps=MAX_STEPS, batch=MAX_CLIPS, seeds=MAX_SEEDS, workers=MAX_WORKERS)
+        require_at_most(self, num_frames=MAX_FRAMES, crop_frames=MAX_FRAMES, evaluations=MAX_STEPS)
         require(self, "0 to 600", lambda value: 0 <= value <= 600, "loop_to")
 
 

@@ -21,6 +21,9 @@ ConfigT = TypeVar("ConfigT")
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Task = Literal["csv", "as2m", "as20k", "esc50", "scv2", "us8k", "nsynth", "cremad"]
 OURS = "[ours] marks a default that the paper does not state. "
+# The largest of a type; a whole number is what numpy, torch and a sequence's length take.
+_MOST = {int: 2**63 - 1, float: sys.float_info.max}
+_NUMBER = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", re.IGNORECASE)  # not Python's 1_000, nor other alphabets' digits
 _UNIONS = (typing.Union, types.UnionType)
 
 
@@ -244,8 +247,8 @@ def _convert(value: Any, kind: Any) -> Any:
         return value == "true"
     elif kind is type(None) and value in ("null", "~", ""):
         return None
-    elif kind in (int, float) and 0 <= (number := kind(value)) <= sys.float_info.max:
-        return number
+    elif kind in _MOST and _NUMBER.fullmatch(value) and 0 <= (number := kind(value)) <= _MOST[kind]:
+        return abs(number)  # -0 is 0
     raise ValueError(value)
 
 
@@ -291,7 +294,7 @@ def _help(option: Option) -> str:
 
 def _type_in_words(annotation: Any) -> str:
     """Say a type for people: "a whole number", "one of auto, cpu"."""
-    plain = {int: "a whole number from 0", float: "a number from 0", str: "text", bool: "true or false"}
+    plain = {int: "a whole number from 0 and below 2^63", float: "a number from 0", str: "text", bool: "true or false"}
     if annotation in plain or annotation is type(None):
         return plain.get(annotation, "null")
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)

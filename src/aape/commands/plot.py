@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device
-from aape.errors import AudioError, ConfigError, DataError, one_line, require_positive
+from aape.errors import (
+    MAX_CLIPS,
+    MAX_SEEDS,
+    MAX_STEPS,
+    AudioError,
+    ConfigError,
+    DataError,
+    one_line,
+    require_at_most,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +28,8 @@ if TYPE_CHECKING:
 
     from aape.analysis.aliasing import TokenMap
     from aape.data.clips import Clip
+
+MAX_START = 14_400.0  # seconds, as much as is read of a sound
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class PlotWindowsConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "tones", "steps")
+        require_at_most(self, tones=MAX_CLIPS, steps=MAX_STEPS)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class PlotClipConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "seconds")
+        require_at_most(self, start=MAX_START)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,7 @@ class PlotAliasingConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "seeds", "clips")
+        require_at_most(self, seeds=MAX_SEEDS, clips=MAX_CLIPS, sounds=MAX_CLIPS)
         if self.sounds < 2:
             raise ConfigError(f"sounds: at least 2, to have a distance between them, got {self.sounds}")
 

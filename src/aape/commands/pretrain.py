@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, parse
-from aape.errors import ConfigError, require_positive
+from aape.errors import MAX_CLIPS, MAX_STEPS, MAX_WORKERS, ConfigError, require_at_most, require_positive
 from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 
@@ -105,12 +105,11 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
+        require_at_most(self, steps=MAX_STEPS, clips=MAX_CLIPS, workers=MAX_WORKERS, crop_seconds=MAX_LOOP_TO)
         if (self.watch is None) != (self.watch_every == 0):
             raise ConfigError("watch (recipe of `aape probe`) and watch_every (steps between probes) belong together")
         if not 0 < self.masking.mask_ratio < 1:
             raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
-        if self.loop_to_crop and self.crop_seconds > MAX_LOOP_TO:
-            raise ConfigError(f"crop_seconds: clips are looped to {MAX_LOOP_TO:g} s at most, got {self.crop_seconds:g}")
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -355,6 +354,7 @@ def _start_and_claim(config: PretrainConfig) -> Accelerator:
 
 def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, EncoderConfig]:
     """Return front end and encoder that fit each other; the encoder's position table covers the crop."""
+    from aape.models.config_file import read_sections
     from aape.models.stats import front_end_from_stats
 
     encoder = encoder_config(config.model, **config.encoder)
@@ -365,7 +365,7 @@ def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, Enco
     samples = round(config.crop_seconds * front_end.sample_rate)
     if samples < front_end.hop_length:
         raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
-    require_positive(encoder, "patch_size")
+    read_sections({"encoder": vars(encoder), "front_end": vars(front_end)}, "options")
     num_time = -(-(1 + samples // front_end.hop_length) // encoder.patch_size)  # 601 frames in 6 s, 38 patches of 16
     return front_end, dataclasses.replace(encoder, num_frames=num_time * encoder.patch_size)
 
@@ -387,5 +387,5 @@ def _build_method(config: PretrainConfig, encoder: EncoderConfig) -> tuple[Teach
         method = TeacherStudent(student, student.stem.grid_size, config.predictor, loss)
         sizes = (encoder.embed_dim, encoder.n_mels, encoder.patch_size, loss.statistics_components)
         return method, ClipStatistics(*sizes) if loss.statistics_weight else None
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"encoder, predictor or loss: {error}") from error

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device, Task
-from aape.errors import ConfigError, require_positive
+from aape.errors import MAX_CLIPS, MAX_RATE, MAX_SEEDS, MAX_STEPS, ConfigError, require_at_most, require_positive
+from aape.models.config import MAX_LOOP_TO
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,6 +70,8 @@ class ProbeConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch", "seeds", "validate_every", "min_fold_clips")
+        require_at_most(self, steps=MAX_STEPS, batch=MAX_CLIPS, seeds=MAX_SEEDS, loop_to=MAX_LOOP_TO)
+        require_at_most(self, learning_rates=MAX_RATE)
         if not self.learning_rates or not min(self.learning_rates) > 0:
             raise ConfigError(f"learning_rates must be one number or more, above 0, got {list(self.learning_rates)}")
 

@@ -19,7 +19,7 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
 from aape.runs.guards import BadFiles
-from aape.runs.signals import held
+from aape.runs.signals import follow_parent, held
 
 MAX_KEPT_BYTES = 1 << 31
 MAX_CHECKED = 50_000  # clips: larger sets are not read before training, which then meets their bad files
@@ -136,7 +136,8 @@ class Spectrograms:
         rate = self.log_mel.sample_rate
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
-            reader, batch_size=None, sampler=list(steps), num_workers=self.workers, collate_fn=list,
+            reader, batch_size=None, sampler=steps, num_workers=self.workers, collate_fn=list,
+            worker_init_fn=follow_parent,
         )  # fmt: skip
         with held():
             parts = iter(loader)

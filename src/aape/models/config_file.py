@@ -15,7 +15,16 @@ from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig
 CONFIG_NAME = "config.json"
 # Bounds of what costs time or memory and does not show in the shape of a tensor.
 MAX_PATCH_FRAMES = 1 << 13
-_MAX = {"depth": 1 << 10, "lambda_depth": 1 << 10, "kernel_size": 1 << 13, "patch_size": MAX_PATCH_FRAMES}
+_MAX = {
+    "embed_dim": 1 << 13,
+    "n_mels": 1 << 13,
+    "stride": 1 << 13,
+    "depth": 1 << 10,
+    "lambda_depth": 1 << 10,
+    "kernel_size": 1 << 13,
+    "patch_size": MAX_PATCH_FRAMES,
+    "decay_start": 100,
+}
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aape.errors import require_positive
+from aape.errors import MAX_RATE, require_at_most, require_positive
+
+MAX_VIEWS = 1024
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "num_views", "mask_ratio", "query_ratio")
+        require_at_most(self, num_views=MAX_VIEWS)
 
 
 @dataclass(frozen=True)
@@ -88,3 +91,4 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "clip_grad", "accumulate")
+        require_at_most(self, learning_rate=MAX_RATE, warmup_ratio=1, momentum_start=1)

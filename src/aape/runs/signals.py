@@ -46,7 +46,7 @@ class StopSignal:
 
 
 @contextlib.contextmanager
-def handled(numbers: tuple[int, ...], handler: Callable[[int, Any], None]) -> Iterator[None]:
+def handled(numbers: tuple[int, ...], handler: Callable[[int, Any], object]) -> Iterator[None]:
     """Have a function called for signals, but for those that this process was started to ignore."""
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: known for number, known in before.items() if known not in (signal.SIG_IGN, None)}
@@ -99,19 +99,22 @@ def kill_workers() -> None:
 def held() -> Iterator[None]:
     """Start workers here: they never see a signal to the whole process group, which is for their parent to act on.
 
-    It comes when they have been started. Windows, which has no such mask, has no such groups either.
+    It does so when they have been started. Windows has no such mask, and no such groups either.
     """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *TERMINATING))
+    numbers, pending = (signal.SIGINT, *TERMINATING), list[int]()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if hasattr(signal, "pthread_sigmask") else None
     try:
-        yield
+        # The mask is this thread's: a library's thread may take a signal and leave the handler to this one
+        with handled(numbers, lambda number, frame: pending.append(number)):
+            yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number in pending:
+            signal.raise_signal(number)
 
 
-def follow_parent() -> None:
+def follow_parent(worker: int = 0) -> None:
     """End this worker process when its parent has been killed; else it would wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
