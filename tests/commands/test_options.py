@@ -11,8 +11,8 @@ from aape.commands.options import option_table, parse
 from aape.errors import ConfigError
 
 NUMBERS = (int, float)
-NEVER = ("-1", str(2**63), str(-(2**63)), "1" + 30 * "0", "nan", "inf", "-inf", "1e309", "1_000", "\uff11\uff12", " 5", "5 ",
-         "0x10", "1e3", "1.5", "", "9" * 5000)  # fmt: skip
+NEVER = ("-1", str(2**63), str(-(2**63)), "1" + 30 * "0", "nan", "inf", "-inf", "1e309", "1_000", "\uff11\uff12",
+         " 5", "5 ", "0x10", "1e3", "1.5", "", "9" * 5000)  # fmt: skip
 NOT_A_NUMBER = ("-1", "nan", "inf", "-inf", "1e309", "1_000", "\uff11\uff12", " 5", "5 ", "0x10", "", "1e", ".")
 EXTREMES = ("0", "-0", str(2**31), str(2**32), str(2**63 - 1), "1e-320", "1e300", str(sys.float_info.max))
 
