@@ -61,6 +61,17 @@ class AudioError(AapeError):
         return type(self), (self.name, self.reason)
 
 
+class AudioWarning(UserWarning):
+    """A sound that was read, with something about it that its owner should know. Names the file.
+
+    Args:
+        message: becomes one printable line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
 class ConfigError(AapeError):
     """A configuration that cannot be used."""
 

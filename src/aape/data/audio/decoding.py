@@ -1,4 +1,6 @@
-"""Sound files to arrays: WAV, FLAC, Ogg Vorbis, Opus, MP3 and AIFF, mono, resampled. No header is trusted.
+"""Sound files to arrays: WAV and its relatives, FLAC, Ogg, MP3, AIFF, CAF, AU, SPHERE; mono, resampled.
+
+No header is trusted.
 
 Decoding goes block by block, so that memory follows what is really in the file; what came back is compared with what
 was promised. Only the part asked for is decoded: a training crop costs little more than its length.
@@ -11,19 +13,25 @@ import io
 import math
 import os
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from aape.data.audio.containers import count_ogg_frames, find_fault, num_vorbis_frames_to_avoid
+from aape.data.audio.containers import Part, find_sound
+from aape.data.audio.headers import ContainerError
 from aape.data.audio.mpeg import count_frames, has_index
-from aape.errors import AudioError
+from aape.data.audio.ogg import count_ogg_frames, num_vorbis_frames_to_avoid
+from aape.errors import AudioError, AudioWarning
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]  # a path, the content of a file, or an open one
 
-AUDIO_EXTENSIONS = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav", ".wave")
+AUDIO_EXTENSIONS = (
+    *(".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".nist", ".oga", ".ogg", ".opus"),
+    *(".rf64", ".snd", ".sph", ".w64", ".wav", ".wave"),
+)
 MAX_SECONDS = 4 * 3600.0  # of one array
 MAX_STREAM_SECONDS = 48 * 3600.0  # of what is read block by block and never held as a whole
 MAX_CHANNELS = 64
@@ -34,7 +42,7 @@ MAX_LEVEL = 2.0**32  # float files scaled as 32-bit integers pass; beyond, a flo
 
 MAX_CONTENT_BYTES = 1 << 30  # of a file that is read into memory: an open one, a tar shard's member
 
-_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF")
+_FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU")
 _BLOCK_VALUES = 1 << 18
 _FREE_VALUES = 1 << 24  # decoded from any file, however small: 17 minutes at 16 kHz
 _NO_LENGTH = (1 << 63) - 1  # libsndfile's count of frames for a FLAC stream that states none
@@ -101,8 +109,8 @@ def stream_audio(
 
 def audio_format(source: Source, *, name: str | None = None) -> tuple[int, int, str]:
     """Return sample rate in Hz, number of channels and format, such as "WAV PCM_16", or an AudioError by the header."""
-    with _open_sound(source, name) as (sound, *_):
-        return sound.samplerate, sound.channels, f"{sound.format} {sound.subtype}"
+    with _open_sound(source, name) as (sound, *_, kind):
+        return sound.samplerate, sound.channels, f"{kind or sound.format} {sound.subtype}"
 
 
 def audio_seconds(source: Source, *, name: str | None = None) -> float:
@@ -156,6 +164,7 @@ class _Opened(NamedTuple):
     file: IO[bytes]
     size: int  # bytes
     label: str  # what errors call it
+    kind: str  # of container, where libsndfile sees another
 
 
 def _last_frame(
@@ -186,7 +195,7 @@ def _promised_frames(opened: _Opened, last_frame: int | None, *, is_whole: bool)
 
 def _count_frames(opened: _Opened) -> int:
     """Return how many frames a sound holds: libsndfile's word, which is compared with that of the container."""
-    sound, file, size, label = opened
+    sound, file, size, label, _ = opened
     num_frames = int(sound.frames)
     if sound.subtype in ("VORBIS", "OPUS"):
         promised = count_ogg_frames(file, size, sound.samplerate)
@@ -213,7 +222,7 @@ def _count_frames(opened: _Opened) -> int:
 
 def _find_seek(opened: _Opened, frame: int) -> int:
     """Return a frame, at or before `frame`, from which decoding gives the right samples at `frame`."""
-    sound, file, size, _ = opened
+    sound, file, size, *_ = opened
     if sound.frames == _NO_LENGTH or not sound.can_seek():
         return 0
     if sound.format == "MP3":
@@ -233,16 +242,6 @@ def _frames_of(first: int, stop: int | None, rate: int, sample_rate: int) -> tup
     step = rate // math.gcd(rate, sample_rate)  # these coincide with samples: a part lies on the grid of the whole
     frame = max(0, first * rate // sample_rate - reach) // step * step
     return frame, None if stop is None else -(-stop * rate // sample_rate) + reach
-
-
-class _Content(io.BytesIO):
-    """The content of a file, in which a seek before the start, as of a damaged header, stays where it is."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):  # soundfile's callback would print it
-            return self.tell()
 
 
 @functools.cache
@@ -272,17 +271,20 @@ def _open_sound(source: Source, name: str | None) -> Iterator[_Opened]:
     with _open_file(source, label) as (file, size):
         if size == 0:
             raise AudioError(label, "the file is empty")
-        fault = find_fault(file, size)
-        if fault:
-            raise AudioError(label, fault)
-        file.seek(0)
-        handle = file if isinstance(file, _Content) else file.fileno()
+        try:
+            found = find_sound(file, size)
+        except ContainerError as error:
+            raise AudioError(label, str(error)) from None
+        found.file.seek(0)
+        handle = found.file if isinstance(found.file, (Part, _Content)) else file.fileno()
         fault = "not a readable sound file"
         try:
             with _sound_file()(handle, closefd=False) as sound:
                 fault = "damaged or truncated"
                 _check_format(sound, label)
-                yield _Opened(sound, file, size, label)
+                for reason in found.warnings:
+                    warnings.warn(f"{label}: {reason}", AudioWarning, stacklevel=2)
+                yield _Opened(sound, found.file, found.size, label, found.kind)
         except soundfile.LibsndfileError as error:
             # This is how libsndfile puts it when libmpg123 finds no frames.
             is_misleading = error.error_string.startswith("File does not exist")
@@ -358,7 +360,7 @@ def _decode(
 
     Decoding that ends before `promised` is an error, and so is more than a file of its size can honestly hold.
     """
-    sound, _, size, label = opened
+    sound, _, size, label, _ = opened
     position = frame and _find_seek(opened, frame)
     if position:
         sound.seek(position)

@@ -11,7 +11,10 @@ from typing import IO, NamedTuple
 _MAX_BYTES = 64 << 20  # a longer file is not walked
 _MAX_SEARCHED = 1 << 17  # bytes looked through, in all, for where frames go on
 
-# MPEG audio layer III: kbit/s by bit rate index and Hz by sample rate index
+_MIN_FRAMES = 4  # that follow each other, in what is not sound by its first bytes
+
+# MPEG audio layers II and III: kbit/s by bit rate index and Hz by sample rate index
+_MPEG1_LAYER2_KBITS = (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384)
 _MPEG1_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 _MPEG2_KBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _MPEG1_RATES = (44100, 48000, 32000)
@@ -38,6 +41,15 @@ def find_index_fault(file: IO[bytes], size: int) -> str | None:
         if start + promised > size:
             return f"truncated: {promised} bytes of MP3 frames promised, {size - start} there"
     return None
+
+
+def find_stream(file: IO[bytes], position: int, size: int) -> int | None:
+    """Return where, not far behind `position`, MPEG frames begin; None if there are none."""
+    data = read_at(file, position, min(size - position, 2 * _MAX_SEARCHED))
+    if data[:1] == b"\xff" and data[1:2] >= b"\xe0":
+        return position
+    start = _find_frames(data, 0, _MAX_SEARCHED, _MIN_FRAMES)
+    return None if start is None else position + start
 
 
 def has_index(file: IO[bytes]) -> bool:
@@ -86,7 +98,10 @@ def read_at(file: IO[bytes], position: int, count: int) -> bytes:
     return data
 
 
-def _id3_size(head: bytes) -> int:
+def id3_size(head: bytes) -> int:
+    """Return the bytes of the ID3 tag that begins with the 10 bytes `head`, 0 if it is none."""
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
     size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     return 10 + size + (10 if head[5] & 0x10 else 0)
 
@@ -94,7 +109,7 @@ def _id3_size(head: bytes) -> int:
 def _find_index(file: IO[bytes]) -> tuple[int, bytes]:
     """Return the position of the first MPEG frame and its Xing/Info index (empty if there is none)."""
     head = read_at(file, 0, 10)
-    start = _id3_size(head) if head[:3] == b"ID3" and len(head) == 10 else 0
+    start = id3_size(head)
     frame = read_at(file, start, 64)
     position = max(frame.find(b"Xing"), frame.find(b"Info"))
     return start, frame[position:] if 0 < position <= len(frame) - 8 else b""
@@ -103,8 +118,8 @@ def _find_index(file: IO[bytes]) -> tuple[int, bytes]:
 def _tag(data: bytes, position: int) -> int:
     """Return the bytes of the tag at `position`, 0 if there is none."""
     head = data[position : position + 32]
-    if head[:3] == b"ID3" and len(head) >= 10:
-        return _id3_size(head)
+    if head[:3] == b"ID3":
+        return id3_size(head)
     if head[:3] == b"TAG":
         return min(128, len(data) - position)
     if head[:8] == b"APETAGEX" and len(head) == 32:
@@ -112,28 +127,33 @@ def _tag(data: bytes, position: int) -> int:
     return 0
 
 
-def _find_frames(data: bytes, position: int, most: int) -> int | None:
-    """Return where, within `most` bytes, two frames follow each other."""
+def _find_frames(data: bytes, position: int, most: int, count: int = 2) -> int | None:
+    """Return where, within `most` bytes, `count` frames follow each other."""
     end = min(len(data), position + max(0, most))
     position = data.find(b"\xff", position, end)
     while position >= 0:
-        length, _ = _frame(data, position)
-        if length and _frame(data, position + length)[0]:
+        following = position
+        for _ in range(count):
+            length, _ = _frame(data, following)
+            following += length
+            if length == 0:
+                break
+        else:
             return position
         position = data.find(b"\xff", position + 1, end)
     return None
 
 
 def _frame(data: bytes, position: int) -> tuple[int, int]:
-    """Return the bytes and the sample frames of the layer III frame at `position`, zeros if there is none."""
+    """Return the bytes and the sample frames of the layer II or III frame at `position`, zeros if there is none."""
     if position + 4 > len(data):
         return 0, 0
     first, second, third = data[position], data[position + 1], data[position + 2]
-    version, layer = second >> 3 & 3, second >> 1 & 3  # version 3: MPEG 1, 2: MPEG 2, 0: MPEG 2.5
+    version, layer = second >> 3 & 3, second >> 1 & 3  # version 3: MPEG 1, 2: MPEG 2, 0: 2.5; layer 1: III, 2: II
     bits, rate = third >> 4, third >> 2 & 3
-    if first != 0xFF or second < 0xE0 or layer != 1 or version == 1 or rate == 3 or bits in (0, 15):
+    if first != 0xFF or second < 0xE0 or layer not in (1, 2) or version == 1 or rate == 3 or bits in (0, 15):
         return 0, 0
-    padding = third >> 1 & 1
-    if version == 3:
-        return 144000 * _MPEG1_KBITS[bits] // _MPEG1_RATES[rate] + padding, 1152
-    return 72000 * _MPEG2_KBITS[bits] // (_MPEG1_RATES[rate] >> (1 if version == 2 else 2)) + padding, 576
+    padding, hertz = third >> 1 & 1, _MPEG1_RATES[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    kbits = _MPEG2_KBITS[bits] if version != 3 else (_MPEG1_LAYER2_KBITS if layer == 2 else _MPEG1_KBITS)[bits]
+    samples = 576 if version != 3 and layer == 1 else 1152
+    return samples * 125 * kbits // hertz + padding, samples
