@@ -55,6 +55,16 @@ def encode(wave: np.ndarray, rate: int, kind: str, subtype: str | None, **option
     return file.getvalue()
 
 
+def sphere(wave: np.ndarray, rate: int, *, order: str = "<") -> bytes:
+    """Encode samples (T,) as NIST SPHERE, 16 bits."""
+    lines = (
+        f"NIST_1A\n   1024\nsample_count -i {len(wave)}\nsample_rate -i {rate}\nchannel_count -i 1\n"
+        f"sample_n_bytes -i 2\nsample_byte_format -s2 {'01' if order == '<' else '10'}\nsample_sig_bits -i 16\n"
+        "sample_coding -s3 pcm\nend_head\n"
+    )
+    return lines.encode().ljust(1024) + np.round(wave * 32767).astype(f"{order}i2").tobytes()
+
+
 def recording() -> np.ndarray:
     """Return a quarter of a second of a recorded note, (T,) at 16 kHz."""
     path = Path(aape.__file__).parent / "data" / "demo" / "bass-program033-pitch031-velocity090.opus"

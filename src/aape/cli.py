@@ -11,12 +11,13 @@ import io
 import os
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aape import __version__
 from aape.commands.options import build_parser, parse, summary
-from aape.errors import AapeError, ConfigError, one_line
+from aape.errors import AapeError, ConfigError, WarningPrinter, one_line
 from aape.runs.signals import Stopped, ended_by_signals
 
 # The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the
@@ -63,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name or a label need not be in the terminal's alphabet
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with ended_by_signals():
+        with ended_by_signals(), warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = WarningPrinter()  # type: ignore[assignment]
             _run([argument for argument in arguments if argument != "--debug"])
         return 0
     except BrokenPipeError:

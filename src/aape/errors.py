@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,27 @@ class AudioWarning(UserWarning):
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
+
+
+class WarningPrinter:
+    """Prints warnings as one line each, those of sounds up to `MAX_SOUNDS`: `warnings.showwarning` of the commands."""
+
+    MAX_SOUNDS = 20
+
+    def __init__(self) -> None:
+        self.num_sounds = 0
+
+    def __call__(self, message: Warning | str, category: type[Warning], *where: object) -> None:
+        """Print one."""
+        self.num_sounds += issubclass(category, AudioWarning)
+        if not issubclass(category, AudioWarning) or self.num_sounds <= self.MAX_SOUNDS:
+            print(f"warning: {one_line(str(message))}", file=sys.stderr)
+        elif self.num_sounds == self.MAX_SOUNDS + 1:
+            print("warning: and others: `aape data check` lists all such files", file=sys.stderr)
+
+
+class RangeWarning(AudioWarning):
+    """A sound that lies outside the range of frequencies that the front end reads."""
 
 
 class ConfigError(AapeError):

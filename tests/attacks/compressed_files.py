@@ -142,7 +142,12 @@ def ogg_files() -> Table:
         "skip-all.opus": (forged(opus, 38, "<H", 65535), "read 10\\d{3}"),
         "gain-128-decibel.opus": (forged(opus, 44, "<h", 32767), "read 3\\d{4}"),
         "mapping-255.opus": (forged(opus, 46, "<B", 255), "not a readable sound file"),
-        "speex.ogg": (with_ogg_checksums(put(vorbis, 28, "8s", b"Speex   ")), "not a readable sound file"),
+        "flac-inside.ogg": (
+            with_ogg_checksums(put(vorbis, 28, "5s", b"\x7fFLAC")),
+            "Ogg FLAC is not supported: convert",
+        ),
+        "zeros-before.ogg": (bytes(64) + vorbis, "read 32000"),
+        "speex.ogg": (with_ogg_checksums(put(vorbis, 28, "8s", b"Speex   ")), "Speex is not supported: convert it"),
     }
 
 
@@ -193,5 +198,11 @@ def mp3_files() -> Table:
             bytes(byte ^ 2 if at % 144 == 1 else byte for at, byte in enumerate(plain)),
             "AAC is not supported",
         ),
-        "middle-of-a-file.mp3": (stream[middle + 1 :], "not a readable sound file"),
+        "middle-of-a-file.mp3": (stream[middle + 1 :], "read 16128"),
+        "zeros-before.mp3": (bytes(5000) + good, "read 32000"),
+        "junk-before.mp3": (b"\1\2\3" * 999 + good, "read 32000"),
+        "zeros-before-half.mp3": (bytes(5000) + good[: len(good) // 2], "truncated"),
+        "tag-and-zeros-before.mp3": (tag + bytes(5000) + good, "read 32000"),
+        "junk-before-constant-rate.mp3": (b"junk" + plain, "read 3\\d{4}"),
+        "three-frames-in-noise.mp3": (NOISE[:9000].tobytes() + plain[:1500] + NOISE.tobytes(), "no MP3 frames in it"),
     }

@@ -11,10 +11,12 @@ import json
 import os
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import container_files
 import numpy as np
 from compressed_files import flac_files, mp3_files, ogg_files
 from pcm_files import Table, aiff_files, riff, wav, wav_files
@@ -66,18 +68,21 @@ GROUPS: dict[str, Callable[[], Table]] = {
     "ogg": ogg_files,
     "mp3": mp3_files,
     "foreign": foreign_files,
+    **container_files.GROUPS,
 }
 
 
 def read(path: str | bytes | Path) -> str:
-    """Return what the reader says to a file, without the folder."""
-    try:
-        wave = read_audio(path)  # type: ignore[arg-type]
-    except AudioError as error:
-        return str(error)
+    """Return what the reader says to a file: an error, or the number of samples and any warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            wave = read_audio(path)  # type: ignore[arg-type]
+        except AudioError as error:
+            return str(error)
     assert wave.dtype == np.float32
     assert np.isfinite(wave).all()
-    return f"read {len(wave)}"
+    return " ".join([f"read {len(wave)}", *(f"({warning.message})" for warning in caught)])
 
 
 def main() -> None:

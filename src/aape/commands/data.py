@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape.errors import MAX_WORKERS, AudioError, ConfigError, one_line, require_at_most, require_positive
+from aape.errors import MAX_WORKERS, AudioError, AudioWarning, ConfigError, RangeWarning, WarningPrinter, one_line
+from aape.errors import require_at_most, require_positive
 
 if TYPE_CHECKING:
     from aape.data.clips import AudioInfo, Clip
     from aape.data.packing import Packed
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
+FRONT_END_RATE = 16000  # Hz
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
@@ -149,12 +151,13 @@ def check(config: DataCheckConfig) -> None:
     with contextlib.nullcontext() if out is None else folder_for(out):
         clips = read_manifest(config.data, **_columns(config), needs_labels=False)
         others = [] if config.against is None else read_manifest(config.against)
-        infos = list(_each("checking", _check_once, [*clips, *others], config.workers))
+        checked = list(_each("checking", _check_once, [*clips, *others], config.workers))
+        infos = [info for info, _ in checked]
         pairs = list(zip(clips, infos, strict=False))
         bad = BadFiles(len(clips), 1.0)
         bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
         readable = [(clip, info) for clip, info in pairs if not isinstance(info, str)]
-        report = _describe(readable, bad.as_dicts())
+        report = _describe(readable, bad.as_dicts()) | _describe_warnings(clips, [noted for _, noted in checked])
         if config.against is not None:
             digests = {info.digest for info in infos[len(clips) :] if not isinstance(info, str) and info.peak}
             report["against"] = config.against
@@ -168,6 +171,14 @@ def check(config: DataCheckConfig) -> None:
 
 def _columns(config: DataPackConfig | DataCheckConfig) -> dict[str, Any]:
     return {"label": config.label, "split": config.split, "fold": config.fold}
+
+
+def _describe_warnings(clips: list[Clip], noted: list[list[AudioWarning]]) -> dict[str, Any]:
+    pairs = [(clip.name, warning) for clip, warnings in zip(clips, noted, strict=False) for warning in warnings]
+    return {
+        "out_of_range": [name for name, warning in pairs if isinstance(warning, RangeWarning)],
+        "warnings": [{"file": name, "reason": str(warning).removeprefix(f"{name}: ")} for name, warning in pairs],
+    }
 
 
 def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rate: int) -> Packed:
@@ -184,13 +195,23 @@ def _pack_once(job: tuple[list[Clip], list[str], Path], *, kind: str, sample_rat
     return packed
 
 
-def _check_once(clip: Clip) -> AudioInfo | str:
-    from aape.data.clips import check_clip
+def _check_once(clip: Clip) -> tuple[AudioInfo | str, list[AudioWarning]]:
+    """Return what a clip holds, or why it cannot be read, and each warning once."""
+    import warnings
 
-    try:
-        return check_clip(clip)
-    except AudioError as error:
-        return error.reason
+    from aape.data.clips import check_clip, stream_clip
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            info: AudioInfo | str = check_clip(clip)
+            if not isinstance(info, str) and info.sample_rate > FRONT_END_RATE:
+                for _ in stream_clip(clip, sample_rate=FRONT_END_RATE):  # how much is left of it there
+                    pass
+        except AudioError as error:
+            info = error.reason
+    noted = {str(warning.message): warning.message for warning in caught}
+    return info, [warning for warning in noted.values() if isinstance(warning, AudioWarning)]
 
 
 def _read_json(path: Path) -> Any:
@@ -263,11 +284,26 @@ def _as_text(report: dict[str, Any]) -> str:
         lines.append(
             f"warning: {len(report['in_both'])} of {report['num_clips']} clips are also in {report['against']}"
         )
+    if names := report["out_of_range"]:
+        lines.append(f"out of the range of a front end of 16 kHz: {len(names)}, the first is {one_line(names[0])}")
+    if noted := [warning for warning in report["warnings"] if warning["file"] not in report["out_of_range"]]:
+        first = f"{one_line(noted[0]['file'])}: {noted[0]['reason']}"
+        lines.append(f"read in spite of their headers: {len(noted)}, the first is {first}")
     return "\n".join(lines)
 
 
 def _counts(values: Iterable[Any]) -> dict[str, int]:
     return {str(value): count for value, count in Counter(values).most_common() if value is not None}
+
+
+def _start_worker() -> None:
+    """Have a new process end with this one, and show warnings as this one does."""
+    import warnings
+
+    from aape.runs.signals import follow_parent
+
+    follow_parent()
+    warnings.showwarning = WarningPrinter()  # type: ignore[assignment]
 
 
 def _each(
@@ -286,7 +322,7 @@ def _each(
         results: Iterable[ResultT] = map(function, jobs)
         if workers:
             with held():
-                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=follow_parent)
+                pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
             stack.enter_context(pool)
             with held():
                 results = pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers))))

@@ -18,8 +18,8 @@ from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
-from aape.runs.guards import BadFiles
-from aape.runs.signals import follow_parent, held
+from aape.runs.guards import BadFiles, start_worker
+from aape.runs.signals import held
 
 MAX_KEPT_BYTES = 1 << 31
 MAX_CHECKED = 50_000  # clips: larger sets are not read before training, which then meets their bad files
@@ -137,7 +137,7 @@ class Spectrograms:
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
             reader, batch_size=None, sampler=steps, num_workers=self.workers, collate_fn=list,
-            worker_init_fn=follow_parent,
+            worker_init_fn=start_worker,
         )  # fmt: skip
         with held():
             parts = iter(loader)

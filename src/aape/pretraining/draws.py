@@ -20,7 +20,8 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError, DataError
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.masking import draw_views
-from aape.runs.signals import follow_parent, held
+from aape.runs.guards import start_worker
+from aape.runs.signals import held
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
 
@@ -132,7 +133,7 @@ def load_steps(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=follow_parent,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # a resumed run leaves the global one as an unbroken run does
     )
     with held():  # a SIGTERM to the whole group leaves the workers: their batches are still needed to stop

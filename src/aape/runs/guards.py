@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from aape.errors import DataError, one_line
+from aape.errors import AudioWarning, DataError, one_line
 from aape.runs.files import Records
+from aape.runs.signals import follow_parent
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +51,26 @@ class Flags:
                 event.synchronize()
             is_skipped, is_stop = (value > 0 for value in host.tolist())
             yield is_skipped, is_stop, about
+
+
+_HAS_WARNED = multiprocessing.Value("b", False)  # shared with the data workers
+
+
+def start_worker(worker: int) -> None:
+    """Have a data worker end with its parent, and all of them warn of sound once in a run and not of every crop."""
+    follow_parent(worker)
+    show = warnings.showwarning
+
+    def show_first(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, AudioWarning):
+            show(message, category, *where)
+            return
+        with _HAS_WARNED.get_lock():
+            if not _HAS_WARNED.value:
+                _HAS_WARNED.value = True
+                print(f"warning: {message} (`aape data check` lists all such files)", file=sys.stderr)
+
+    warnings.showwarning = show_first  # type: ignore[assignment]
 
 
 class BadFiles:

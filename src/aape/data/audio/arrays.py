@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aape.data.audio.decoding import MAX_LEVEL, MAX_RATE, MIN_RATE
+from aape.data.audio.energy import warn_of_range
 from aape.errors import AudioError
 
 NAME = "array"  # what an array is called in errors
@@ -58,13 +59,14 @@ def read_array(
         if level > _LOUD:
             message = f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768"
             warnings.warn(message, stacklevel=2)
-    rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
+    before = rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
     if sample_rate != to_rate:
         import soxr
 
         rows = np.stack([soxr.resample(row, sample_rate, to_rate, quality="HQ") for row in rows])
         if rows.shape[1] == 0:
             raise AudioError(name, f"{array.shape[-1]} samples at {sample_rate:g} Hz are too short to resample")
+    warn_of_range(name, before, rows, sample_rate, to_rate)
     return np.ascontiguousarray(rows)
 
 

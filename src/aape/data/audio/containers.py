@@ -30,6 +30,8 @@ from aape.data.audio.ogg import find_ogg_fault
 _MAX_SPARE = 8  # bytes that a length may be off, less than a chunk takes
 _MAX_JUNK = 4096  # bytes behind the end of a file by its own count that nobody misses
 _MAX_ZEROS = 1 << 20  # bytes before a sound
+_MOST_ZEROS = 1 << 28  # bytes that are looked through; a sparse file may hold any number
+_MAX_TAGS = 16
 _PIECE = 1 << 20  # bytes looked through at once
 
 _CONVERT = "is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"
@@ -110,7 +112,11 @@ def find_sound(file: IO[bytes], size: int) -> Sound:
     first = _skip_zeros(file, 0, min(size, _MAX_ZEROS))
     head = read_at(file, first, 32)
     begin = first
+    num_tags = 0
     while id3_size(head):  # some programs put such a tag before any kind of sound
+        num_tags += 1
+        if num_tags > _MAX_TAGS:
+            raise ContainerError(f"over {_MAX_TAGS} tags before the sound")
         begin += id3_size(head)
         begin = _skip_zeros(file, begin, min(size, begin + _MAX_ZEROS))
         head = read_at(file, begin, 32)
@@ -175,7 +181,7 @@ def _find_end(file: IO[bytes], size: int, layout: Layout) -> int:
     last = layout.whole if end <= layout.whole <= size else size
     if _is_harmless(file, end, last, layout.chunk):
         return end
-    if length <= start and last == size:  # the header's size, written for that of an empty file
+    if length <= start:  # the header's size, written for that of an empty file
         return size
     raise ContainerError(
         f"damaged header: what its length leaves over of the samples, {last - end} bytes, is nothing else"
@@ -202,11 +208,12 @@ def _begins_chunk(file: IO[bytes], position: int, last: int, chunk: str) -> bool
 
 
 def _skip_zeros(file: IO[bytes], first: int, last: int) -> int:
-    """Return the position of the first byte that is not zero, `last` if there is none."""
-    while first < last:
+    """Return the position of the first byte that is not zero, `last` if there is none in `_MOST_ZEROS`."""
+    most = first + _MOST_ZEROS
+    while first < min(last, most):
         piece = read_at(file, first, min(_PIECE, last - first))
         rest = piece.lstrip(b"\0")
         first += len(piece) - len(rest)
         if rest or not piece:
-            break
-    return min(first, last)
+            return first
+    return last

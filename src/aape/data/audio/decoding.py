@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from aape.data.audio.containers import Part, find_sound
+from aape.data.audio.energy import Energy
 from aape.data.audio.headers import ContainerError
 from aape.data.audio.mpeg import count_frames, has_index
 from aape.data.audio.ogg import count_ogg_frames, num_vorbis_frames_to_avoid
@@ -149,11 +150,13 @@ def _read_part(
     blocks = _decode(opened, frame, last_frame, promised, most_frames, max_values)
     position = frame * sample_rate // rate  # of the next block, in samples of the result
     num_samples = 0
-    for block in _resample(blocks, rate, sample_rate):
+    energy = Energy(rate, sample_rate)
+    for block in _resample(blocks, rate, sample_rate, energy):
         part = block[max(0, first - position) :][: None if stop is None else max(0, stop - max(first, position))]
         position, num_samples = position + len(block), num_samples + len(part)
         if len(part):
             yield part
+    energy.warn(opened.label)
     if num_samples == 0:
         reason = f"shorter than {start:g} s, where it was asked to start" if start else "too short to resample"
         raise AudioError(opened.label, reason)
@@ -242,6 +245,16 @@ def _frames_of(first: int, stop: int | None, rate: int, sample_rate: int) -> tup
     step = rate // math.gcd(rate, sample_rate)  # these coincide with samples: a part lies on the grid of the whole
     frame = max(0, first * rate // sample_rate - reach) // step * step
     return frame, None if stop is None else -(-stop * rate // sample_rate) + reach
+
+
+class _Content(io.BytesIO):
+    """The content of a file, in which a seek before the start, as of a damaged header, stays where it is."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):  # soundfile's callback would print it
+            return self.tell()
 
 
 @functools.cache
@@ -388,14 +401,19 @@ def _decode(
         raise AudioError(label, f"truncated: it stops at {position / rate:.2f} s, {sound.frames / rate:.2f} s promised")
 
 
-def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int) -> Iterator[np.ndarray]:
-    """Resample blocks (T,) one by one, so that memory follows the result."""
-    if rate == sample_rate:
-        yield from blocks
-        return
-    import soxr
+def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int, energy: Energy) -> Iterator[np.ndarray]:
+    """Resample blocks (T,) one by one, so that memory follows the result; `energy` learns of both sides."""
+    stream = None
+    if rate != sample_rate:
+        import soxr
 
-    stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+        stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
     for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        energy.add_source(block)
+        result = block if stream is None else stream.resample_chunk(block)
+        energy.add_result(result)
+        yield result
+    if stream is not None:
+        result = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        energy.add_result(result)
+        yield result

@@ -187,7 +187,7 @@ def aiff_layout(file: IO[bytes]) -> Layout:
         return Layout("AIFF", start, length, None, ">4sI", whole, is_plain)
     channels, frames, bits = struct.unpack(">HIH", common[:8])
     frame = channels * _AIFC_BYTES.get(code, (bits + 7) // 8)
-    counted = _stated(file, start, frames * frame)
+    counted = _stated(file, start, frames) and _stated(file, start, frames * frame)
     is_plain &= bool(length and counted)
     if not length:
         length = counted or length

@@ -92,7 +92,10 @@ def count_frames(file: IO[bytes], size: int) -> FrameCount | None:
 def read_at(file: IO[bytes], position: int, count: int) -> bytes:
     """Read bytes anywhere in a file; its position is put back, as libsndfile may read from the same descriptor."""
     before = file.tell()
-    file.seek(position)
+    try:
+        file.seek(position)
+    except (OSError, OverflowError):  # further than any file reaches
+        return b""
     data = file.read(count)
     file.seek(before)
     return data
