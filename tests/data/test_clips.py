@@ -13,6 +13,7 @@ from aape.data.manifest import read_manifest
 from aape.errors import AudioError
 
 RATE = 16000
+pytestmark = pytest.mark.filterwarnings("ignore::aape.errors.RangeWarning")  # a level tells samples apart
 
 
 @pytest.fixture

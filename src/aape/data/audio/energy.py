@@ -39,11 +39,16 @@ class Energy:
         self.slow += float(np.dot(means, means)) * step / self.sample_rate
 
     def warn(self, name: str) -> None:
-        """Warn if less than `MIN_SHARE` of the energy is left, and the sound is none that is silent anyway."""
-        if self.all <= QUIET * self.seconds or self.kept - self.slow >= MIN_SHARE * self.all:
+        """Warn if nearly all energy lies outside the range, and the sound is none that is silent anyway."""
+        above = f"above {self.sample_rate / 2000:g} kHz"
+        if self.all <= QUIET * self.seconds:
             return
-        is_high = self.kept < self.all / 2
-        where = f"above {self.sample_rate / 2000:g} kHz" if is_high else "below 10 Hz, as of a constant offset"
+        if self.kept < MIN_SHARE * self.all:
+            where = above
+        elif self.kept - self.slow < MIN_SHARE * self.kept:
+            where = f"below 10 Hz or {above}" if self.kept < self.all / 2 else "below 10 Hz, as of a constant offset"
+        else:
+            return
         message = f"{name}: over {1 - MIN_SHARE:.0%} of its energy lies {where}, where the front end reads nothing"
         warnings.warn(message, RangeWarning, stacklevel=3)
 
