@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aape.data.audio.decoding import MAX_LEVEL, MAX_RATE, MIN_RATE
-from aape.data.audio.energy import warn_of_range
+from aape.data.audio.resampling import warn_of_range
 from aape.errors import AudioError
 
 NAME = "array"  # what an array is called in errors
@@ -59,7 +59,8 @@ def read_array(
         if level > _LOUD:
             message = f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768"
             warnings.warn(message, stacklevel=2)
-    before = rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
+    rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
+    before = rows
     if sample_rate != to_rate:
         import soxr
 

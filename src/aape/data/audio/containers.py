@@ -64,6 +64,17 @@ class Sound(NamedTuple):
     warnings: tuple[str, ...]  # what was wrong, and does not matter to the samples
 
 
+class Content(io.BytesIO):
+    """The content of a file, in which a seek before the start, as of a damaged header, stays where it is."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position, or stay."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):  # soundfile's callback would print it
+            return self.tell()
+
+
 class Part(io.RawIOBase):
     """Bytes first..last of an open file behind another header; a seek before the start stays where it is."""
 

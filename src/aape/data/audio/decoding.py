@@ -20,11 +20,11 @@ from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from aape.data.audio.containers import Part, find_sound
-from aape.data.audio.energy import Energy
+from aape.data.audio.containers import Content, Part, find_sound
 from aape.data.audio.headers import ContainerError
 from aape.data.audio.mpeg import count_frames, has_index
 from aape.data.audio.ogg import count_ogg_frames, num_vorbis_frames_to_avoid
+from aape.data.audio.resampling import Energy, resample
 from aape.errors import AudioError, AudioWarning
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | IO[bytes]  # a path, the content of a file, or an open one
@@ -151,7 +151,7 @@ def _read_part(
     position = frame * sample_rate // rate  # of the next block, in samples of the result
     num_samples = 0
     energy = Energy(rate, sample_rate)
-    for block in _resample(blocks, rate, sample_rate, energy):
+    for block in resample(blocks, rate, sample_rate, energy):
         part = block[max(0, first - position) :][: None if stop is None else max(0, stop - max(first, position))]
         position, num_samples = position + len(block), num_samples + len(part)
         if len(part):
@@ -247,16 +247,6 @@ def _frames_of(first: int, stop: int | None, rate: int, sample_rate: int) -> tup
     return frame, None if stop is None else -(-stop * rate // sample_rate) + reach
 
 
-class _Content(io.BytesIO):
-    """The content of a file, in which a seek before the start, as of a damaged header, stays where it is."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        try:
-            return super().seek(offset, whence)
-        except (ValueError, OverflowError):  # soundfile's callback would print it
-            return self.tell()
-
-
 @functools.cache
 def _sound_file() -> Any:
     import soundfile
@@ -284,20 +274,19 @@ def _open_sound(source: Source, name: str | None) -> Iterator[_Opened]:
     with _open_file(source, label) as (file, size):
         if size == 0:
             raise AudioError(label, "the file is empty")
-        try:
-            found = find_sound(file, size)
-        except ContainerError as error:
-            raise AudioError(label, str(error)) from None
-        found.file.seek(0)
-        handle = found.file if isinstance(found.file, (Part, _Content)) else file.fileno()
         fault = "not a readable sound file"
         try:
+            found = find_sound(file, size)
+            found.file.seek(0)
+            handle = found.file if isinstance(found.file, (Part, Content)) else file.fileno()
             with _sound_file()(handle, closefd=False) as sound:
                 fault = "damaged or truncated"
                 _check_format(sound, label)
                 for reason in found.warnings:
                     warnings.warn(f"{label}: {reason}", AudioWarning, stacklevel=2)
                 yield _Opened(sound, found.file, found.size, label, found.kind)
+        except ContainerError as error:
+            raise AudioError(label, str(error)) from None
         except soundfile.LibsndfileError as error:
             # This is how libsndfile puts it when libmpg123 finds no frames.
             is_misleading = error.error_string.startswith("File does not exist")
@@ -312,7 +301,7 @@ def _open_file(source: Source, label: str) -> Iterator[tuple[IO[bytes], int]]:
     """Open a path, if it is a regular file, or a content: yields the file and its size in bytes."""
     if not isinstance(source, (str, os.PathLike)):
         content = source if isinstance(source, bytes) else _read_content(source, label)
-        yield _Content(content), len(content)
+        yield Content(content), len(content)
         return
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # a named pipe must not hang us
     try:
@@ -399,21 +388,3 @@ def _decode(
         yield values[:, 0] if channels == 1 else values.mean(axis=1)
     if position < promised:
         raise AudioError(label, f"truncated: it stops at {position / rate:.2f} s, {sound.frames / rate:.2f} s promised")
-
-
-def _resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int, energy: Energy) -> Iterator[np.ndarray]:
-    """Resample blocks (T,) one by one, so that memory follows the result; `energy` learns of both sides."""
-    stream = None
-    if rate != sample_rate:
-        import soxr
-
-        stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        energy.add_source(block)
-        result = block if stream is None else stream.resample_chunk(block)
-        energy.add_result(result)
-        yield result
-    if stream is not None:
-        result = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        energy.add_result(result)
-        yield result

@@ -1,8 +1,9 @@
-"""Whether a sound lies where a front end reads: a tone of 40 kHz, resampled to 16 kHz, is silence."""
+"""Resampling block by block, and whether a sound survives it: a tone of 40 kHz is silence at 16 kHz."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,3 +63,21 @@ def warn_of_range(
         energy.add_source(row)
         energy.add_result(result[index])
         energy.warn(name if len(source) == 1 else f"{name}, clip {index}")
+
+
+def resample(blocks: Iterator[np.ndarray], rate: int, sample_rate: int, energy: Energy) -> Iterator[np.ndarray]:
+    """Resample blocks (T,) one by one, so that memory follows the result; `energy` learns of both sides."""
+    stream = None
+    if rate != sample_rate:
+        import soxr
+
+        stream = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        energy.add_source(block)
+        result = block if stream is None else stream.resample_chunk(block)
+        energy.add_result(result)
+        yield result
+    if stream is not None:
+        result = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        energy.add_result(result)
+        yield result
