@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import collections
-import io
 import json
 import os
 import platform
+import re
 import resource
 import select
 import struct
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 import soundfile
 
 from aape.data.audio import audio_seconds, read_audio
+from aape.data.audio.decoding import audio_format
 from aape.errors import AudioError
 from mutations import Mutant, make_seeds, mutate
 
@@ -33,6 +35,12 @@ MAX_SECONDS = 5.0  # of processor time for one file
 MAX_MEGABYTES = 256.0  # that the whole run may grow by
 WATCH_SECONDS = 60.0  # of silence after which the process is taken for hung, on however busy a machine
 MAX_FAILURES = 20  # after which a run gives up
+UNKNOWN_LENGTHS = (  # first and last of what programs write that cannot know
+    (0x7F000000, 0x7F0000FF),
+    (0x7FFFF000, 0x800000FF),
+    (0xFFFFF000, 0xFFFFFFFF),
+    (1 << 62, 1 << 64),
+)
 SPARE_FRAMES = 8  # less than a chunk's header in samples
 
 
@@ -134,17 +142,19 @@ def judge(mutant: Mutant, original: bytes, num_samples: int, index: int, path: P
         index: of the mutant.
         path: where a file may be written.
     """
-    content = mutant.content
+    content, seen = mutant.content, []
     try:
-        if index % 4 == 1:
-            path.write_bytes(content)
-            wave = read_audio(path)
-        else:
-            wave = read_audio(content)
-        if index % 4 == 2:
-            _check_samples(read_audio(content, start=0.02, duration=0.1))
-        elif index % 4 == 3 and audio_seconds(content) > len(wave) / 16000 + 0.2:
-            return f"failed: {audio_seconds(content)} s stated, {len(wave) / 16000} s read"
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if index % 4 == 1:
+                path.write_bytes(content)
+                wave = read_audio(path)
+            else:
+                wave = read_audio(content)
+            if index % 4 == 2:
+                _check_part(wave, read_audio(content, start=0.02, duration=0.1), mutant.origin)
+            elif index % 4 == 3 and audio_seconds(content) > len(wave) / 16000 + 0.2:
+                return f"failed: {audio_seconds(content)} s stated, {len(wave) / 16000} s read"
     except AudioError as error:
         message = str(error)
         is_clear = message.isprintable() and len(message) < 500 and error.reason
@@ -152,8 +162,18 @@ def judge(mutant: Mutant, original: bytes, num_samples: int, index: int, path: P
     _check_samples(wave)
     if len(wave) >= num_samples - SPARE_FRAMES:
         return "read"
+    if any("bytes behind its end" in str(warning.message) for warning in seen):
+        return "shorter, with a warning of what is behind its end"
     reason = why_shorter(mutant.origin, content, original, num_samples)
     return f"shorter, {reason}" if reason else f"failed: {len(wave)} of {num_samples} samples without a word"
+
+
+def _check_part(whole: np.ndarray, part: np.ndarray, origin: str) -> None:
+    _check_samples(part)
+    expected = whole[320:][:1600]
+    assert len(part) == len(expected)
+    if not origin.startswith(("mp3", "opus", "vorbis")):  # whose decoders, over damage, remember what came before
+        assert np.abs(part - expected).max() <= 1e-4 * max(1.0, np.abs(whole).max()), "a part is none of the whole"
 
 
 def _check_samples(wave: np.ndarray) -> None:
@@ -165,42 +185,67 @@ def _check_samples(wave: np.ndarray) -> None:
 
 def why_shorter(origin: str, content: bytes, original: bytes, num_samples: int) -> str | None:
     """Return why a mutant is rightly shorter than its original, worked out without the reader; None if it is not."""
-    rate = soundfile.info(io.BytesIO(content)).samplerate
+    rate, _, kind = audio_format(content)
     num_frames = len(read_audio(content, sample_rate=rate))
     if rate != 16000 and num_frames >= num_samples - SPARE_FRAMES:
         return "at another rate"
-    if content[:4] in (b"RIFF", b"RF64", b"FORM"):
-        name, layout = (b"SSND", ">I") if content[:4] == b"FORM" else (b"data", "<I")
-        position = content.find(name)
-        length = struct.unpack_from(layout, content, position + 4)[0]
-        if (length == 0 or length >= 0x7FFFF000) and len(content) < len(original):
-            return "all of a cut file that states no length"
-        if num_frames < _count_pcm_frames(content, length):
-            return None
-        end = position + 8 + length
-        following = content[end : end + 4] if end - position > 8 else b""
-        return "all of a shorter file" if len(content) - end < 8 or following.isalpha() else None
+    if origin.startswith("mp3"):
+        is_stated = origin.startswith("mp3:") and content[:180] == original[:180]
+        return None if is_stated else "of an MP3 whose index is gone or changed"
+    if kind.startswith("MP3"):
+        return "of an MP3 that was put into another file, whose start is gone"
+    content = content.lstrip(b"\0")
     if content[:4] == b"OggS":
         page = content.rfind(b"OggS")
         is_trimmed = content[page + 6 : page + 14] != original[original.rfind(b"OggS") + 6 :][:8]
         is_trimmed |= content[28:58] != original[28:58]  # the first packet: pre-skip, block sizes
         return "trimmed as Ogg streams may be" if is_trimmed else None
-    if origin.startswith("mp3"):
-        is_stated = origin.startswith("mp3:") and content[:180] == original[:180]
-        return None if is_stated else "of an MP3 whose index is gone or changed"
-    return None
+    stated = _stated(content)
+    if stated is None:
+        return None
+    start, length, frame = stated
+    is_unknown = length <= start or any(first <= length <= last for first, last in UNKNOWN_LENGTHS)
+    if is_unknown and len(content) < len(original):
+        return "all of a cut file that states no length"
+    if frame and num_frames < (len(content) - start if is_unknown else length) // frame:
+        return None
+    following = content[start + length :].lstrip(b"\0")
+    is_end = is_unknown or len(following) < 8 or following[:3] in (b"ID3", b"TAG", b"APE")
+    return "all of a shorter file" if is_end or following[:4].decode("latin-1").isprintable() else None
 
 
-def _count_pcm_frames(content: bytes, length: int) -> int:
-    """Return the frames in a chunk of samples by the header's channels and bits; 0 for other encodings."""
-    if content[:4] == b"FORM":
-        position = content.find(b"COMM")
-        channels, bits = struct.unpack_from(">H4xH", content, position + 8)
-        offset = struct.unpack_from(">I", content, content.find(b"SSND") + 8)[0]
-        return (length - 8 - offset) // (channels * ((bits + 7) // 8))
-    position = content.find(b"fmt ")
-    tag, channels, bits = struct.unpack_from("<HH10xH", content, position + 8)
-    return length // (channels * ((bits + 7) // 8)) if tag in (1, 3, 0xFFFE) else 0
+def _stated(content: bytes) -> tuple[int, int, int] | None:
+    """Return where samples begin, how many bytes they are, and the bytes of a frame (0: coded), by the header alone."""
+    magic = content[:4]
+    order = ">" if magic in (b"RIFX", b"FORM", b".snd", b"caff") else "<"
+    if magic == b".snd":
+        start, length, code, _, channels = struct.unpack_from(">5I", content, 4)
+        return start, length, channels * {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(code, 0)
+    if magic == b"NIST":
+        fields = dict(re.findall(rb"(\w+) -i (\d+)", content[:1024]))
+        frame = int(fields.get(b"channel_count", 1)) * int(fields.get(b"sample_n_bytes", 2))
+        return int(content[8:16]), int(fields.get(b"sample_count", 0)) * frame, frame
+    if magic == b"caff":
+        frame, position = struct.unpack_from(">I", content, 36)[0], content.find(b"data")
+        return position + 16, struct.unpack_from(">q", content, position + 4)[0] - 4, frame
+    if magic == b"FORM":
+        position, sound = content.find(b"COMM"), content.find(b"SSND")
+        channels, frames, bits = struct.unpack_from(">HIH", content, position + 8)
+        length, offset = struct.unpack_from(">II", content, sound + 4)
+        frame = channels * ((bits + 7) // 8)
+        is_unknown = length <= 8 or any(first <= length <= last for first, last in UNKNOWN_LENGTHS)
+        return sound + 16 + offset, frames * frame if is_unknown else length - 8 - offset, frame
+    if magic not in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff"):
+        return None
+    is_long = magic == b"riff"
+    form = content.find(b"fmt ") + (24 if is_long else 8)
+    tag, channels, bits = struct.unpack_from(f"{order}HH10xH", content, form)
+    position = content.find(b"data")
+    length = struct.unpack_from("<Q" if is_long else f"{order}I", content, position + (16 if is_long else 4))[0]
+    if b"ds64" in content[:20] and length in (0, 0xFFFFFFFF):
+        length = struct.unpack_from("<Q", content, 28)[0]
+    frame = channels * ((bits + 7) // 8) if tag in (1, 3, 6, 7, 0xFFFE) else 0
+    return position + (24 if is_long else 8), length - (24 if is_long else 0), frame
 
 
 def _megabytes(field: str) -> float:

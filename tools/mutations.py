@@ -27,6 +27,14 @@ ENCODINGS = {  # name: format, subtype, channels
     "wav-24-extensible": ("WAVEX", "PCM_24", 2),
     "wav-rf64": ("RF64", "PCM_16", 1),
     "wav-adpcm": ("WAV", "IMA_ADPCM", 1),
+    "wav-ms-adpcm": ("WAV", "MS_ADPCM", 1),
+    "wav-law": ("WAV", "ALAW", 2),
+    "w64-16": ("W64", "PCM_16", 1),
+    "w64-float": ("W64", "FLOAT", 2),
+    "caf-24": ("CAF", "PCM_24", 1),
+    "caf-alac": ("CAF", "ALAC_16", 2),
+    "au-16": ("AU", "PCM_16", 1),
+    "au-law": ("AU", "ULAW", 2),
     "aiff-24": ("AIFF", "PCM_24", 1),
     "aiff-float": ("AIFF", "FLOAT", 2),
     "flac-16": ("FLAC", "PCM_16", 1),
@@ -78,7 +86,14 @@ def make_seeds() -> dict[str, bytes]:
     for name, (kind, subtype, channels) in ENCODINGS.items():
         seeds[name] = encode(note if channels == 1 else np.stack([note, note[::-1]], axis=1), RATE, kind, subtype)
     constant = encode(note, RATE, "MP3", "MPEG_LAYER_III", bitrate_mode="CONSTANT", compression_level=0.5)
-    seeds["mp3-without-index"] = constant[constant.find(constant[:2], 100) :]
+    stream = seeds["mp3-without-index"] = constant[constant.find(constant[:2], 100) :]
+    seeds["mp3-behind-zeros"] = bytes(100) + seeds["mp3"]
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)  # MPEGLAYER3WAVEFORMAT
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(stream)) + stream
+    seeds["mp3-in-wav"] = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    seeds["wav-big-endian"] = encode(note, RATE, "WAV", "PCM_16", endian="BIG")
+    seeds["wav-broken-off"] = seeds["wav-16"].replace(b"data" + seeds["wav-16"][40:44], b"data" + bytes(4))
+    seeds["sphere-16"] = sphere(note, RATE)
     return seeds
 
 
@@ -168,11 +183,19 @@ _ACTIONS = (_flip, _flip_header, _truncate, _drop_start, _fill, _splice, _forge_
 def _fields(content: bytes) -> list[tuple[int, str]]:
     """List (position, layout) of the numbers in a file that say how long or how wide its sound is."""
     fields: list[tuple[int, str]] = []
-    if content[:4] in (b"RIFF", b"RF64"):
+    if content[:4] in (b"RIFF", b"RF64", b"RIFX"):
         fields += [(4, "<I"), (22, "<H"), (24, "<I"), (28, "<I"), (32, "<H"), (34, "<H")]
         for name in (b"fmt ", b"fact", b"data", b"ds64", b"LIST", b"PEAK"):
             position = content.find(name)
             fields += [(position + 4, "<I"), (position + 8, "<I")] * (position >= 0)
+    elif content[:4] == b"riff":
+        fields += [(16, "<Q"), (66, "<H"), (68, "<I"), (72, "<I"), (76, "<H"), (78, "<H")]
+        fields += [(content.find(name) + 16, "<Q") for name in (b"fmt ", b"fact", b"data") if name in content]
+    elif content[:4] == b"caff":
+        fields += [(20, ">Q"), (32, ">I"), (36, ">I"), (40, ">I"), (44, ">I"), (48, ">I")]
+        fields += [(content.find(name) + 4, ">Q") for name in (b"desc", b"kuki", b"pakt", b"data") if name in content]
+    elif content[:4] == b".snd":
+        fields += [(position, ">I") for position in range(4, 24, 4)]
     elif content[:4] == b"FORM":
         fields += [(4, ">I")]
         for name in (b"COMM", b"SSND", b"PEAK"):

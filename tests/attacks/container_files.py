@@ -179,6 +179,11 @@ def header_files() -> Table:
         "block-0.wav": (put(good, 32, "<H", 0), "read 8000 .*0 bytes of 1 channels of 16 bits were taken for 2"),
         "block-1.wav": (put(good, 32, "<H", 1), "read 8000 .*1 bytes of 1 channels of 16 bits were taken for 2"),
         "block-of-floats-3.wav": (put(float32, 32, "<H", 3), "read 8000 .*3 bytes of 1 channels of 32 bits"),
+        "block-0-of-65535-channels.wav": (
+            put(put(good, 22, "<H", 0xFFFF), 32, "<H", 0),
+            "65535 channels of 16 bits cannot be 0 bytes",
+        ),
+        "block-0-of-0-bits.wav": (put(put(good, 32, "<H", 0), 34, "<H", 0), "not a readable sound file"),
         "fact-forged.wav": (riff(wave_format(), (b"fact", b"\1\2\3\4"), pcm()), "read 8000$"),
         "extensible.wav": (riff((b"fmt ", extensible + guid), pcm()), "read 8000$"),
         "extensible-odd-guid.wav": (

@@ -152,12 +152,12 @@ def _mend_format(form: bytes, order: str) -> tuple[bytes, tuple[str, ...]]:
         if number in (_PCM, _FLOAT, _ALAW, _ULAW):
             tag, form = number, form[24:26] + form[2:16]
             warnings += (f"an unknown kind of format was taken for format {number}",)
-    if tag not in (_PCM, _FLOAT, _EXTENSIBLE):
-        return form, ()
     width = (bits + 7) // 8
     frame = channels * width
+    if tag not in (_PCM, _FLOAT, _EXTENSIBLE) or frame == block == 0:
+        return form, ()
     if block != frame and not (width == 3 and block == channels * 4):
-        if frame == 0 or (block and byte_rate != rate * frame):
+        if not 0 < frame <= 0xFFFF or (block and byte_rate != rate * frame):
             raise ContainerError(f"damaged header: {channels} channels of {bits} bits cannot be {block} bytes")
         warnings += (f"{block} bytes of {channels} channels of {bits} bits were taken for {frame}",)
         block = frame
