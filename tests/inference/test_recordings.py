@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from aape.errors import AudioError, DataError
+from aape.errors import AudioError, DataError, RangeWarning
 from aape.huggingface import AaPEFeatureExtractor
 from aape.inference import AudioModel
 from aape.models.heads import ClassificationHead
@@ -221,3 +221,10 @@ def test_files_are_paths(model, inputs):
     with pytest.raises(DataError, match="not a path; `embed` and `classify` take arrays and open files"):
         model.embed_files(inputs)
     assert model.embed_files(path for path in NOTES[:2])[0].shape == (2, 128)
+
+
+def test_an_array_outside_the_range_of_the_front_end_is_a_warning(model):
+    """The calls of a bat would get the vector of silence, without a word."""
+    tone = 0.5 * np.sin(2 * np.pi * 40000 * np.arange(192000) / 384000)
+    with pytest.warns(RangeWarning, match="array, clip 1: over 99% of its energy lies above 8 kHz"):
+        model.embed(np.stack([np.resize(WAVE, len(tone)), tone]), 384000)

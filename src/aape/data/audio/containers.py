@@ -34,6 +34,8 @@ _MOST_ZEROS = 1 << 28  # bytes that are looked through; a sparse file may hold a
 _MAX_TAGS = 16
 _PIECE = 1 << 20  # bytes looked through at once
 
+_NOTES = (b"LIST", b"bext", b"iXML", b"id3 ", b"ID3 ", b"JUNK", b"guan", b"wamd", b"cue ", b"smpl", b"ANNO", b"info")
+
 _CONVERT = "is not supported: convert it to WAV or FLAC first, e.g. with ffmpeg"
 _FOREIGN = (  # offset, magic bytes, what it is
     (4, b"ftyp", f"MP4/M4A (AAC) {_CONVERT}"),
@@ -187,6 +189,8 @@ def _find_end(file: IO[bytes], size: int, layout: Layout) -> int:
     if length is None or (length == 0 and not _begins_chunk(file, start, size, layout.chunk)):
         return max(start, size)
     end = start + length
+    if end > size and length in (size, size - 8):  # the header was counted too
+        return size
     if end > size:
         raise ContainerError(f"truncated: {length} bytes of samples promised, {max(0, size - start)} there")
     last = layout.whole if end <= layout.whole <= size else size
@@ -209,13 +213,14 @@ def _is_harmless(file: IO[bytes], first: int, last: int, chunk: str) -> bool:
 
 
 def _begins_chunk(file: IO[bytes], position: int, last: int, chunk: str) -> bool:
-    """Tell whether a whole chunk, whose header has the layout `chunk`, lies at a position."""
+    """Tell whether a chunk, whose header has the layout `chunk`, lies at a position: a whole one, or one of notes."""
     size = struct.calcsize(chunk)
     header = read_at(file, position, size)
     if size == 0 or len(header) < size or position + size > last:
         return False
     name, length = struct.unpack(chunk, header)
-    return all(0x20 <= byte < 0x7F for byte in name[:4]) and 0 <= length <= last - position
+    is_whole = all(0x20 <= byte < 0x7F for byte in name[:4]) and 0 <= length <= last - position
+    return is_whole or name[:4] in _NOTES
 
 
 def _skip_zeros(file: IO[bytes], first: int, last: int) -> int:
