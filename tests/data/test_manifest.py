@@ -15,6 +15,8 @@ from aape.data.clips import clip_seconds, load_clip
 from aape.data.manifest import read_inputs, read_manifest
 from aape.errors import AudioError, DataError
 
+pytestmark = pytest.mark.filterwarnings("ignore::aape.errors.RangeWarning")  # a level tells samples apart
+
 
 def write_wav(path: Path, level: float = 0.25, num_samples: int = 800) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from test_audio import encode, refusal, tones
 from aape.commands.data import DataCheckConfig, check
 from aape.data.audio import audio_seconds, read_audio
 from aape.data.audio.decoding import AUDIO_EXTENSIONS, audio_format, stream_audio
-from aape.data.clips import find_audio
+from aape.data.manifest import read_manifest
 from aape.errors import AudioWarning, RangeWarning
 from mutations import sphere
 
@@ -78,7 +78,7 @@ def test_a_folder_is_searched_for_every_kind_of_sound_that_is_read(tmp_path: Pat
     for extension in AUDIO_EXTENSIONS:
         (tmp_path / f"a{extension}").write_bytes(encode(tones(0.1)))
         (tmp_path / f"B{extension.upper()}").write_bytes(encode(tones(0.1)))
-    assert len(find_audio([tmp_path])) == 2 * len(AUDIO_EXTENSIONS)
+    assert len(read_manifest(tmp_path)) == 2 * len(AUDIO_EXTENSIONS)
     assert {".w64", ".rf64", ".au", ".snd", ".caf", ".aifc", ".sph", ".nist"} <= set(AUDIO_EXTENSIONS)
 
 

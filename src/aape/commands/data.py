@@ -314,7 +314,7 @@ def _each(
     from multiprocessing import get_context
 
     from aape.runs.progress import progress_bar
-    from aape.runs.signals import follow_parent, held
+    from aape.runs.signals import held
 
     sizes = sizes or [1] * len(jobs)
     with contextlib.ExitStack() as stack:
