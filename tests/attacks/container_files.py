@@ -142,6 +142,7 @@ def broken_off_files() -> Table:
         "tail-list-cut.wav": (riff(wave_format(), pcm(), (b"LIST", b"INFO" + bytes(500)))[:-300], "read 8000"),
         "length-with-header.wav": (put(put(good, 4, "<I", 16044), 40, "<I", 16044), "read 8000"),
         "block-of-4096-missing.wav": (padded[:-4096], "truncated: 16000 bytes of samples promised, 11904 there"),
+        "as-many-bytes-missing-as-the-header-has.wav": (good[:-44], "truncated: 16000 bytes of samples promised"),
         "length-with-header-but-8.wav": (put(good, 40, "<I", 16036), "read 8000"),
         "tail-tag.wav": (good + b"ID3\3\0\0\0\0\2\0" + b"\1" * 256, "read 8000"),
         "tail-noise.wav": (good + NOISE.tobytes(), "read 8000"),

@@ -31,7 +31,6 @@ _MAX_SPARE = 8  # bytes that a length may be off, less than a chunk takes
 _MAX_JUNK = 4096  # bytes behind the end of a file by its own count that nobody misses
 _MAX_ZEROS = 1 << 20  # bytes before a sound
 _MOST_ZEROS = 1 << 28  # bytes that are looked through; a sparse file may hold any number
-_MAX_COUNTED = 128  # bytes of a header that a program may have counted with the samples; larger ones are blocks
 _MAX_TAGS = 16
 _PIECE = 1 << 20  # bytes looked through at once
 
@@ -190,7 +189,7 @@ def _find_end(file: IO[bytes], size: int, layout: Layout) -> int:
     if length is None or (length == 0 and not _begins_chunk(file, start, size, layout.chunk)):
         return max(start, size)
     end = start + length
-    if end > size and length in (size, size - 8) and start < _MAX_COUNTED:  # the header was counted too
+    if end > size and length in (size, size - 8) and layout.whole < end:  # the header was counted too
         return size
     if end > size:
         raise ContainerError(f"truncated: {length} bytes of samples promised, {max(0, size - start)} there")
