@@ -17,7 +17,7 @@ from typing import Any
 
 from aape import __version__
 from aape.commands.options import build_parser, parse, summary
-from aape.errors import AapeError, ConfigError, WarningPrinter, one_line
+from aape.errors import AapeError, ConfigError, PlainWarnings, one_line
 from aape.runs.signals import Stopped, ended_by_signals
 
 # The function of each verb, `module:name` below `aape.commands`. The dataclass that annotates its `config` has the
@@ -63,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name or a label need not be in the terminal's alphabet
         sys.stdout.reconfigure(errors="backslashreplace")
+    format_before = warnings.formatwarning
+    if not debug:
+        warnings.formatwarning = PlainWarnings()  # type: ignore[assignment]
     try:
-        with ended_by_signals(), warnings.catch_warnings():
-            if not debug:
-                warnings.showwarning = WarningPrinter()  # type: ignore[assignment]
+        with ended_by_signals():
             _run([argument for argument in arguments if argument != "--debug"])
         return 0
     except BrokenPipeError:
@@ -83,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
         print(f"aape: error: {one_line(message)}", file=sys.stderr)
         return 2
+    finally:
+        warnings.formatwarning = format_before
 
 
 def _run(arguments: list[str]) -> None:

@@ -8,7 +8,6 @@ import errno
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -73,21 +72,21 @@ class AudioWarning(UserWarning):
         super().__init__(one_line(message))
 
 
-class WarningPrinter:
-    """Prints warnings as one line each, those of sounds up to `MAX_SOUNDS`: `warnings.showwarning` of the commands."""
+class PlainWarnings:
+    """Warnings as one line each, those of sounds up to `MAX_SOUNDS`: `warnings.formatwarning` of the command line."""
 
     MAX_SOUNDS = 20
 
     def __init__(self) -> None:
         self.num_sounds = 0
 
-    def __call__(self, message: Warning | str, category: type[Warning], *where: object) -> None:
-        """Print one."""
+    def __call__(self, message: Warning | str, category: type[Warning], *where: object) -> str:
+        """Return the line of one, or nothing."""
         self.num_sounds += issubclass(category, AudioWarning)
         if not issubclass(category, AudioWarning) or self.num_sounds <= self.MAX_SOUNDS:
-            print(f"warning: {one_line(str(message))}", file=sys.stderr)
-        elif self.num_sounds == self.MAX_SOUNDS + 1:
-            print("warning: and others: `aape data check` lists all such files", file=sys.stderr)
+            return f"warning: {one_line(str(message))}\n"
+        is_first = self.num_sounds == self.MAX_SOUNDS + 1
+        return "warning: and others: `aape data check` lists all such files\n" if is_first else ""
 
 
 class RangeWarning(AudioWarning):

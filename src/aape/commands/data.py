@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aape.errors import MAX_WORKERS, AudioError, AudioWarning, ConfigError, RangeWarning, WarningPrinter, one_line
-from aape.errors import require_at_most, require_positive
+from aape.errors import (
+    MAX_WORKERS,
+    AudioError,
+    AudioWarning,
+    ConfigError,
+    PlainWarnings,
+    RangeWarning,
+    one_line,
+    require_at_most,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from aape.data.clips import AudioInfo, Clip
@@ -303,7 +312,7 @@ def _start_worker() -> None:
     from aape.runs.signals import follow_parent
 
     follow_parent()
-    warnings.showwarning = WarningPrinter()  # type: ignore[assignment]
+    warnings.formatwarning = PlainWarnings()  # type: ignore[assignment]
 
 
 def _each(
