@@ -71,7 +71,9 @@ def test_a_part_of_a_resampled_recording_is_that_of_the_whole(tmp_path: Path, sa
         (["file,start,end", "ramp.wav,nan,2"], "line 2: start 'nan'"),
         (["file,start,end", "ramp.wav,0,inf"], "line 2: start '0' and end 'inf'"),
         (["file,start,end", "ramp.wav,0:01,0:02"], "line 2: start '0:01'"),
+        (["file,start,end", "ramp.wav,9.9995,10.005"], "line 2: 9.9995 to 10.005 s is outside"),
         (["file,start", "ramp.wav,1"], "a column `start` and no `end`"),
+        (["shard,name,offset", "s.tar,ramp.wav,1"], "a column `offset` and no `size`"),
         (["file,end", "ramp.wav,1"], "a column `end` and no `start`"),
         (
             ["file,start,end", "ramp.wav,1,2", "ramp.wav,1.0,2.00"],

@@ -32,7 +32,15 @@ from aape.errors import DataError
         (["['dog' 'cat']", "['a'\n 'b']"], [["dog", "cat"], ["a", "b"]], "lists"),  # NumPy's
         (["[np.str_('dog'), np.str_('cat')]"], [["dog", "cat"]], "lists"),
         (["{'dog', \"cat's\"}", "('cow',)"], [["dog", "cat's"], ["cow"]], "lists"),  # sets and tuples
+        (["[01, 02]", "[3]"], [["01", "02"], ["3"]], "lists"),
         (["[1, 20]", "[3]"], [["1", "20"], ["3"]], "lists"),
+        (["[np.str_('Bell (big)'), np.str_('Drum')]"], [["Bell (big)", "Drum"]], "lists"),
+        (["array(['a', 'b'], dtype=object)", "set()", "nan"], [["a", "b"], [], []], "lists"),
+        (["[b'dog']", "['Dog\\'s']"], [["dog"], ["Dog's"]], "lists"),
+        ([r'["cafe\u0301"]', '["café"]'], [["café"], ["café"]], "lists"),  # one class, however it is composed
+        (["(unknown)", "(other)"], [["(unknown)"], ["(other)"]], "no clip has several labels"),
+        (["Dog;bark", "Turdus merula;song"], [["Dog", "bark"], ["Turdus merula", "song"]], "split at ';'"),
+        (["Dog,bark"], [["Dog", "bark"]], "split at ','"),
     ],
 )
 def test_labels_are_told_apart_in_one_way_for_the_table(cells: list[str], labels: list[list[str]], note: str) -> None:
@@ -54,8 +62,8 @@ def test_the_separator_can_be_chosen() -> None:
         (["Dog", "Male speech, man speaking", "Dog, Male speech, man speaking"], "'man speaking' looks like a piece"),
         (["Dog,Male speech, man speaking"], "'man speaking' looks like a piece"),
         (["Keyboard (electric, musical),Piano"], "looks like a piece"),
-        (["['Dog', 'Cat']", "Dog"], "looks like a piece"),
         (["rain, wind", "rain", "wind;thunder"], "'rain, wind' looks like a piece of a label, or like several"),
+        (["'dog','cat'"], "looks like a piece"),
         (["Dog;Cat,Cow"], "labels hold ';' and ','"),
         (["Dog;Cat|Cow"], "labels hold ';' and '|'"),
     ],
@@ -68,8 +76,12 @@ def test_what_looks_like_pieces_is_refused_with_the_way_out(cells: list[str], re
 
 
 @pytest.mark.parametrize(
-    "cell", ["[nan]", "['a' ... 'b']", "[dog, cat]", "['a', ['b']]", "[a, b", "[__import__('os')]"]
-)
+    "cell",
+    [
+        "[nan]", "['a' ... 'b']", "[dog, cat]", "['a', ['b']]", "[a, b", "[exit('a')]", "[1_0]",
+        r"['C:\Users']", "[0, 1, 1]", "[0 1]",
+    ],
+)  # fmt: skip
 def test_what_is_no_list_of_labels_is_refused(cell: str) -> None:
     with pytest.raises(DataError):
         LabelCells("t.csv", [cell, cell])

@@ -249,6 +249,32 @@ def test_names_come_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPa
         read_inputs("-")
 
 
+def test_names_of_a_list_in_two_bytes_are_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PowerShell writes it: cut at its zeros, `/` would be a name, and the whole disk be searched."""
+    for encoding in ("utf-16", "utf-8-sig"):
+        names = f"{folder / 'b.wav'}\r\n{folder / 'a'}\r\n".encode(encoding)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names)))
+        assert [clip.name for clip in read_inputs("-")[0]] == [str(folder / "b.wav"), str(folder / "a/z.WAV")]
+
+
+def test_a_table_that_cannot_be_read_hides_no_other_input(folder: Path) -> None:
+    write_csv(folder / "bad.csv", "file", "gone.wav")
+    clips, bad = read_inputs([folder / "bad.csv", folder / "b.wav"])
+    assert [clip.name for clip in clips] == [str(folder / "b.wav")]
+    assert bad == [(str(folder / "bad.csv"), "1 of 1 listed files are missing, the first is 'gone.wav'")]
+
+
+def test_names_that_a_link_makes_different_stay_apart(tmp_path: Path) -> None:
+    """`link/..` is not the folder that it seems to be."""
+    write_wav(tmp_path / "real/sub/x.wav")
+    write_wav(tmp_path / "real/0.wav", 0.1)
+    write_wav(tmp_path / "0.wav", 0.2)
+    (tmp_path / "ln").symlink_to(tmp_path / "real/sub")
+    clips = read_manifest(write_csv(tmp_path / "t.csv", "file", "0.wav", "ln/../0.wav"))
+    assert [clip.name for clip in clips] == ["0.wav", "ln/../0.wav"]
+    assert [round(float(load_clip(clip).mean()), 1) for clip in clips] == [0.2, 0.1]
+
+
 def test_a_folder_that_may_not_be_read_hides_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, scandir = str(folder / "a"), os.scandir
 

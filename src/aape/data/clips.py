@@ -48,7 +48,7 @@ class Clip:
 
 def part_suffix(start: float, end: float | None) -> str:
     """Return what a part adds to the name of its file."""
-    return "" if end is None else f"#t={start:.10g},{end:.10g}"
+    return "" if end is None else f"#t={repr(start).removesuffix('.0')},{repr(end).removesuffix('.0')}"
 
 
 def load_clip(clip: Clip, *, sample_rate: int = 16000, start: float = 0.0, duration: float | None = None) -> np.ndarray:

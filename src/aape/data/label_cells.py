@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
-import io
+import itertools
 import json
 import os
 import re
-import tokenize
+import unicodedata
 from collections.abc import Sequence
 
 from aape.errors import DataError
 
 SEPARATORS = (";", "|", ",")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_STRING = r"""[bu]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_ITEM = rf"(?:np\.\w+\()?(?:({_STRING})|(-?\d+(?:\.\d+)?))\)?"
+_LIST = re.compile(rf"[\[({{]\s*(?:{_ITEM}(?:\s*,\s*|\s+|(?=[\])}}])))*[\])}}]", re.DOTALL)
+_CALL = re.compile(r"(?:array|frozenset|set)\((.*?)(?:,\s*dtype=\S+)?\)", re.DOTALL)
 
 
 class LabelCells:
@@ -38,36 +42,39 @@ class LabelCells:
 
     def __init__(self, data: str | os.PathLike[str], cells: Sequence[str], separator: str | None = None) -> None:
         self.data = data
+        cells = ["" if cell.lower() == "nan" else cell for cell in cells]  # pandas' name of an empty cell
+        cells = [match[1] if (match := _CALL.fullmatch(cell)) else cell for cell in cells]
         filled = [cell for cell in cells if cell]
-        if separator is None and filled and all(cell[0] in "[({" and cell[-1] == _CLOSING[cell[0]] for cell in filled):
-            self.labels = [self._listed(cell) if cell else [] for cell in cells]
+        if separator is None and filled and all(map(_LIST.fullmatch, filled)):
+            split = [self._listed(cell) for cell in cells]
             self.note = "several labels of a clip are written as lists"
-            return
-        chosen = self._detect(filled) if separator is None else separator
-        split = [cell.split(chosen) if chosen else [cell] for cell in cells]
-        self.labels = [[label.strip() for label in parts if label.strip()] for parts in split]
-        self.note = f"several labels of a clip are split at {chosen!r}" if chosen else "no clip has several labels"
-        if separator is None and chosen and (piece := _find_piece(self.labels, filled, chosen)):
+            if len(split[0]) > 1 and len(set(map(len, split))) == 1 and {"0", "1"} >= set(itertools.chain(*split)):
+                raise DataError(f"{data}: a 0 or 1 for each class: write the names of the labels of each clip")
+        else:
+            if separator is None and (wrong := next((cell for cell in filled if cell[0] == "["), None)):
+                raise DataError(f"{data}: {wrong!r} is not a list of labels, as JSON or pandas write one")
+            chosen = self._detect(filled) if separator is None else separator
+            split = [cell.split(chosen) if chosen else [cell] for cell in cells]
+            self.note = f"several labels of a clip are split at {chosen!r}" if chosen else "no clip has several labels"
+        labels = [[unicodedata.normalize("NFC", label.strip()) for label in parts] for parts in split]
+        self.labels = [[label for label in parts if label] for parts in labels]
+        if separator is None and self.note.endswith("'") and (piece := _find_piece(self.labels, filled, chosen)):
             raise self._ask(f"split at {chosen!r}, {piece!r} looks like a piece of a label, or like several")
 
     def _listed(self, cell: str) -> list[str]:
-        """Read a list: JSON, or Python's and NumPy's strings and numbers between brackets."""
-        cell = re.sub(r"np\.\w+\((.*?)\)", r"\1", cell)  # NumPy's strings in a list of Python's
+        """Read a list of strings or numbers, as JSON, Python and NumPy write one."""
         try:
             values = json.loads(cell)
-            if isinstance(values, list) and all(isinstance(value, (str, int, float)) for value in values):
-                return [str(value).strip() for value in values]
+            items = values if isinstance(values, list) and all(type(v) in (str, int) for v in values) else None
         except ValueError:
-            pass
-        try:
-            tokens = list(tokenize.generate_tokens(io.StringIO(cell[1:-1]).readline))
-        except (tokenize.TokenError, SyntaxError, IndentationError):
-            tokens = []
-        kinds = (tokenize.STRING, tokenize.NUMBER)
-        other = [t for t in tokens if t.type not in kinds and t.string.strip() not in ("", ",")]
-        if other or not tokens:
-            raise DataError(f"{self.data}: {cell!r} is not a list of labels, as JSON or pandas write one")
-        return [str(ast.literal_eval(token.string)).strip() for token in tokens if token.type in kinds]
+            items = None
+        if items is None:
+            try:
+                matches = re.finditer(_ITEM, cell[1:-1])
+                items = [ast.literal_eval(match[1]) if match[1] else match[2] for match in matches]
+            except (SyntaxError, ValueError):
+                raise DataError(f"{self.data}: {cell!r} is not a list of labels, as JSON or pandas write one") from None
+        return [item.decode(errors="backslashreplace") if isinstance(item, bytes) else str(item) for item in items]
 
     def _detect(self, cells: Sequence[str]) -> str:
         present = [mark for mark in SEPARATORS if any(mark in cell for cell in cells)]
@@ -96,12 +103,14 @@ def _spaced(cells: Sequence[str], mark: str) -> int:
 def _find_piece(labels: Sequence[Sequence[str]], cells: Sequence[str], separator: str) -> str | None:
     """Return a label that looks like a piece of one, or None.
 
-    Such has half a pair of brackets or quotes; or follows a separator with a space where others have none; or begins in
-    lower case, and is only ever found behind the same label, which begins in upper case. Of a separator that other
-    cells do without, `rain, wind` where there are also `rain` and `wind`, it is the whole.
+    Such has half a pair of brackets or quotes, or is quoted; or follows a comma with a space where other commas have
+    none; or begins in lower case, and is only ever found behind a comma, a space and the same label, which begins in
+    upper case. Or it is the whole: `rain, wind` where there are also `rain` and `wind`.
     """
     names = {label for parts in labels for label in parts}
     for label in names:
+        if label[0] in "'\"" and label[0] == label[-1]:
+            return label
         for mark in SEPARATORS:
             if mark in label and {part.strip() for part in label.split(mark)} <= names:
                 return label
@@ -114,7 +123,7 @@ def _find_piece(labels: Sequence[Sequence[str]], cells: Sequence[str], separator
     if 0 < _spaced(cells, separator) < _count(cells, separator):
         matches = (re.search(f"{re.escape(separator)}\\s+([^{re.escape(separator)}]+)", cell) for cell in cells)
         return next(match[1].strip() for match in matches if match)
-    for label, neighbours in before.items():
+    for label, neighbours in before.items() if separator == "," and _spaced(cells, ",") else ():
         if len(neighbours) == 1 and label[0].islower() and next(iter(neighbours))[:1].isupper():
             return label
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import zlib
 from collections import Counter, defaultdict
@@ -24,6 +25,7 @@ from aape.data.manifest import read_manifest
 from aape.errors import ConfigError, DataError
 
 SPLIT_NAMES = ("train", "valid", "val", "validation", "dev", "test")
+OVERLAP = 0.01  # seconds that two parts of a recording may share, as times are rounded
 HELD_OUT = 5  # of a folder of classes, one clip in so many is held out for testing
 
 
@@ -158,7 +160,7 @@ def read_csv(
     separator = multi_label if isinstance(multi_label, str) else None
     cells = LabelCells(data, [str(clip.label) for clip in clips], separator) if multi_label else None
     labelled = _with_classes(data, label_clips(clips, labels=None if cells is None else cells.labels))
-    notes = (*([] if cells is None else [cells.note]), *_shared_recordings(clips))
+    notes = (*([] if cells is None else [cells.note]), *_shared_recordings(data, clips))
     groups = [str(clip.group) for clip in clips] if group else None
     return dataclasses.replace(labelled, groups=groups, has_folds=fold is not None, warnings=notes)
 
@@ -182,16 +184,32 @@ def _refuse_twins(data: str | os.PathLike[str], clips: Sequence[Clip]) -> None:
             raise DataError(f"{data}: {clip.name!r} is the same file as {first!r}: remove one of the two")
 
 
-def _shared_recordings(clips: Sequence[Clip]) -> list[str]:
-    """Say how many recordings have parts that are trained on and parts that are tested."""
-    sides: dict[tuple[object, ...], set[str]] = defaultdict(set)
+def _shared_recordings(data: str | os.PathLike[str], clips: Sequence[Clip]) -> list[str]:
+    """Say how many recordings have parts in several splits or folds; parts that overlap there are an error."""
+    sounds: dict[tuple[object, ...], list[Clip]] = defaultdict(list)
     for clip in clips:
-        if clip.end is not None:
-            sides[clip.sound()].add(str(clip.split or clip.fold).strip().lower())
-    shared = sum(len(values) > 1 for values in sides.values())
-    if not shared:
-        return []
-    return [f"{shared} of {len(sides)} recordings have parts in several splits or folds: scores may be too high"]
+        sounds[clip.sound()].append(clip)
+    num_shared = 0
+    for parts in sounds.values():
+        num_shared += len(set(map(_side, parts))) > 1
+        last: dict[str, Clip] = {}  # of each split or fold, the part that ends last
+        for part in sorted(parts, key=lambda part: part.start):
+            for side, other in last.items():
+                if side != _side(part) and _end(other) > part.start + OVERLAP:
+                    sides = f"{other.name!r} of {side} and {part.name!r} of {_side(part)}"
+                    raise DataError(f"{data}: {sides} are the same sound: keep it in one split or fold")
+            if _end(part) > (_end(last[_side(part)]) if _side(part) in last else 0.0):
+                last[_side(part)] = part
+    count = f"{num_shared} of {len(sounds)} recordings have parts in several splits or folds"
+    return [f"{count}: scores may be too high"] if num_shared else []
+
+
+def _side(clip: Clip) -> str:
+    return str(clip.split or clip.fold).strip().lower()
+
+
+def _end(clip: Clip) -> float:
+    return math.inf if clip.end is None else clip.end
 
 
 def describe(labelled: LabelledSet) -> list[str]:

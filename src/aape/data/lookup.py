@@ -60,7 +60,10 @@ class Lookup:
         pairs = zip(min(parts)[:-1], max(parts)[:-1], strict=False)  # what these share, all share
         depth = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
         depth = min(depth, *(len(names) - 1 for names in parts))
-        drops = [n for n in range(1, depth + 1) if all(self.find("/".join(names[n:])) for names in parts)]
+        is_address = any("://" in _local(path) for path in listed)
+        first = 0 if all(PureWindowsPath(_local(path)).anchor for path in listed) else 1
+        counts = range(first, 0 if is_address else depth + 1)
+        drops = [n for n in counts if all(self.find("/".join(names[n:])) for names in parts)]
         return parts[0][: drops[0]] if len(drops) == 1 else None
 
     def hint(self, listed: str) -> str:
@@ -107,21 +110,26 @@ class Lookup:
 
 def _keys(name: str) -> tuple[str, str]:
     composed = unicodedata.normalize("NFC", name)
-    return composed, unicodedata.normalize("NFC", composed.casefold())
+    return composed, unicodedata.normalize("NFC", composed.lower())
 
 
 def _spellings(listed: str) -> Iterator[str]:
-    """Yield a path as it is, with slashes for Windows' backslashes, and without the escapes of a URI."""
-    yield listed
+    """Yield a path as it is, that of a file's URI, and with slashes for Windows' backslashes."""
+    yield _local(listed)
     if "\\" in listed:
         yield listed.replace("\\", "/")
-    if "%" in listed or listed.startswith("file:"):
-        yield urllib.parse.unquote(urllib.parse.urlsplit(listed).path if listed.startswith("file:") else listed)
+
+
+def _local(listed: str) -> str:
+    """Return the path of a file's URI, without its host; anything else as it is."""
+    if not listed.startswith("file://"):
+        return listed
+    return "/" + urllib.parse.unquote(listed.removeprefix("file://").partition("/")[2])
 
 
 def split_path(listed: str) -> list[str]:
     """Split a path of any machine, without its drive or root."""
-    path = PureWindowsPath(urllib.parse.urlsplit(listed).path if listed.startswith("file:") else listed)
+    path = PureWindowsPath(_local(listed))
     return [part for part in path.parts if part not in (path.anchor, ".")]
 
 

@@ -16,7 +16,7 @@ from aape.data.audio.decoding import AUDIO_EXTENSIONS
 from aape.data.clips import Clip
 from aape.data.rows import read_rows
 from aape.data.shards import has_extension, index_tar
-from aape.data.tables import TABLE_EXTENSIONS
+from aape.data.tables import TABLE_EXTENSIONS, text_encoding
 from aape.errors import DataError
 
 BadInputs: TypeAlias = list[tuple[str, str]]  # name and reason
@@ -117,7 +117,11 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
                 bad.append((entry, f"a folder, and no sound file in it (looked for {_EXTENSIONS})"))
         elif _is_table(Path(entry)) and os.path.isfile(entry):
             folder = os.path.dirname(entry)
-            listed = read_rows(Path(entry), {})
+            try:
+                listed = read_rows(Path(entry), {})
+            except DataError as error:
+                bad.append((entry, str(error).removeprefix(f"{entry}: ")))
+                continue
             clips += [dataclasses.replace(clip, name=os.path.join(folder, clip.name)) for clip in listed]
         else:
             _add_file(entry, clips, bad)
@@ -141,10 +145,14 @@ def _add_file(file: str, clips: list[Clip], bad: BadInputs) -> None:
 
 def _names_on_stdin() -> list[str]:
     content = sys.stdin.buffer.read()
+    encoding = text_encoding(content[:4])
+    if encoding != "utf-8":  # as PowerShell writes lists
+        content = os.fsencode(content.decode(encoding, "replace"))
     names = content.split(b"\0") if b"\0" in content else content.splitlines()
-    if not any(names):
+    names = [name for name in names if name.strip() not in (b"", b"-")]
+    if not names:
         raise DataError("-: no names on standard input")
-    return [os.fsdecode(name) for name in names if name and name != b"-"]
+    return [os.fsdecode(name) for name in names]
 
 
 def _is_table(path: Path) -> bool:

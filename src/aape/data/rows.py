@@ -18,6 +18,7 @@ from aape.data.tables import Table, open_table
 from aape.errors import AudioError, DataError
 
 ROUNDING = 0.01  # seconds that the end of a part may lie behind that of the file
+SHORTEST = 0.001  # seconds of sound that a part must have
 Extent: TypeAlias = tuple[int, int]  # offset and size in bytes of a member
 
 
@@ -27,7 +28,7 @@ def read_rows(
     *,
     where: tuple[str, str] | None = None,
     needs_labels: bool = True,
-    num_dropped: int = 0,
+    num_dropped: int | None = None,
 ) -> list[Clip]:
     """Read a table as `aape.data.manifest.read_manifest` does.
 
@@ -70,7 +71,7 @@ class _Rows:
         columns: dict[str, str],
         where: tuple[str, str] | None,
         needs_labels: bool,
-        num_dropped: int,
+        num_dropped: int | None,
     ) -> None:
         self.path, self.table, self.lookup, self.where = path, table, Lookup(path.parent), where
         self.needs_labels, self.num_dropped = needs_labels, num_dropped
@@ -98,8 +99,8 @@ class _Rows:
         values: set[str] = set()
         for line, cells in self.table.rows():
             self.line = line
-            if self.where is not None and self.value is not None and cells[self.value] != self.where[1]:
-                values.add(cells[self.value])
+            if self.where is not None and self.value is not None and cells[self.value].strip() != self.where[1]:
+                values.add(cells[self.value].strip())
                 continue
             sound = self._member(cells) if self.file is None else self._file(cells)
             start, end = self._part(cells, sound)
@@ -124,9 +125,10 @@ class _Rows:
     def foreign_root(self) -> int:
         """Return how many folders of another machine all paths begin with; DataError where files are just missing."""
         listed = [path for _, path in self.missing]
-        is_new = self.file is not None and not self.num_dropped and len(listed) == self.num_clips
-        if is_new and (root := self.lookup.foreign_root(listed)):
-            text = f"{'/'.join(root)!r} is not here, and is left out of all {len(listed)} paths"
+        is_new = self.file is not None and self.num_dropped is None and len(listed) == self.num_clips
+        root = self.lookup.foreign_root(listed) if is_new else None
+        if root is not None:
+            text = f"{'/'.join(root) or 'the root'!r} is not here, and is left out of all {len(listed)} paths"
             warnings.warn(f"{self.path}: {text}", stacklevel=2)
             return len(root)
         hint = self.lookup.hint(listed[0]) if self.file is not None else ""
@@ -135,7 +137,9 @@ class _Rows:
 
     def _file(self, cells: list[str]) -> _Sound:
         listed = self._cell(cells, self.file)
-        if self.num_dropped:
+        if os.path.lexists(os.path.join(self.lookup.base, raw := cells[self.file or 0])):  # with its spaces
+            listed = raw
+        if self.num_dropped is not None:
             listed = "/".join(split_path(listed)[self.num_dropped :])
         there = self.lookup.find(listed)
         location = os.path.join(self.lookup.base, listed)
@@ -143,14 +147,14 @@ class _Rows:
             location = there[0]
             listed = os.path.relpath(location, self.lookup.base).replace(os.sep, "/")
         key = (there[1].st_dev, there[1].st_ino) if there else ()
-        return _Sound(posixpath.normpath(listed), location, listed, key, (None, None))
+        return _Sound(_plain_path(listed), location, listed, key, (None, None))
 
     def _member(self, cells: list[str]) -> _Sound:
         shard, member = self._cell(cells, self.shard), posixpath.normpath(self._cell(cells, self.member))
         if shard not in self.shards:
             self.shards[shard] = self._open_shard(shard)
         location, length, key, index, names = self.shards[shard]
-        name = f"{posixpath.normpath(shard)}/{member}"
+        name = f"{_plain_path(shard)}/{member}"
         extent: Extent | tuple[None, None]
         if self.extent is not None:
             extent = self._extent(cells, shard, length)
@@ -179,7 +183,7 @@ class _Rows:
 
     def _part(self, cells: list[str], sound: _Sound) -> tuple[float, float | None]:
         """Read start and end of a part, which must lie within its sound."""
-        texts = [cells[index] for index in self.part or ()]
+        texts = [cells[index].strip() for index in self.part or ()]
         if not any(texts):
             return 0.0, None
         start, end = (self._number(text) for text in texts)
@@ -195,12 +199,12 @@ class _Rows:
                 except AudioError:  # left out, and listed, when it is read
                     self.lengths[sound.key] = math.inf
             length = self.lengths[sound.key]
-            if end > length + ROUNDING:
+            if end > length + ROUNDING or start > length - SHORTEST:
                 raise self._error(f"{start:g} to {end:g} s is outside {sound.name!r}, which is {length:.3f} s long")
         return start, end
 
     def _seconds(self, cells: list[str]) -> float | None:
-        if self.seconds is None or not cells[self.seconds]:
+        if self.seconds is None or not cells[self.seconds].strip():
             return None
         seconds = self._number(cells[self.seconds])
         if seconds is None or seconds <= 0:
@@ -219,23 +223,23 @@ class _Rows:
         index = self.columns.get(key)
         if index is None:
             return None
-        text = cells[index] if key == "label" and not self.needs_labels else self._cell(cells, index)
+        text = cells[index].strip() if key == "label" and not self.needs_labels else self._cell(cells, index)
         return unicodedata.normalize("NFC", text)  # `é` is one class, however it is composed
 
     def _cell(self, cells: list[str], index: int | None) -> str:
         assert index is not None
-        if not cells[index]:
+        if not (text := cells[index].strip()):
             raise self._error(f"column {self.table.header[index]!r} is empty")
-        return cells[index]
+        return text
 
     def _both(self, first: str, second: str) -> tuple[int, int] | None:
         """Return the numbers of two columns that belong together, or None."""
-        one, other = self.table.find(first), self.table.find(second)
-        if one is not None and other is not None:
-            return one, other
-        if (one is None) != (other is None) and first == "start":
-            has, lacks = (first, second) if other is None else (second, first)
-            raise DataError(f"{self.path}: a column `{has}` and no `{lacks}`: a part needs both, in seconds")
+        there = [name for name in (first, second) if self.table.has(name)]
+        if len(there) == 2:
+            return self.table.require(first), self.table.require(second)
+        if there:
+            absent = second if there == [first] else first
+            raise DataError(f"{self.path}: a column `{there[0]}` and no `{absent}`: one needs the other")
         return None
 
     def _no_such_value(self, values: set[str]) -> DataError:
@@ -245,3 +249,9 @@ class _Rows:
 
     def _error(self, reason: str) -> DataError:
         return DataError(f"{self.path}, line {self.line}: {reason}")
+
+
+def _plain_path(listed: str) -> str:
+    """Return a path without what does not matter; `..` stays, as it may lead through a link."""
+    parts = [part for part in listed.split("/") if part not in ("", ".")]
+    return "/" * listed.startswith("/") + "/".join(parts)

@@ -24,6 +24,7 @@ _ENCODINGS = (  # by the first bytes of a file
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _FOREIGN = ((b"PK\x03\x04", "an Excel workbook"), (b"\xd0\xcf\x11\xe0", "an Excel workbook"), (b"PAR1", "Parquet"))
+_named: set[str] = set()  # warnings of unused columns that were given
 _KEYS = ({"file"}, {"filename"}, {"shard", "name"})  # columns that say which sound a row is about
 
 
@@ -37,18 +38,33 @@ class Table:
 
     def __init__(self, path: str | os.PathLike[str], lines: Iterator[str]) -> None:
         self.path, self._used = path, set[int]()
-        before, first = next(((n, line) for n, line in enumerate(lines) if line.strip()), (0, ""))
-        stated = re.fullmatch(r'"?sep=(.)"?[\s,;]*', first.rstrip("\r\n"))  # Excel's
+        numbered = ((number, line) for number, line in enumerate(lines) if line.strip("\ufeff \t\r\n"))
+        before, first = next(numbered, (0, ""))
+        stated = re.fullmatch(r'\ufeff?"?sep=(.)"?[\s,;]*', first.rstrip("\r\n"), re.IGNORECASE)  # Excel's
         if stated:
-            first, before = next(lines, ""), before + 1
+            before, first = next(numbered, (0, ""))
+        first = first.lstrip("\ufeff")
         self.delimiter = stated[1] if stated else _sniff(first)
-        self._reader = csv.reader(
-            itertools.chain([first], lines), delimiter=self.delimiter, skipinitialspace=True, strict=True
-        )
+        text = itertools.chain([first], lines)
+        self._rows = _split_at_tabs(text) if self.delimiter == "\t" else self._split(text)
         self._lines_before = before
-        self.header = [name.strip() for name in next(self._reader, [])]
+        _, header = next(self._rows, (0, []))
+        self.header = [name.strip() for name in header]
         if not any(self.header):
             raise DataError(f"{path}: empty")
+
+    def _split(self, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+        """Yield number and cells of every row of a CSV."""
+        reader = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(f"{self.path}, line {self._lines_before + reader.line_num}: not a CSV ({error})") from error
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is a column, as `find`, without using it."""
+        return any(_plain(column) == _plain(name) for column in self.header)
 
     def find(self, name: str) -> int | None:
         """Return the number of a column, in any case and with or without `_`, `-` and spaces; None if it is not there.
@@ -76,27 +92,31 @@ class Table:
         return f"it has {', '.join(self.header)}" + (f" (split at {split})" if self.delimiter != "," else "")
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield line number and cells of every row that is not blank.
+        """Yield line number and cells of every row that is not blank; spaces around a cell are still there.
 
         Raises:
             DataError: not as many fields as the header has.
         """
         width = len(self.header)
-        for row in self._reader:
+        least = max(index for index, name in enumerate(self.header, start=1) if name)
+        for line, row in self._rows:
             if not any(map(str.strip, row)):
                 continue
-            line = self._lines_before + self._reader.line_num
-            if len(row) < width or any(map(str.strip, row[width:])):
-                advice = f"put cells with {DELIMITERS.get(self.delimiter, repr(self.delimiter))} into double quotes"
+            line += self._lines_before
+            if len(row) < least or any(map(str.strip, row[width:])):
+                split = DELIMITERS.get(self.delimiter, repr(self.delimiter))
+                advice = f": put cells with {split} into double quotes" if len(row) > width else ""
                 counts = f"{len(row)}, not {width}"
-                raise DataError(f"{self.path}, line {line}: not as many fields as the header has ({counts}): {advice}")
-            yield line, [cell.strip() for cell in row[:width]]
+                raise DataError(f"{self.path}, line {line}: not as many fields as the header has ({counts}){advice}")
+            yield line, [*row[:width], *[""] * (width - len(row))]
 
     def warn_unused(self) -> None:
         """Name, in one warning, the columns that nobody has asked for."""
         unused = [name for index, name in enumerate(self.header) if name and index not in self._used]
-        if unused:
-            warnings.warn(f"{self.path}: columns that are not used: {', '.join(unused)}", stacklevel=2)
+        text = f"{self.path}: columns that are not used: {', '.join(unused)}"
+        if unused and text not in _named:  # Python's filter forgets whenever somebody catches warnings
+            _named.add(text)
+            warnings.warn(text, stacklevel=2)
 
 
 @contextmanager
@@ -112,26 +132,32 @@ def open_table(path: str | os.PathLike[str]) -> Iterator[Table]:
         for magic, kind in _FOREIGN:
             if head.startswith(magic):
                 raise DataError(f"{path}: {kind}, not a CSV: save it as CSV in UTF-8")
-        with open(path, encoding=_encoding(head), newline="") as text:
+        with open(path, encoding=text_encoding(head), newline="") as text:
             yield Table(path, iter(text))
     except UnicodeError as error:
         at = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
         raise DataError(
-            f"{path}: not {_encoding(head).removesuffix('-sig').upper()} text{at}: save it as UTF-8"
+            f"{path}: not {text_encoding(head).removesuffix('-sig').upper()} text{at}: save it as UTF-8"
         ) from error
-    except csv.Error as error:
-        raise DataError(f"{path}: not a CSV ({error})") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _encoding(head: bytes) -> str:
+def text_encoding(head: bytes) -> str:
+    """Return the encoding of a text by its first four bytes; UTF-8 unless they say otherwise."""
     for mark, name in _ENCODINGS:
         if head.startswith(mark):
             return name
     return {(False, True): "utf-16-le", (True, False): "utf-16-be"}.get(
         (head[:1] == b"\0", head[1:2] == b"\0"), "utf-8"
     )
+
+
+def _split_at_tabs(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of every row: quotes are text, unless they are around a whole cell."""
+    for number, line in enumerate(lines, start=1):
+        cells = line.rstrip("\r\n").split("\t")
+        yield number, [re.sub(r'^ *"((?:[^"]|"")*)" *$', lambda m: m[1].replace('""', '"'), cell) for cell in cells]
 
 
 def _sniff(header: str) -> str:
