@@ -118,12 +118,31 @@ def test_pack_cuts_the_parts_and_check_knows_them_again(corpus, tmp_path, capsys
     assert f"warning: {2 * COUNT} of {2 * COUNT} clips are also in {tmp_path / 'cuts'}" in capsys.readouterr().out
 
 
+def test_check_knows_the_clips_of_a_packed_corpus_again(tmp_path, capsys):
+    """Resampled, mixed to mono and of 16 bits; the test set is what it was before."""
+    (tmp_path / "raw").mkdir()
+    for index, note in enumerate(NOTES[:6]):
+        wave = read_audio(note, sample_rate=44100)
+        stereo = np.stack([wave, 0.5 * np.roll(wave, 9)], axis=1)
+        soundfile.write(tmp_path / f"raw/{index}.wav", stereo, 44100, subtype="PCM_24")
+    arguments = ["data", "pack", "--data", str(tmp_path / "raw"), "--out", str(tmp_path / "packed"), "--workers", "0"]
+    assert main(arguments) == 0
+    (tmp_path / "test.csv").write_text("file\n" + "".join(f"raw/{index}.wav\n" for index in (1, 4)))
+    arguments = ["data", "check", "--data", str(tmp_path / "test.csv"), "--against", str(tmp_path / "packed/clips.csv")]
+    assert main([*arguments, "--workers", "0"]) == 0
+    assert "warning: 2 of 2 clips are also in" in capsys.readouterr().out
+
+
 def test_check_finds_one_sound_in_several_files(corpus, tmp_path, capsys):
-    """Copies, also in another format, that are trained on and tested make scores that mean nothing."""
-    wave = np.round(read_audio(NOTES[0]) * 32767).astype(np.int16)
-    for name in ("one.wav", "two.flac", "other.wav"):
-        soundfile.write(tmp_path / name, wave if name != "other.wav" else wave[::-1], RATE, subtype="PCM_16")
-    (tmp_path / "t.csv").write_text("file,split\none.wav,train\ntwo.flac,test\nother.wav,test\n")
+    """Copies, also in another format and louder, that are trained on and tested make scores that mean nothing."""
+    wave = read_audio(NOTES[0])
+    for name, samples in (("one.wav", wave), ("two.flac", wave / 2), ("other.wav", wave[::-1])):
+        soundfile.write(tmp_path / name, samples, RATE, subtype="PCM_16")
+    soundfile.write(tmp_path / "silence.wav", 0 * wave, RATE)
+    soundfile.write(tmp_path / "nothing.wav", 0 * wave, RATE)
+    (tmp_path / "t.csv").write_text(
+        "file,split\none.wav,train\nsilence.wav,train\nnothing.wav,test\ntwo.flac,test\nother.wav,test\n"
+    )
     arguments = ["data", "check", "--data", str(tmp_path / "t.csv"), "--split", "split", "--workers", "0"]
     assert main([*arguments, "--out", str(tmp_path / "r.json")]) == 0
     report = json.loads((tmp_path / "r.json").read_text())

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -25,11 +25,13 @@ from aape.errors import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from aape.data.clips import AudioInfo, Clip
     from aape.data.packing import Packed
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
-FRONT_END_RATE = 16000  # Hz
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
@@ -151,6 +153,7 @@ def check(config: DataCheckConfig) -> None:
         DataError: no audio.
     """
     from aape.data.manifest import read_manifest
+    from aape.data.same_sound import matches
     from aape.runs.files import folder_for, require_ending, write_json
     from aape.runs.guards import BadFiles
 
@@ -168,9 +171,10 @@ def check(config: DataCheckConfig) -> None:
         readable = [(clip, info) for clip, info in pairs if not isinstance(info, str)]
         report = _describe(readable, bad.as_dicts()) | _describe_warnings(clips, [noted for _, noted in checked])
         if config.against is not None:
-            digests = {info.digest for info in infos[len(clips) :] if not isinstance(info, str) and info.peak}
+            compared = [info for info in infos[len(clips) :] if not isinstance(info, str)]
+            matched = zip(readable, matches(_sketches(infos[: len(clips)]), _sketches(compared)), strict=True)
             report["against"] = config.against
-            report["in_both"] = [clip.name for clip, info in readable if info.digest in digests]
+            report["in_both"] = [clip.name for (clip, _), others in matched if others]
         print(_as_text(report))
         bad.print_new()
         if out is not None:
@@ -208,15 +212,12 @@ def _check_once(clip: Clip) -> tuple[AudioInfo | str, list[AudioWarning]]:
     """Return what a clip holds, or why it cannot be read, and each warning once."""
     import warnings
 
-    from aape.data.clips import check_clip, stream_clip
+    from aape.data.clips import check_clip
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             info: AudioInfo | str = check_clip(clip)
-            if not isinstance(info, str) and info.sample_rate > FRONT_END_RATE:
-                for _ in stream_clip(clip, sample_rate=FRONT_END_RATE):  # how much is left of it there
-                    pass
         except AudioError as error:
             info = error.reason
     noted = {str(warning.message): warning.message for warning in caught}
@@ -266,14 +267,27 @@ def _describe(infos: list[tuple[Clip, AudioInfo]], bad: list[dict[str, str]]) ->
 
 
 def _twins(infos: list[tuple[Clip, AudioInfo]]) -> dict[str, Any]:
-    """Return which clips hold the same samples, silence apart, and how many such groups lie across splits or folds."""
-    groups: dict[str, list[Clip]] = {}
-    for clip, info in infos:
-        if info.peak:
-            groups.setdefault(info.digest, []).append(clip)
+    """Return which clips are the same sound, silence apart, and how many such groups lie across splits or folds."""
+    from aape.data.same_sound import matches
+
+    sketches = _sketches([info for _, info in infos])
+    groups: dict[int, list[Clip]] = {}
+    for (clip, _), same in zip(infos, matches(sketches, sketches), strict=True):
+        if same:
+            groups.setdefault(same[0], []).append(clip)
     twins = [clips for clips in groups.values() if len(clips) > 1]
     num_across = sum(len({(clip.split, clip.fold) for clip in clips}) > 1 for clips in twins)
     return {"same_sound": [[clip.name for clip in clips] for clips in twins], "same_sound_across_splits": num_across}
+
+
+def _sketches(infos: Sequence[AudioInfo | str]) -> NDArray[np.float32]:
+    """Stack the sketches of the clips that can be read (n, NUM)."""
+    import numpy as np
+
+    from aape.data.same_sound import NUM
+
+    readable = [info.sketch for info in infos if not isinstance(info, str)]
+    return np.stack(readable) if readable else np.zeros((0, NUM), np.float32)
 
 
 def _as_text(report: dict[str, Any]) -> str:

@@ -124,7 +124,7 @@ def _embed_in_chunks(
     size = CHUNK_BATCHES * batch_size
     for first in range(0, len(clips), size):
         chunk = clips[first : first + size]
-        states = [[c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in chunk]
+        states = [[c.name, c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in chunk]
         key = json.dumps([*settings, states])
         path = partial / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
         arrays = read_npz(path)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aape.data.audio.decoding import MAX_CONTENT_BYTES, audio_format, audio_seconds, read_audio, stream_audio
+from aape.data.same_sound import RATE, Sketch
 from aape.errors import AudioError
 
 
@@ -73,17 +74,17 @@ class AudioInfo:
     channels: int
     format: str  # such as "WAV PCM_16"
     peak: float  # largest absolute sample of the mono mix
-    digest: str  # of the samples and their rate
+    sketch: NDArray[np.float32]  # see aape.data.same_sound
 
 
 def check_clip(clip: Clip) -> AudioInfo:
     """Decode a whole clip, block by block, and describe it, or raise an AudioError."""
     sample_rate, channels, kind = audio_format(clip_source(clip), name=clip.name)
-    length, peak, digest = 0, 0.0, hashlib.sha256(str(sample_rate).encode())
-    for block in stream_clip(clip, sample_rate=sample_rate):
+    length, peak, sketch = 0, 0.0, Sketch()
+    for block in stream_clip(clip, sample_rate=RATE):
         length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
-        digest.update(block.tobytes())
-    return AudioInfo(length / sample_rate, sample_rate, channels, kind, peak, digest.hexdigest())
+        sketch.add(block)
+    return AudioInfo(length / RATE, sample_rate, channels, kind, peak, sketch.values())
 
 
 def clip_seconds(clip: Clip) -> float:

@@ -1,0 +1,55 @@
+"""One sound in several files, whatever they are called, in other formats and at other rates.
+
+A clip is sketched: `NUM` random projections of its samples at `RATE`, over their norm. The mean squared difference of
+two sketches estimates 2 - 2 x correlation of the clips, to a quarter of itself: 0 for copies, about 2 for other sounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATE = 16000  # Hz
+NUM = 32
+SAME = 0.02  # mean squared difference from here up is another sound: a correlation of 0.99
+_LENGTH = 4096  # samples that are projected at once
+_SIGNS = np.random.default_rng(0).choice((-1.0, 1.0), (NUM, _LENGTH)).astype(np.float32)
+
+
+class Sketch:
+    """The sketch of a clip, added up block by block."""
+
+    def __init__(self) -> None:
+        self.sums, self.energy = np.zeros(NUM), 0.0
+        self.rest = np.zeros(0, np.float32)
+        self.signs = np.random.default_rng(1)
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """Add samples (T,)."""
+        self.energy += float(np.dot(block, block))
+        self.rest = np.concatenate([self.rest, block])
+        num_whole = len(self.rest) // _LENGTH
+        self._project(self.rest[: num_whole * _LENGTH].reshape(num_whole, _LENGTH))
+        self.rest = self.rest[num_whole * _LENGTH :]
+
+    def values(self) -> NDArray[np.float32]:
+        """Return the sketch (NUM,) of all that was added, zeros for silence."""
+        self._project(np.pad(self.rest, (0, _LENGTH - len(self.rest)))[None])
+        self.rest = self.rest[:0]
+        return (self.sums / np.sqrt(self.energy or 1.0)).astype(np.float32)
+
+    def _project(self, pieces: NDArray[np.float32]) -> None:
+        signs = self.signs.choice((-1.0, 1.0), (len(pieces), NUM))  # other projections for each piece
+        self.sums += (signs * (pieces @ _SIGNS.T)).sum(0)
+
+
+def matches(sketches: NDArray[np.float32], others: NDArray[np.float32]) -> Iterator[list[int]]:
+    """Yield, for each of (n, NUM) sketches, the rows of (m, NUM) others that are the same sound; none for silence."""
+    norms = np.square(others).sum(1)
+    for block in np.array_split(sketches, max(1, len(sketches) * len(others) >> 22)):  # some 16 MB at a time
+        own = np.square(block).sum(1)
+        differences = (own[:, None] + norms - 2 * block @ others.T) / NUM
+        for row, energy in zip(differences < SAME, own, strict=True):
+            yield np.flatnonzero(row).tolist() if energy else []
