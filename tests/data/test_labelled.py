@@ -47,5 +47,5 @@ def test_one_file_in_two_folders_of_classes_is_refused(tmp_path: Path) -> None:
     for name in ("train/dog/1.wav", "train/cat/2.wav", "test/dog/3.wav"):
         write_wav(tmp_path / name)
     (tmp_path / "test/dog/4.wav").hardlink_to(tmp_path / "train/dog/1.wav")
-    with pytest.raises(DataError, match="is the same file as .*: remove one of the two"):
+    with pytest.raises(DataError, match=r"is the same file as .*: remove one of the two"):
         read_csv(tmp_path)

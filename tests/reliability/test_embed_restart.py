@@ -91,3 +91,28 @@ def test_a_damaged_partial_result_is_done_anew(tmp_path, model):
         chunk.write_bytes(rubbish)
         assert main(embed_kills.command(folder, model, out, 2)) == 0
         assert out.read_bytes() == expected
+
+
+def test_what_is_left_of_another_run_names_no_row_of_this_one(tmp_path, model, monkeypatch):
+    """The same files under other names: every vector must stand beside its own."""
+    folder = embed_kills.write_files(tmp_path / "in", AUDIO, 12)
+    (folder / "0002.wav").write_bytes(b"RIFF")
+    (tmp_path / "t.csv").write_text("file\n" + "".join(f"in/{index:04d}.wav\n" for index in range(12)))
+    out, arguments = tmp_path / "v.npz", ["--model", str(model), "--out", str(tmp_path / "v.npz"), "--batch", "1"]
+    monkeypatch.chdir(tmp_path)
+    embed_clips, calls = AudioModel.embed_clips, []
+
+    def stop_at_second(self, clips, **options):
+        calls.append(clips)
+        if len(calls) == 2:
+            raise Killed
+        return embed_clips(self, clips, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioModel, "embed_clips", stop_at_second)
+        with pytest.raises(Killed):
+            main(["embed", *(f"./in/{index:04d}.wav" for index in range(12)), *arguments])
+    assert main(["embed", "t.csv", *arguments]) == 0
+    with np.load(out) as arrays:
+        assert arrays["file"].tolist() == [f"in/{index:04d}.wav" for index in range(12) if index != 2]
+        assert len(arrays["embedding"]) == 11
