@@ -18,7 +18,7 @@ from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.models.config import FrontEndConfig
-from aape.runs.guards import BadFiles, start_worker
+from aape.runs.guards import BadFiles, worker_start
 from aape.runs.signals import held
 
 MAX_KEPT_BYTES = 1 << 31
@@ -137,7 +137,7 @@ class Spectrograms:
         reader = _Reader(self.clips, batches, rate, round(self.loop_to * rate))
         loader: Iterable[list[tuple[int, Wave | str]]] = DataLoader(
             reader, batch_size=None, sampler=steps, num_workers=self.workers, collate_fn=list,
-            worker_init_fn=start_worker,
+            worker_init_fn=worker_start(self.workers),
         )  # fmt: skip
         with held():
             parts = iter(loader)

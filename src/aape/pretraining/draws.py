@@ -20,7 +20,7 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError, DataError
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.masking import draw_views
-from aape.runs.guards import start_worker
+from aape.runs.guards import worker_start
 from aape.runs.signals import held
 
 MAX_REPLACEMENTS = 20  # bad clips in a row before a draw gives up
@@ -133,7 +133,7 @@ def load_steps(
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=start_worker,
+        worker_init_fn=worker_start(workers),
         generator=torch.Generator(),  # a resumed run leaves the global one as an unbroken run does
     )
     with held():  # a SIGTERM to the whole group leaves the workers: their batches are still needed to stop

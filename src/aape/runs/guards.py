@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,8 @@ from aape.runs.files import Records
 from aape.runs.signals import follow_parent
 
 if TYPE_CHECKING:
+    from multiprocessing.sharedctypes import Synchronized
+
     from accelerate import Accelerator
 
 
@@ -53,11 +56,18 @@ class Flags:
             yield is_skipped, is_stop, about
 
 
-_HAS_WARNED = multiprocessing.Value("b", False)  # shared with the data workers
+def worker_start(num_workers: int) -> Callable[[int], None] | None:
+    """Return what data workers begin with: they end with their parent, and warn of sound once, not of every crop."""
+    return functools.partial(_start_worker, has_warned=_has_warned()) if num_workers else None
 
 
-def start_worker(worker: int) -> None:
-    """Have a data worker end with its parent, and all of them warn of sound once in a run and not of every crop."""
+@functools.cache
+def _has_warned() -> Synchronized[int]:
+    """Return a flag that all data workers of this process share."""
+    return multiprocessing.Value("b", False)
+
+
+def _start_worker(worker: int, has_warned: Synchronized[int]) -> None:
     follow_parent(worker)
     show = warnings.showwarning
 
@@ -65,9 +75,9 @@ def start_worker(worker: int) -> None:
         if not issubclass(category, AudioWarning):
             show(message, category, *where)
             return
-        with _HAS_WARNED.get_lock():
-            if not _HAS_WARNED.value:
-                _HAS_WARNED.value = True
+        with has_warned.get_lock():
+            if not has_warned.value:
+                has_warned.value = True
                 print(f"warning: {message} (`aape data check` lists all such files)", file=sys.stderr)
 
     warnings.showwarning = show_first  # type: ignore[assignment]
