@@ -177,6 +177,31 @@ def test_ctrl_c_is_one_line(tmp_path):
     assert error == "aape: stopped by SIGINT: the same command begins anew\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["stats", "--data", "sound", "--out", "new/stats.txt"],
+        ["embed", "sound", "--model", "tiny", "--out", "new/v.txt"],
+        ["classify", "sound", "--model", "tiny", "--out", "new/c.txt"],
+        ["data", "check", "--data", "sound", "--out", "new/report.csv"],
+        ["export", "tiny", "--out", "new/model.bin"],
+        ["export", "tiny", "--out", "new/model.pt2", "--format", "onnx"],
+        ["plot", "windows", "--out", "new/figure.pdf"],
+        ["plot", "run", "runs/a", "--out", "new/figure.pdf"],
+        ["table", "--out", "new/tables.csv"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_is_what_its_name_says_or_refused(tmp_path, monkeypatch, capsys, arguments):
+    """A file of another kind than its ending is found out only when another program cannot open it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sound").mkdir()
+    write_noise(tmp_path / "sound/a.wav")
+    assert cli.main(arguments) == 2
+    assert arguments[arguments.index("--out") + 1] in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 # Options
 
 

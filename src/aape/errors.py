@@ -127,9 +127,13 @@ def why_not_written(path: str | os.PathLike[str], needed: int, error: BaseExcept
     folder = next((parent for parent in Path(path).absolute().parents if parent.exists()), Path("/"))
     free = shutil.disk_usage(folder).free
     if code in _FULL or free < needed:
-        size = f"it needs {needed / 1e6:.1f} MB, and " if needed else ""
-        return f"({reason}): {size}{free / 1e6:.1f} MB are free: make room"
+        size = f"it needs {_bytes(needed)}, and " if needed else ""
+        return f"({reason}): {size}{_bytes(free)} are free: make room"
     return f"({reason}): {_REMEDIES.get(code, 'mend that')}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} kB"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """`aape embed` end to end: files and folders in, one array out; what a killed run costs is in tests/reliability."""
 
+import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import soundfile
 
 from aape.cli import main
 from aape.inference import load_model
-from notes import save_nano
+from notes import NOTES, link_notes, save_nano
 
 
 @pytest.fixture
@@ -75,3 +77,25 @@ def test_a_damaged_model_is_one_line(folder, tmp_path, capsys):
     wave = write_noise(tmp_path / "a.wav", 3000)
     assert main(["embed", str(wave), "--model", str(folder), "--out", str(tmp_path / "v.npz")]) == 2
     assert "encoder.cls_token: [1, 1, 64] in the file, [1, 1, 192] by config.json" in capsys.readouterr().err
+
+
+def test_csv_has_the_numbers_of_npz_to_the_bit(tmp_path, capsys):
+    """A table for other programs must be a table, with the same vectors; a ZIP called .csv is none."""
+    model = save_nano(tmp_path / "model")
+    sound = link_notes(tmp_path / "sound", 2)
+    os.symlink(NOTES[2], os.fsencode(sound) + b"/\xff,odd.opus")
+    command = ["embed", str(sound), "--model", str(model), "--device", "cpu", "--out"]
+    for name in ("v.NPZ", "v.csv"):
+        assert main([*command, str(tmp_path / name)]) == 0
+    with np.load(tmp_path / "v.NPZ") as arrays, open(tmp_path / "v.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+        assert header == ["file", *map(str, range(arrays["embedding"].shape[1]))]
+        assert np.array_equal(np.asarray([row[1:] for row in rows], np.float32), arrays["embedding"])
+        assert [row[0].encode("utf-8") for row in rows] == [
+            name.encode("utf-8", "backslashreplace") for name in arrays["file"]
+        ]
+    capsys.readouterr()
+    for name in ("v.txt", "v", "v.csv.gz", "new/v.json"):
+        assert main([*command, str(tmp_path / name)]) == 2
+        assert "name a file that ends in .npz or .csv" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

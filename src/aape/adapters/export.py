@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import itertools
 import json
 import logging
@@ -104,7 +105,9 @@ def write(model: AudioModel, path: Path, kind: str) -> None:
     about = {"aape": json.dumps(usage), "training": json.dumps(model.training)}
     program = _trace(model)
     if kind == "pt2":
-        torch.export.save(program, path, extra_files=about)
+        content = io.BytesIO()  # at a full disk, torch's own writer ends the process
+        torch.export.save(program, content, extra_files=about)
+        path.write_bytes(content.getvalue())
         return
     with _quiet():
         onnx_program = torch.onnx.export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aape.errors import AapeError, ConfigError
+from aape.errors import AapeError, ConfigError, writing
 
 TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
 
@@ -37,11 +37,14 @@ def export(config: ExportConfig) -> None:
 
     from aape.adapters import export as files
     from aape.inference import load_model
+    from aape.runs.files import TEMPORARY, folder_for
 
     out = Path(config.out)
-    kind = out.suffix.removeprefix(".") if config.format == "auto" else config.format
+    kind = out.suffix.lower().removeprefix(".") if config.format == "auto" else config.format
     if kind not in ("onnx", "pt2"):
         raise ConfigError(f"out: {out} ends neither in .onnx nor in .pt2: name it so, or say --format onnx or pt2")
+    if kind == "onnx" and out.suffix.lower() == ".pt2":
+        raise ConfigError(f"out: {out} ends in .pt2, and --format says onnx")
     if kind == "pt2" and out.suffix != ".pt2":
         raise ConfigError(f"out: {out} must end in .pt2, which is all that torch.export.load takes")
     if out.is_dir():
@@ -49,10 +52,10 @@ def export(config: ExportConfig) -> None:
     if kind == "onnx":
         files.require_onnx()
     model = load_model(config.model, "cpu")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with folder_for(out), tempfile.TemporaryDirectory(TEMPORARY, f".{out.name}.", out.parent) as folder:
         draft = Path(folder) / f"model.{kind}"
-        files.write(model, draft, kind)
+        with writing(out, sum(parameter.nbytes for parameter in model.encoder.parameters())):
+            files.write(model, draft, kind)
         difference = files.compare(model, files.open_onnx(draft) if kind == "onnx" else files.open_pt2(draft))
         if not difference <= TOLERANCE:
             raise AapeError(f"{out}: not written: it differs from PyTorch by {difference:.1e}, more than {TOLERANCE:g}")

@@ -101,7 +101,7 @@ def _whole(path: Path) -> Iterator[Path]:
     """Give the name that a file has while it is written; it gets its own when it is whole, and goes on an error."""
     partial = path.with_name(f".{path.name}.aape-partial")
     try:
-        with writing(path):
+        with writing(path, lambda: partial.stat().st_size if partial.exists() else 0):
             yield partial
         os.replace(partial, path)
     except BaseException:

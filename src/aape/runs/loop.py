@@ -182,6 +182,8 @@ class Loop:
                 checkpoints.prune(self.out, keep_last=max(2, self.keep_last), keep_every=self.keep_every)
         except Exception as error:  # OSError and SafetensorError: each writer has its own
             shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                staging.parent.rmdir()
             size = sum(tensor.nbytes for tensor in tensors.values())
             raise checkpoints.save_failed(self.out, self.step, size, error.__cause__ or error) from error
         self.accelerator.wait_for_everyone()
