@@ -51,7 +51,20 @@ VERBS = {
     "export": ["model", "--out", "out/m.pt2"],
     "plot windows": ["--tones", "1", "--steps", "1", "--out", "out/w"],
     "probe": ["--data", "set.csv", "--checkpoint", "model", "--split", "split", "--steps", "1", "--out", "out/p"],
-    "finetune": ["--data", "set.csv", "--checkpoint", "model", "--split", "split", "--steps", "1", "--out", "out/f"],
+    "finetune": [
+        "--data",
+        "set.csv",
+        "--checkpoint",
+        "model",
+        "--split",
+        "split",
+        "--steps",
+        "1",
+        "--out",
+        "out/f",
+        "--workers",
+        "0",
+    ],  # which share memory, a file that finds no room either
 }
 
 
