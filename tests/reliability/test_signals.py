@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aape.data.demo import AUDIO
+from aape.runs.checkpoints import list_checkpoints
 from notes import NOTES, link_notes, save_nano
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are sent otherwise there")
@@ -48,7 +49,7 @@ def desk(tmp_path_factory):
     for number in range(2000):
         (folder / f"sound/{number:04}.opus").symlink_to(NOTES[number % len(NOTES)])
     save_nano(folder / "model")
-    (folder / "list.txt").write_text(f"pretrain --data sound --out out/run {' '.join(PRETRAIN)}\n")
+    (folder / "list.txt").write_text(f"pretrain --data sound --out out/run --log-every 1 {' '.join(PRETRAIN)}\n")
     return folder
 
 
@@ -97,6 +98,22 @@ def test_ends_in_one_line_with_nothing_half_written(desk, verb, number, is_group
             time.sleep(0.05)
         assert session_of(process.pid) == []
     assert not [*desk.rglob(".*aape-partial*"), *desk.rglob(".lock"), *desk.glob("out/*.json"), *desk.glob("out/*.npz")]
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "queue"])
+def test_a_signal_that_comes_twice_is_one(desk, verb):
+    """A scheduler signals every process, and what started a run passes it on: the second must not cut off the save."""
+    shutil.rmtree(desk / "out", ignore_errors=True)
+    with start(VERBS[verb], desk) as process:
+        while process.poll() is None and not (desk / "out/run/metrics.jsonl").exists():
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert len(list_checkpoints(desk / "out/run")) == 1
+    assert not (desk / "out/run/.lock").exists()
 
 
 def test_what_nohup_has_ignored_stays_ignored(desk):

@@ -16,7 +16,7 @@ from aape.commands.options import option_table, parse
 from aape.commands.recipe import GRID_NAME, Grid, Recipe, find_grid
 from aape.commands.recipes import RUNS, resolved, settings_of, with_protocol
 from aape.errors import AapeError, ConfigError
-from aape.runs.signals import TERMINATING, Stopped, handled
+from aape.runs.signals import TERMINATING, Stopped, raising
 
 if TYPE_CHECKING:
     from aape.downstream.tables import Cell, Scores, Table
@@ -292,12 +292,7 @@ def execute(entry: Entry) -> int:
 @contextlib.contextmanager
 def _terminating(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Let a process end with this one: SIGTERM, SIGHUP and Ctrl-C are passed on, and waited for."""
-
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        raise Stopped(number)
-
-    with handled(STOPPING, stop):
+    with raising():
         try:
             yield
         except BaseException:

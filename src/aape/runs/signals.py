@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 # Windows has no SIGHUP, and whoever starts a process may have it ignore any of them, as nohup does.
 TERMINATING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 SECONDS_TO_END = 10.0
+SECONDS_OF_ECHO = 5.0  # a scheduler signals every process, and a queue or torchrun passes it on once more
 
 
 class Stopped(SystemExit):
@@ -24,10 +26,11 @@ class Stopped(SystemExit):
 
 
 class StopSignal:
-    """SIGTERM or SIGHUP while training: set, and left to the run to obey. A second one ends the process as ever."""
+    """SIGTERM or SIGHUP while training: set, and left to the run to obey. A later one ends the process as ever."""
 
     def __init__(self) -> None:
         self.is_set = False
+        self.since: float | None = None
         self.number: int = signal.SIGTERM  # of ranks that got none themselves, too
 
     def exit(self) -> NoReturn:
@@ -41,8 +44,17 @@ class StopSignal:
             yield
 
     def _set(self, number: int, frame: Any) -> None:
-        self.is_set, self.number = True, number
+        if self.since is None:
+            self.is_set, self.number, self.since = True, number, time.monotonic()
+        else:
+            _end_if_late(self.since, number)
+
+
+def _end_if_late(since: float, number: int) -> None:
+    """End the process as ever after a signal that is no echo of the first one, which came at `since`."""
+    if time.monotonic() - since > SECONDS_OF_ECHO:
         signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -62,25 +74,39 @@ def handled(numbers: tuple[int, ...], handler: Callable[[int, Any], object]) -> 
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Raise `Stopped` where a signal finds the program, Ctrl-C's too: what is half-written is removed on the way out.
+def raising(at_first: Callable[[int], object] = lambda number: None) -> Iterator[None]:
+    """Raise `Stopped` where the first signal finds the program, Ctrl-C's too; a later one ends the process as ever."""
+    times: list[float] = []
 
-    Worker processes are killed first, as their parent would wait for them. A library that swallows the
-    exception, as callbacks from C do, delays the end by `SECONDS_TO_END`; a second signal ends the process as ever.
+    def stop(number: int, frame: Any) -> None:
+        if times:
+            _end_if_late(times[0], number)
+            return
+        times.append(time.monotonic())
+        at_first(number)
+        raise Stopped(number)
+
+    with handled((signal.SIGINT, *TERMINATING), stop):
+        yield
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let signals end the program as `raising` does: what is half-written is removed on the way out.
+
+    Worker processes are killed first, as their parent would wait for them. A library that swallows the exception, as
+    callbacks from C do, delays the end by `SECONDS_TO_END`.
     """
     timers: list[threading.Timer] = []
 
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        if not timers:  # a scheduler may send one signal after the other
-            kill_workers()
-            timers.append(threading.Timer(SECONDS_TO_END, os._exit, (128 + number,)))
-            timers[0].daemon = True
-            timers[0].start()
-            raise Stopped(number)
+    def end(number: int) -> None:
+        kill_workers()
+        timers.append(threading.Timer(SECONDS_TO_END, os._exit, (128 + number,)))
+        timers[0].daemon = True
+        timers[0].start()
 
     try:
-        with handled((signal.SIGINT, *TERMINATING), stop):
+        with raising(end):
             yield
     finally:
         for timer in timers:
