@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, is_dataclass
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -153,6 +154,19 @@ def test_statistics_that_are_no_file_are_refused(tmp_path):
         front_end_from_stats(tmp_path / "stats.json")
     with pytest.raises(ConfigError, match="cannot read the statistics"):
         front_end_from_stats(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("Unable to allocate 9 EiB"), RuntimeError("x\nDefaultCPUAllocator: can't allocate memory: 9"),
+              RuntimeError("CUDA out of memory. Tried")],
+)  # fmt: skip
+def test_out_of_memory_is_one_line_and_says_what_to_do(tmp_path, monkeypatch, capsys, error):
+    """A batch too large is the commonest failure of all; a traceback hides the remedy."""
+    monkeypatch.setattr("aape.inference.model.load_model", Mock(side_effect=error))
+    assert cli.main(["embed", "a.wav", "--model", "tiny", "--out", str(tmp_path / "v.npz")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "out of memory: ask for less at once: fewer clips" in lines[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")

@@ -84,6 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
         print(f"aape: error: {one_line(message)}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        reason = next((line for line in str(error).splitlines() if "memory" in line), "")
+        if debug or not (isinstance(error, MemoryError) or "out of memory" in reason or "allocate memory" in reason):
+            raise
+        advice = "ask for less at once: fewer clips, shorter ones, or a smaller model"
+        print(f"aape: error: out of memory: {advice} ({one_line(reason or repr(error))})", file=sys.stderr)
+        return 2
     finally:
         warnings.formatwarning = format_before
 

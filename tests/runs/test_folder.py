@@ -107,3 +107,19 @@ def test_the_commit_is_ours_or_none(tmp_path, monkeypatch):
     assert len(commit) == 40
     (package / "folder.py").write_text("edited")
     assert git_commit() == f"{commit}+changes"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_checkout_is_looked_at_without_a_lock(tmp_path, monkeypatch):
+    """A signal in the midst of refreshing the index would leave the user's checkout locked."""
+    package = tmp_path / "aape" / "runs"
+    package.mkdir(parents=True)
+    (package / "folder.py").write_text("")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *arguments], check=True)
+    os.utime(package / "folder.py", (1, 1))  # what makes git refresh its index
+    monkeypatch.setattr(folder, "__file__", str(package / "folder.py"))
+    before = (tmp_path / ".git" / "index").read_bytes()
+    assert git_commit() is not None
+    assert (tmp_path / ".git" / "index").read_bytes() == before

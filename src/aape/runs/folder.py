@@ -123,7 +123,8 @@ def git_commit() -> str | None:
     package = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
-        command = ["git", "-C", str(package), *arguments]
+        # Without optional locks: a signal in the midst of `status` would leave the checkout's index locked
+        command = ["git", "--no-optional-locks", "-C", str(package), *arguments]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         except (OSError, subprocess.SubprocessError):
