@@ -104,17 +104,18 @@ def _run(arguments: list[str]) -> None:
             return
         name, *rest = f"{name} {rest[0]}", *rest[1:]
     if name in VERBS:
-        function, config_class = load_verb(name)
-        if {"-h", "--help"} & set(rest):
-            build_parser(name, config_class).print_help()
-        else:
-            config: Any = parse(config_class, rest, verb=name)
-            try:
+        config: Any = None
+        try:
+            function, config_class = load_verb(name)
+            if {"-h", "--help"} & set(rest):
+                build_parser(name, config_class).print_help()
+            else:
+                config = parse(config_class, rest, verb=name)
                 function(config)
-            except Stopped as stop:
-                if os.environ.get("RANK", "0") == "0":  # the main one of torchrun's
-                    print(f"aape: stopped by {stop.name}: {_how_to_go_on(name, config)}", file=sys.stderr)
-                raise
+        except Stopped as stop:
+            if os.environ.get("RANK", "0") == "0":  # the main one of torchrun's
+                print(f"aape: stopped by {stop.name}: {_how_to_go_on(name, config)}", file=sys.stderr)
+            raise
     elif name in ("-h", "--help"):
         print(_overview(VERBS))
     elif name == "--version":

@@ -184,8 +184,8 @@ def make_attacks(folder: Path) -> dict[str, Attack]:
     add_model("name of two lines", set_weights(struct.pack("<Q", len(named)) + named + b"\0"))
     add_model("its own code", own_code)
     add_model("transform of a billion", set_config(front_end__n_fft=1 << 30))
-    add_model("filter bank of 16 GiB", set_config(front_end__n_fft=1 << 16, front_end__n_mels=1 << 16,
-                                                  encoder__n_mels=1 << 16))  # fmt: skip
+    add_model("filter bank of 1 GiB", set_config(front_end__n_fft=1 << 16, front_end__n_mels=1 << 13,
+                                                  encoder__n_mels=1 << 13))  # fmt: skip
     add_model("rate of a billion", set_config(front_end__sample_rate=1 << 30, front_end__f_max=8000.0))
     add_model("kernel of a billion", set_config(encoder__kernel_size=(1 << 30) + 1))
     add_model("grid of a billion", set_config(encoder__num_frames=1 << 40))

@@ -138,8 +138,8 @@ def test_check_finds_one_sound_in_several_files(corpus, tmp_path, capsys):
     wave = read_audio(NOTES[0])
     for name, samples in (("one.wav", wave), ("two.flac", wave / 2), ("other.wav", wave[::-1])):
         soundfile.write(tmp_path / name, samples, RATE, subtype="PCM_16")
-    soundfile.write(tmp_path / "silence.wav", 0 * wave, RATE)
-    soundfile.write(tmp_path / "nothing.wav", 0 * wave, RATE)
+    for name, offset in (("silence.wav", 0.0), ("nothing.wav", 0.25)):  # constant offsets are no sound either
+        soundfile.write(tmp_path / name, 0 * wave + offset, RATE)
     (tmp_path / "t.csv").write_text(
         "file,split\none.wav,train\nsilence.wav,train\nnothing.wav,test\ntwo.flac,test\nother.wav,test\n"
     )

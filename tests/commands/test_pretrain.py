@@ -262,3 +262,11 @@ def test_a_compiled_run_compiles_once(folder, tmp_path):
     assert cli.main(options(folder, tmp_path / "run", *more)) == 0
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+def test_a_run_that_learns_nothing_is_no_run_that_is_done(corpus, tmp_path, capsys):
+    """All its steps were left out, as their loss was not finite: the model is the random one of before."""
+    arguments = options(corpus / "sound", tmp_path / "run", "--stats", str(corpus / "stats.json"))
+    assert cli.main([*arguments, "--steps", "2", "--loss.contrastive-weight", "1e300"]) == 2
+    assert "loss or gradient was not finite 2 steps in a row" in capsys.readouterr().err
+    assert not (tmp_path / "run/model").exists()

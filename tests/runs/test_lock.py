@@ -1,6 +1,7 @@
 """A folder belongs to one process: two would write each line twice, and each other's checkpoints."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -101,3 +102,19 @@ def test_where_there_are_no_locks_the_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with locked(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
+
+
+def test_a_full_disk_takes_the_words_of_a_lock_and_not_the_lock(tmp_path, monkeypatch):
+    """The verb goes on to the file that finds no room, which is named."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with locked(tmp_path / "out"):
+            patch.undo()
+            with pytest.raises(ConfigError, match="in use by this process"), locked(tmp_path / "out"):
+                pass
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert list((tmp_path / "out").iterdir()) == []

@@ -67,6 +67,7 @@ class DataPackConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "sample_rate", "clips_per_shard")
+        require_at_most(self, max_bad_fraction=1)
         require_at_most(self, workers=MAX_WORKERS)
         if self.format == "opus" and self.sample_rate not in OPUS_RATES:
             raise ConfigError(f"sample_rate of opus must be one of {', '.join(map(str, OPUS_RATES))}")

@@ -144,6 +144,7 @@ class FinetuneConfig:
         require_positive(self, "steps", "batch", "num_frames", "crop_frames", "seeds", "evaluations", "save_every")
         require_at_most(self, steps=MAX_STEPS, batch=MAX_CLIPS, seeds=MAX_SEEDS, workers=MAX_WORKERS)
         require_at_most(self, num_frames=MAX_FRAMES, crop_frames=MAX_FRAMES, evaluations=MAX_STEPS)
+        require_at_most(self, max_bad_fraction=1)
         require(self, "0 to 600", lambda value: 0 <= value <= 600, "loop_to")
 
 

@@ -106,6 +106,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
         require_at_most(self, steps=MAX_STEPS, clips=MAX_CLIPS, workers=MAX_WORKERS, crop_seconds=MAX_LOOP_TO)
+        require_at_most(self, max_bad_fraction=1)
         if (self.watch is None) != (self.watch_every == 0):
             raise ConfigError("watch (recipe of `aape probe`) and watch_every (steps between probes) belong together")
         if not 0 < self.masking.mask_ratio < 1:
@@ -358,6 +359,7 @@ def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, Enco
     from aape.models.stats import front_end_from_stats
 
     encoder = encoder_config(config.model, **config.encoder)
+    read_sections({"encoder": vars(encoder), "front_end": vars(FrontEndConfig(n_mels=encoder.n_mels))}, "options")
     front_end = FrontEndConfig(n_mels=encoder.n_mels) if config.stats is None else front_end_from_stats(config.stats)
     if front_end.n_mels != encoder.n_mels:
         bands = f"{front_end.n_mels} mel bands, the encoder has {encoder.n_mels}"
@@ -365,7 +367,6 @@ def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, Enco
     samples = round(config.crop_seconds * front_end.sample_rate)
     if samples < front_end.hop_length:
         raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
-    read_sections({"encoder": vars(encoder), "front_end": vars(front_end)}, "options")
     num_time = -(-(1 + samples // front_end.hop_length) // encoder.patch_size)  # 601 frames in 6 s, 38 patches of 16
     return front_end, dataclasses.replace(encoder, num_frames=num_time * encoder.patch_size)
 

@@ -71,6 +71,7 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         require_positive(self, "steps", "batch", "seeds", "validate_every", "min_fold_clips")
         require_at_most(self, steps=MAX_STEPS, batch=MAX_CLIPS, seeds=MAX_SEEDS, loop_to=MAX_LOOP_TO)
+        require_at_most(self, max_bad_fraction=1)
         require_at_most(self, learning_rates=MAX_RATE)
         if not self.learning_rates or not min(self.learning_rates) > 0:
             raise ConfigError(f"learning_rates must be one number or more, above 0, got {list(self.learning_rates)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aape.commands.options import Device
+from aape.errors import require_at_most
 from aape.models.config import FrontEndConfig
 
 
@@ -24,6 +25,9 @@ class StatsConfig:
     out: str
     max_bad_fraction: float = 0.01
     device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        require_at_most(self, max_bad_fraction=1)
 
 
 def stats(config: StatsConfig) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 RATE = 16000  # Hz
 NUM = 32
 SAME = 0.02  # mean squared difference from here up is another sound: a correlation of 0.99
+CONSTANT = 1e-10  # share of the energy that is not the offset's, down to which there is nothing but an offset
 _LENGTH = 4096  # samples that are projected at once
 _SIGNS = np.random.default_rng(0).choice((-1.0, 1.0), (NUM, _LENGTH)).astype(np.float32)
 
@@ -22,25 +23,29 @@ class Sketch:
     """The sketch of a clip, added up block by block."""
 
     def __init__(self) -> None:
-        self.sums, self.energy = np.zeros(NUM), 0.0
+        self.sums, self.energy, self.total = np.zeros(NUM), 0.0, 0.0
         self.rest = np.zeros(0, np.float32)
         self.signs = np.random.default_rng(1)
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Add samples (T,)."""
-        self.energy += float(np.dot(block, block))
+        self.total += float(np.dot(block, block))
         self.rest = np.concatenate([self.rest, block])
         num_whole = len(self.rest) // _LENGTH
         self._project(self.rest[: num_whole * _LENGTH].reshape(num_whole, _LENGTH))
         self.rest = self.rest[num_whole * _LENGTH :]
 
     def values(self) -> NDArray[np.float32]:
-        """Return the sketch (NUM,) of all that was added, zeros for silence."""
-        self._project(np.pad(self.rest, (0, _LENGTH - len(self.rest)))[None])
+        """Return the sketch (NUM,) of all that was added, zeros for silence and a constant offset."""
+        if len(self.rest):
+            self._project(np.pad(self.rest, (0, _LENGTH - len(self.rest)), mode="edge")[None])
         self.rest = self.rest[:0]
-        return (self.sums / np.sqrt(self.energy or 1.0)).astype(np.float32)
+        is_silent = self.energy <= CONSTANT * self.total
+        return (np.zeros(NUM) if is_silent else self.sums / np.sqrt(self.energy)).astype(np.float32)
 
     def _project(self, pieces: NDArray[np.float32]) -> None:
+        pieces = pieces - pieces.mean(1, keepdims=True)  # an offset is no sound
+        self.energy += float(np.square(pieces).sum())
         signs = self.signs.choice((-1.0, 1.0), (len(pieces), NUM))  # other projections for each piece
         self.sums += (signs * (pieces @ _SIGNS.T)).sum(0)
 

@@ -96,6 +96,7 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
         except RuntimeError as error:
             raise AudioError(name, f"its decoder says: {error}") from error
         return samples.data.mean(0), samples.sample_rate
+    source: Any
     if isinstance(item, Mapping):
         source = next((item[key] for key in ("array", "raw", "bytes", "path") if item.get(key) is not None), None)
         if source is None:
@@ -107,6 +108,8 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
         source, rate = item if _kind(item[0]) == "array" else item[::-1]
     else:
         return None
+    if isinstance(source, (bytearray, memoryview)) and memoryview(source).itemsize == 1:
+        source = bytes(source)
     if _is_file(source):
         return source, None
     is_mono = hasattr(source, "reshape") and source.ndim == 2 and 1 in source.shape

@@ -48,9 +48,11 @@ def folder_for(out: Path) -> Iterator[None]:
     """Make the folder that a result goes to before the work and not after it; on an error what was made goes again.
 
     Raises:
-        ConfigError: none can be made there.
+        ConfigError: none can be made there, or nothing written into it.
     """
     made = make_folder(out.parent)
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"out: {out} cannot be written: let this user write into {out.parent}")
     try:
         yield
     except BaseException:
@@ -75,7 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under another name beside it, flush it to the disk, and only then give it its name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    with writing(path, len(content)):
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with writing(path, len(content)), os.fdopen(descriptor, "wb") as file:
             file.write(content)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from aape.errors import ConfigError, one_line
+from aape.errors import ConfigError, one_line, writing
 from aape.runs.files import make_folder, sweep
 
 LOCK_NAME = ".lock"
@@ -39,32 +39,43 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
         return
     folder = Path(out)
     made = make_folder(folder)
-    descriptor, path = _lock(folder)
+    descriptor, path = -1, folder / LOCK_NAME
     try:
+        descriptor = _lock(folder)
         sweep(folder)
         yield
     except BaseException as error:
+        if descriptor < 0:
+            _remove(made)
+            raise
         sweep(folder)
         names = {path.name for path in folder.rglob("*") if path.is_file()}
         is_header = all(name in _HEADER or name.startswith("events.out.tfevents") for name in names)
         if folder.absolute() in made and is_header and (isinstance(error, Exception) or names <= {LOCK_NAME}):
             shutil.rmtree(folder)
-            for parent in made[1:]:
-                with contextlib.suppress(OSError):  # somebody else's by now
-                    parent.rmdir()
+            _remove(made[1:])
         raise
     finally:
-        path.unlink(missing_ok=True)
-        _release(descriptor)
+        if descriptor >= 0:
+            path.unlink(missing_ok=True)
+            _release(descriptor)
 
 
-def _lock(folder: Path) -> tuple[int, Path]:
+def _remove(made: list[Path]) -> None:
+    """Remove folders that were made for nothing, unless they are somebody else's by now."""
+    for folder in made:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
     """Lock a folder's lock file, and write into it who has it."""
     path = folder / LOCK_NAME
     while True:
         if _identity(path) in _held:  # closing a second descriptor would end the first lock
             raise ConfigError(f"{folder} is in use by this process: choose another --out")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         if not _acquire(descriptor):
             os.close(descriptor)
             raise ConfigError(
@@ -77,9 +88,10 @@ def _lock(folder: Path) -> tuple[int, Path]:
     _held.add((status.st_dev, status.st_ino))
     since = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     about = {"pid": os.getpid(), "host": platform.node(), "since": since, "command": shlex.join(sys.orig_argv)}
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps(about).encode())
-    return descriptor, path
+    with contextlib.suppress(OSError):  # at a full disk the lock holds, and whoever meets it is told less
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, json.dumps(about).encode())
+    return descriptor
 
 
 def _acquire(descriptor: int) -> bool:

@@ -141,9 +141,10 @@ class Loop:
             self.num_skipped_in_row = self.num_skipped_in_row + 1 if is_skipped else 0
             if is_skipped:
                 self.skipped.append(step + 1, rank=self.accelerator.process_index, clips=clips)
-            if self.num_skipped_in_row >= MAX_SKIPPED:
+            if self.num_skipped_in_row >= min(MAX_SKIPPED, self.num_steps):
+                steps = f"{self.num_skipped_in_row} steps in a row"
                 raise TrainingError(
-                    f"{self.out}: loss or gradient was not finite {MAX_SKIPPED} steps in a row, up to step {step + 1}; "
+                    f"{self.out}: loss or gradient was not finite {steps}, up to step {step + 1}; "
                     f"the weights are those of before, the clips are in {SKIPPED_NAME}: lower "
                     "--optim.learning-rate, or use --optim.precision float32, and go on with --resume"
                 )

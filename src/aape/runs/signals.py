@@ -77,17 +77,26 @@ def handled(numbers: tuple[int, ...], handler: Callable[[int, Any], object]) -> 
 def raising(at_first: Callable[[int], object] = lambda number: None) -> Iterator[None]:
     """Raise `Stopped` where the first signal finds the program, Ctrl-C's too; a later one ends the process as ever."""
     times: list[float] = []
+    numbers: list[int] = []
 
     def stop(number: int, frame: Any) -> None:
         if times:
             _end_if_late(times[0], number)
             return
         times.append(time.monotonic())
+        numbers.append(number)
         at_first(number)
         raise Stopped(number)
 
     with handled((signal.SIGINT, *TERMINATING), stop):
-        yield
+        try:
+            yield
+        except Exception:  # what Python makes of `Stopped` in some places, as in the definition of a class
+            if numbers:
+                raise Stopped(numbers[0]) from None
+            raise
+        if numbers:  # a library has swallowed it
+            raise Stopped(numbers[0])
 
 
 @contextlib.contextmanager

@@ -102,7 +102,7 @@ def _as_rate(sample_rate: float | None, name: str) -> float:
         raise AudioError(name, "an array does not know its sample rate: pass it")
     try:
         sample_rate = float(sample_rate)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise AudioError(name, f"a sample rate of {sample_rate!r}: it must be one number, in Hz") from error
     if not MIN_RATE <= sample_rate <= MAX_RATE:  # also true of NaN
         raise AudioError(name, f"a sample rate of {sample_rate:g} Hz, outside {MIN_RATE} to {MAX_RATE} Hz")
