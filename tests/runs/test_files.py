@@ -68,7 +68,7 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [pytest.param(v, marks=pytest.mark.slow) if v == "export" else v for v in VERBS])
 def test_a_file_that_finds_no_room_is_named_in_one_line_and_leaves_nothing(tmp_path, verb):
     """A day of work must end with what to do, and not with half a file that passes for a whole one."""
     pytest.importorskip("resource")
