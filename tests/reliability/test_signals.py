@@ -55,7 +55,8 @@ def desk(tmp_path_factory):
 
 def start(arguments, folder, **ignored):
     def set_signals():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it starts with &
+        for number in (signal.SIGINT, signal.SIGHUP):  # which & and nohup ignore, for these tests too
+            signal.signal(number, signal.SIG_DFL)
         for name, action in ignored.items():
             signal.signal(getattr(signal, name), action)
 
