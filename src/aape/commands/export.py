@@ -7,7 +7,7 @@ from typing import Literal
 
 from aape.errors import AapeError, ConfigError, writing
 
-TOLERANCE = 1e-4  # between the file and PyTorch, largest difference
+TOLERANCE = 1e-4  # between the file and PyTorch, largest difference, relative where numbers are above 1
 
 
 @dataclass(frozen=True)
