@@ -52,7 +52,8 @@ def test_onnx_agrees_with_pytorch_for_any_batch_and_length(saved, traced, monkey
         assert frames.shape == (5, -(-(1 + length // 160) // 16), 8 * 64)
     content = onnx.load(out)
     about = {prop.key: prop.value for prop in content.metadata_props}
-    assert json.loads(about["aape"]) == {"sample_rate": 16000, "min_samples": 1, "max_samples": 97279, "loop_to": 2.0}
+    assert json.loads(about["aape"]) == {"sample_rate": 16000, "min_samples": 1, "max_samples": 97279, "loop_to": 2.0,
+                                         "pool": "cls_mean", "layers": [2]}  # fmt: skip
     assert {node.domain for node in content.graph.node} <= {"", "pkg.onnxscript.torch_lib"}  # nothing of ours
     with pytest.raises(Exception, match=r"."):  # not a wrong vector
         run(torch.zeros(1, 0))

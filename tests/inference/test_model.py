@@ -14,8 +14,8 @@ from aape.data.clips import Clip
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference import AudioModel, load_model, random_model
 from aape.models import saved as saved_module
-from aape.models.encoder import pool
 from aape.models.heads import ClassificationHead
+from aape.models.pooling import pool
 from aape.models.saved import save_model
 from notes import FRONT_END, nano
 
@@ -65,7 +65,7 @@ def test_a_vector_is_class_token_and_mean_patch_token(folder):
     assert vector.shape == (128,) == (model.embed_dim,)
     assert vector.dtype == np.float32
     with torch.no_grad():
-        expected = pool(model.encoder(whole_log_mel(model, wave)))[0].numpy()
+        expected = pool(model.encoder(whole_log_mel(model, wave)), "cls_mean", 8)[0].numpy()
     np.testing.assert_allclose(vector, expected, atol=1e-6)
     assert (model.front_end, model.training, model.labels) == (FRONT_END, {"steps": 3}, None)
     assert model.device == torch.device("cpu")
@@ -105,7 +105,7 @@ def test_long_audio_is_the_token_weighted_mean_of_windows(num_frames, sizes):
     for window in spectrogram.split(sizes, dim=-1):
         with torch.no_grad():
             tokens = model.encoder(window)
-        vectors.append(pool(tokens)[0].numpy())
+        vectors.append(pool(tokens, "cls_mean", 8)[0].numpy())
         counts.append(tokens.shape[1] - 1)
         frames.append(tokens[0, 1:].unflatten(0, (8, -1)).transpose(0, 1).flatten(1).numpy())
     np.testing.assert_allclose(model.embed(wave, RATE), np.average(vectors, axis=0, weights=counts), atol=1e-10)
@@ -251,14 +251,16 @@ def test_bad_clips_are_listed_and_the_rest_is_done(model, tmp_path):
 
 def test_mixed_lengths_do_not_pile_up_in_memory(model, tmp_path, monkeypatch):
     """A corpus of ever new lengths never fills a batch: what waits must stay bounded, and the order right."""
-    monkeypatch.setattr("aape.inference.segments.MAX_WAITING_FRAMES", 100)
+    monkeypatch.setattr("aape.inference.pipeline.MAX_WAITING_FRAMES", 100)
     clips = []
     for index in range(12):
         path = write(tmp_path / f"{index}.wav", sound(2560 * (1 + index % 5) - 2000, seed=index))
         clips.append(Clip(path=str(path), name=path.name))
     sizes = []
-    forward = model.encoder.forward
-    monkeypatch.setattr(model.encoder, "forward", lambda x: sizes.append(x.shape[0] * x.shape[-1]) or forward(x))
+    forward = model.encoder.forward_layers
+    monkeypatch.setattr(
+        model.encoder, "forward_layers", lambda x, n: sizes.append(x.shape[0] * x.shape[-1]) or forward(x, n)
+    )
     vectors, _ = model.embed_clips(clips)
     assert max(sizes) <= 100 + 80
     np.testing.assert_allclose(vectors, [model.embed(clip.path) for clip in clips], atol=1e-5)
@@ -269,8 +271,8 @@ def test_hours_are_read_in_segments(model, monkeypatch):
     longest = []
     log_mel = model.log_mel.forward
     monkeypatch.setattr(model.log_mel, "forward", lambda wave: longest.append(wave.shape[1]) or log_mel(wave))
-    segments = list(model._segments([[np.zeros(40 * 60 * RATE, np.float32)]]))
-    assert segments[-1][1].end == 40 * 60
+    vectors = list(model._vectors(model._stream([[np.zeros(40 * 60 * RATE, np.float32)]], model._cut()), model._cut()))
+    assert (len(vectors), vectors[0].end) == (1, 40 * 60)
     assert max(longest) < 7 * RATE
 
 

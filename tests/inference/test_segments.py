@@ -14,7 +14,7 @@ from aape.data.clips import Clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.inference import AudioModel
-from aape.inference.segments import cut
+from aape.inference.segments import End, cutting, segments
 from notes import FRONT_END, nano, save_nano
 
 RATE = 16000
@@ -30,7 +30,9 @@ def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     """However a file is read, its windows must be the same numbers: a seam would look like a click."""
     wave = noise(num_samples).astype(np.float64)
     log_mel = LogMel(mean=-6.0, std=4.0)
-    windows = list(cut((wave[i : i + block] for i in range(0, num_samples, block)), log_mel, 16, lambda x: x))
+    blocks = (wave[i : i + block] for i in range(0, num_samples, block))
+    *windows, end = segments(3, blocks, cutting(FRONT_END, 16))
+    assert end == End(3)
     num_frames = 1 + num_samples // 160
     sizes = (
         [num_frames]
@@ -40,9 +42,10 @@ def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     whole = log_mel(torch.from_numpy(wave)[None])[0, 0]
     assert len(windows) == len(sizes)
     for window, part in zip(windows, whole.split(sizes, dim=-1), strict=True):
-        assert window.spectrogram.shape[-1] == -(-part.shape[-1] // 16) * 16
-        torch.testing.assert_close(window.spectrogram[:, : part.shape[-1]], part, atol=1e-10, rtol=0)
-        assert not window.spectrogram[:, part.shape[-1] :].any()
+        spectrogram = window.spectrogram(log_mel, torch.device("cpu"), torch.float64)
+        assert spectrogram.shape[-1] == -(-part.shape[-1] // 16) * 16 == window.padded
+        torch.testing.assert_close(spectrogram[:, : part.shape[-1]], part, atol=1e-10, rtol=0)
+        assert not spectrogram[:, part.shape[-1] :].any()
     assert [window.start for window in windows] == [pytest.approx(6.08 * i) for i in range(len(sizes))]
     assert [window.end for window in windows[:-1]] == [window.start for window in windows[1:]]
     assert windows[-1].end == num_samples / RATE

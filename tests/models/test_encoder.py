@@ -5,7 +5,8 @@ import torch
 
 from aape.errors import ConfigError
 from aape.models.config import EncoderConfig, PredictorConfig, encoder_config
-from aape.models.encoder import AudioEncoder, pool
+from aape.models.encoder import AudioEncoder
+from aape.models.pooling import pool
 from aape.models.predictor import ConvPredictor, CrossAttentionPredictor, build_predictor
 
 
@@ -28,9 +29,9 @@ def test_any_length_and_no_neighbours(frames):
     encoder = AudioEncoder(encoder_config("nano", num_frames=304)).double().eval()
     x = torch.randn(3, 1, 128, frames, dtype=torch.float64)
     with torch.inference_mode():
-        vectors = pool(encoder(x))
+        vectors = pool(encoder(x), "cls_mean", 8)
         assert vectors.shape == (3, 128)
-        torch.testing.assert_close(vectors[1:2], pool(encoder(x[1:2])), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(vectors[1:2], pool(encoder(x[1:2]), "cls_mean", 8), rtol=1e-10, atol=1e-10)
 
 
 def test_targets_are_block_outputs_or_their_feed_forward_part():

@@ -26,7 +26,7 @@ from aape.data.log_mel import LogMel
 from aape.errors import AapeError
 from aape.inference import AudioModel
 from aape.layers.aape import AaPE
-from aape.models.encoder import pool
+from aape.models.pooling import pool
 from aape.ops import exportable
 
 EXPORTED_FRAMES = 608  # of the longest input, which is the paper's length
@@ -43,13 +43,15 @@ class SamplesToEmbeddings(nn.Module):
         self.log_mel = _AnyLengthLogMel(**dataclasses.asdict(model.front_end))
         self.encoder = copy.deepcopy(model.encoder).requires_grad_(False)
         self.encoder.stem.register_module("pos_embed", _AnyLength(self.encoder.stem.pos_embed.table))
+        self.pool, self.layers = model.pool, model.layers
         self.num_freq = model.log_mel.n_mels // model.encoder.patch_size
 
     def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed clips of equal length (B, L): embedding (B, 2D), and frame embeddings (B, Nt, Nf * D)."""
-        tokens = self.encoder(self.log_mel(samples))  # (B, 1 + Nf Nt, D)
+        """Embed clips of equal length (B, L): embedding (B, E), and frame embeddings (B, Nt, Nf * D)."""
+        outputs = self.encoder.forward_layers(self.log_mel(samples), self.layers)
+        tokens = torch.stack(outputs).mean(0)  # (B, 1 + Nf Nt, D)
         grid = tokens[:, 1:].unflatten(1, (self.num_freq, -1))  # (B, Nf, Nt, D)
-        return pool(tokens), grid.transpose(1, 2).flatten(2)
+        return pool(tokens, self.pool, self.num_freq), grid.transpose(1, 2).flatten(2)
 
 
 class _AnyLengthLogMel(LogMel):
@@ -101,6 +103,8 @@ def write(model: AudioModel, path: Path, kind: str) -> None:
         "min_samples": min_samples(model),
         "max_samples": max_samples(model),
         "loop_to": model.loop_to,
+        "pool": model.pool,
+        "layers": list(model.layers),
     }
     about = {"aape": json.dumps(usage), "training": json.dumps(model.training)}
     program = _trace(model)

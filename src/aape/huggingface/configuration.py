@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_sections
+from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 
 
 class AaPEConfig(PretrainedConfig):
@@ -19,10 +19,13 @@ class AaPEConfig(PretrainedConfig):
         training: how the model was trained.
         card: what the model card says beside that, see `aape.models.saved.save_model`.
         loop_to: length in seconds that shorter sounds were looped to in training; None or 0: nothing is looped.
+        pool: what vectors the model recommends, see `aape.models.pooling.pool`; None for "cls_mean".
+        layers: blocks that these are of, counted from 1; none for the last.
         kwargs: of `transformers.PretrainedConfig`.
 
     Raises:
-        CheckpointError: a section has an unknown key, or a value of another type or out of range.
+        CheckpointError: a section has an unknown key, or a value of another type or out of range, or no such
+            pool or block.
     """
 
     model_type = "aape"
@@ -34,6 +37,8 @@ class AaPEConfig(PretrainedConfig):
         training: dict[str, Any] | None = None,
         card: dict[str, Any] | None = None,
         loop_to: float | None = None,
+        pool: str | None = None,
+        layers: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         sections = {"encoder": encoder or {}, "front_end": front_end or {}, "training": training, "card": card}
@@ -41,6 +46,9 @@ class AaPEConfig(PretrainedConfig):
         self.encoder, self.front_end = dataclasses.asdict(made), dataclasses.asdict(front_end_made)
         self.training, self.card = (read_mapping(sections, key, CONFIG_NAME) for key in ("training", "card"))
         self.loop_to = read_loop_to(loop_to, CONFIG_NAME)
+        use = {"pool": pool, "layers": layers}
+        self.pool, chosen = read_pooling(use, made.depth, CONFIG_NAME)
+        self.layers = list(chosen)
         super().__init__(**kwargs)
 
     def to_diff_dict(self) -> dict[str, Any]:

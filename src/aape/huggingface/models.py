@@ -22,9 +22,10 @@ from aape.huggingface.card import model_card
 from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.feature_extractor import AaPEFeatureExtractor
-from aape.models.config_file import CONFIG_NAME, read_sections
-from aape.models.encoder import AudioEncoder, pool
+from aape.models.config_file import CONFIG_NAME, read_pooling, read_sections
+from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
+from aape.models.pooling import pool
 
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
@@ -43,6 +44,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
         self._is_built = False
         # Again, because options of from_pretrained are set on a finished configuration.
         self.encoder = AudioEncoder(read_sections(vars(config), CONFIG_NAME)[0])
+        self.pool, self.layers = read_pooling(vars(config), len(self.encoder.blocks), CONFIG_NAME)
 
     def post_init(self) -> None:
         """Finish the construction."""
@@ -69,29 +71,36 @@ class AaPEPreTrainedModel(PreTrainedModel):
 
         Returns:
             In the model's dtype: tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for
-            those of padding; and class token and mean patch token (B, 2D).
+            those of padding; and the vectors that the configuration recommends, `pool` of `layers` (B, E).
 
         Raises:
             ValueError: another shape, a clip without frames, or valid frames behind padding.
         """
         x, valid = self._prepare(input_values, attention_mask)
         if valid is None:
-            tokens = self.encoder(x)
-            return tokens, pool(tokens)
+            return self._encode_group(x)
         patch = self.encoder.patch_size
         counts = -(-valid.sum(1) // patch)  # time patches of each clip (B,)
         num_freq, num_time = -(-x.shape[2] // patch), -(-x.shape[3] // patch)
         groups, all_tokens, all_pooled = [], [], []
         for count in counts.unique().tolist():  # clips of one length at a time, so that none sees another's padding
             rows = (counts == count).nonzero()[:, 0]
-            tokens = self.encoder(x[rows, ..., : count * patch])
+            tokens, pooled = self._encode_group(x[rows, ..., : count * patch])
             grid = tokens[:, 1:].unflatten(1, (num_freq, count))  # (b, Nf, Nt, D)
             padded = nn.functional.pad(grid, (0, 0, 0, num_time - count)).flatten(1, 2)
             groups.append(rows)
             all_tokens.append(torch.cat([tokens[:, :1], padded], 1))
-            all_pooled.append(pool(tokens))
+            all_pooled.append(pooled)
         order = torch.cat(groups).argsort()
         return torch.cat(all_tokens)[order], torch.cat(all_pooled)[order]
+
+    def _encode_group(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode spectrograms (B, 1, F, T) without padding: tokens (B, 1 + N, D) and vectors (B, E)."""
+        depth, layers = len(self.encoder.blocks), self.layers
+        outputs = self.encoder.forward_layers(x, {*layers, depth})
+        chosen = outputs if depth in layers else outputs[:-1]
+        vectors = pool(torch.stack(chosen).mean(0), self.pool, -(-x.shape[2] // self.encoder.patch_size))
+        return outputs[-1], vectors
 
     def _prepare(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return spectrograms (B, 1, F, T), zero in padding, and the valid frames (B, T), None where all are.
@@ -226,8 +235,8 @@ class _EncoderUser(AaPEPreTrainedModel):
 
         Returns:
             Of an encoder `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency, and
-            `pooler_output` (B, 2D), class token and mean patch token; of a classifier `logits` (B, C), and `loss` where
-            labels are given.
+            `pooler_output` (B, E), the vectors that the configuration recommends; of a classifier `logits` (B, C), and
+            `loss` where labels are given.
 
         Raises:
             ValueError: another shape, a clip without frames, labels that do not fit, or something is asked for that is

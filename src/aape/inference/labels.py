@@ -48,21 +48,25 @@ def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) ->
             raise ConfigError(f"threshold must be within 0 and 1, got {value!r}{f' for {label}' if label else ''}")
 
 
-def summarise(
-    segments: Sequence[tuple[int, float, float, FloatArray]],
-    labels: Sequence[str],
-    top: int,
-    threshold: Threshold,
-) -> Classification:
-    """Put the segments of one recording together, each a weight, start and end in seconds, probabilities (classes,)."""
-    weights, probabilities = [weight for weight, *_ in segments], [scores for *_, scores in segments]
-    mean = np.average(probabilities, axis=0, weights=weights)
-    parts = [
-        Prediction(start, end, *_best(scores, labels, top, threshold))
-        for _, start, end, scores in segments
-        if start < end  # the others hold the loop of a short recording only
-    ]
-    return Classification(0.0, segments[-1][2], *_best(mean, labels, top, threshold), parts)
+class Summary:
+    """The labels of one recording, put together from those of its segments; memory is taken for what is returned."""
+
+    def __init__(self, labels: Sequence[str], top: int, threshold: Threshold) -> None:
+        self.labels, self.top, self.threshold = labels, top, threshold
+        self.weighted, self.weight, self.end = np.zeros(len(labels)), 0.0, 0.0
+        self.windows: list[Prediction] = []
+
+    def add(self, weight: float, start: float, end: float, scores: FloatArray) -> None:
+        """Take the next segment, from `start` to `end` seconds, with its probabilities (classes,)."""
+        self.weighted += weight * scores
+        self.weight, self.end = self.weight + weight, max(self.end, end)
+        if start < end:  # the others hold the loop of a short recording only
+            self.windows.append(Prediction(start, end, *_best(scores, self.labels, self.top, self.threshold)))
+
+    def result(self) -> Classification:
+        """Return what has been added."""
+        best = _best(self.weighted / self.weight, self.labels, self.top, self.threshold)
+        return Classification(0.0, self.end, *best, self.windows)
 
 
 def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:

@@ -6,40 +6,32 @@ Letters: B clips, F mel bins, Nf and Nt frequency and time patches, D width.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from aape.data.clips import Clip, stream_clip
-from aape.data.log_mel import LogMel
+from aape.data.clips import Clip
 from aape.data.manifest import read_inputs
-from aape.errors import AudioError, CheckpointError, ConfigError
-from aape.inference.labels import Classification, Threshold, check_request, summarise
+from aape.errors import AudioError, CheckpointError
+from aape.inference.encoding import BATCH_SIZE, Embedded, FrozenEncoder, Progress, raising
+from aape.inference.labels import Classification, Summary, Threshold, check_request
 from aape.inference.recordings import Paths, Sound, open_sounds, readable_clips
-from aape.inference.segments import Blocks, FloatArray, Key, Segment, batches, cut, loop
-from aape.models.config import MAX_LOOP_TO, FrontEndConfig
-from aape.models.encoder import AudioEncoder, pool
+from aape.inference.segments import Blocks, End, FloatArray, Segment
+from aape.models.config import FrontEndConfig
+from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model
 from aape.runs.devices import resolve_device
 
-BATCH_SIZE = 16
-CPU_BATCH_SIZE = 4  # the most on a CPU, where more leave its caches: 16 take 15 % longer for each clip
-
-Progress: TypeAlias = Callable[[int, int], None]
 BadClips: TypeAlias = list[tuple[str, str]]  # name and reason
 
 
-class AudioModel:
+class AudioModel(FrozenEncoder):
     """A frozen encoder with the front end that it was trained with, and a classifier if it has one.
 
     Args:
@@ -51,9 +43,12 @@ class AudioModel:
         training: how it was trained.
         loop_to: length in seconds that shorter sounds are looped to before they are encoded; 0 takes them as they are.
             Times and frames are always the sound's own.
+        pool: what a vector is, see `aape.models.pooling.pool`.
+        layers: blocks, counted from 1, whose outputs are averaged before; none for the last.
+        precision: "float32", "bfloat16", or "auto", bfloat16 on a GPU.
 
     Raises:
-        ConfigError: `loop_to` outside 0 to 600.
+        ConfigError: `loop_to` outside 0 to 600, no such pool or blocks, or no such precision.
     """
 
     def __init__(
@@ -66,47 +61,28 @@ class AudioModel:
         multi_label: bool = False,
         training: dict[str, Any] | None = None,
         loop_to: float = 0.0,
+        pool: str = "cls_mean",
+        layers: Sequence[int] = (),
+        precision: str = "auto",
     ) -> None:
-        if not 0 <= loop_to <= MAX_LOOP_TO:  # also true of NaN
-            raise ConfigError(f"loop_to must be 0 to {MAX_LOOP_TO:g} seconds, got {loop_to}")
-        self.encoder = encoder.eval()
-        self.front_end = front_end
-        self.log_mel = LogMel(**dataclasses.asdict(front_end))
+        super().__init__(encoder, front_end, loop_to=loop_to, pool=pool, layers=layers, precision=precision)
         self.head = None if head is None else head.eval()
-        self._modules = nn.ModuleList([encoder] if head is None else [encoder, head])
+        if head is not None:
+            self._modules.append(head)
         self.labels = labels
         if head is not None and labels is None:
             self.labels = [f"LABEL_{index}" for index in range(head.linear.out_features)]  # as transformers does
         self.multi_label = multi_label
         self.training = training or {}
-        self.loop_to = loop_to
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.encoder.cls_token.device
-
-    @property
-    def embed_dim(self) -> int:
-        """Length of a vector, 2D."""
-        return 2 * self.encoder.embed_dim
-
-    @property
-    def _dtype(self) -> type[np.floating]:
-        return np.float64 if self.encoder.cls_token.dtype == torch.float64 else np.float32
-
-    def to(self, device: str | torch.device) -> AudioModel:
-        """Move to a device, in place."""
-        self._modules.to(device)
-        return self
-
-    def double(self) -> AudioModel:
-        """Compute everything in float64 from now on, the front end and the vectors included."""
-        self._modules.double()
-        return self
 
     def embed(
-        self, wav: Sound, sample_rate: float | None = None, *, lengths: Sequence[int] | None = None
+        self,
+        wav: Sound,
+        sample_rate: float | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+        pool: str | None = None,
+        layers: Sequence[int] | None = None,
     ) -> FloatArray:
         """Embed one sound, or several.
 
@@ -117,37 +93,69 @@ class AudioModel:
                 decoder of torchcodec.
             sample_rate: of samples that do not bring it, in Hz; a file knows its own.
             lengths: valid samples of each row of (B, samples); the rest is padding, and has no influence.
+            pool: what the vector is instead of `self.pool`.
+            layers: blocks that it is of instead of `self.layers`; none for the last.
 
         Returns:
-            Class token and mean patch token, (2D,) or (B, 2D), float32. Sound longer than 10.24 s is embedded in
-            windows of 6.08 s, and its vector is their mean, weighted by their length.
+            The pooled tokens, (E,) or (B, E), float32. Sound longer than 10.24 s is encoded in segments of 6.08 s, and
+            the tokens of all are pooled; of class tokens, the mean is taken, weighted by length.
 
         Raises:
             AudioError: a sound cannot be used.
+            ConfigError: no such pool, or no such blocks.
         """
+        if pool is not None or layers is not None:
+            layers = self.layers if layers is None else layers
+            return self._with(pool or self.pool, layers).embed(wav, sample_rate, lengths=lengths)
+        cut = self._cut()
         sounds, is_batch = self._open(wav, sample_rate, lengths)
-        vectors = self._vectors(sounds)
+        vectors = [item.vector for item in raising(self._vectors(self._stream(sounds, cut), cut))]
         return np.stack(vectors) if is_batch else vectors[0]
+
+    def embed_windows(
+        self, wav: Sound, sample_rate: float | None = None, *, window: float = 2.0, hop: float = 0.5
+    ) -> tuple[FloatArray, NDArray[np.float64]]:
+        """Embed windows of one sound, samples (samples,) or a recording as for `embed`.
+
+        A window is encoded by itself, from the log-mel of the whole recording. The last is shorter; one shorter than a
+        patch (160 ms) is left out.
+
+        Args:
+            wav: the sound.
+            sample_rate: of samples that do not bring it, in Hz.
+            window: length in seconds, 0.16 to 10.24, a multiple of a frame (10 ms).
+            hop: from the start of one window to that of the next, likewise, at most the window.
+
+        Returns:
+            Vectors (W, E), float32; start and end of each in seconds (W, 2).
+
+        Raises:
+            AudioError: the sound cannot be used, or is a batch.
+            ConfigError: no such windows.
+        """
+        cut = self._cut(window, hop)
+        rows = list(raising(self._vectors(self._stream(self._open_one(wav, sample_rate), cut), cut)))
+        times = np.array([(row.start, row.end) for row in rows])
+        return np.stack([row.vector for row in rows]), times
 
     def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
         """Embed every time patch of one sound, samples (samples,) or a recording as for `embed`.
 
         Returns:
-            The tokens of each time patch, low frequencies first, (Nt, Nf * D), float32; and the patches' centres (Nt,)
-            in ms. Of a looped sound, those of its first pass only: as many as without looping.
+            The tokens of `self.layers` of each time patch, low frequencies first, (Nt, Nf * D), float32; and the
+            patches' centres (Nt,) in ms. Of a looped sound, those of its first pass only: as many as without looping.
 
         Raises:
             AudioError: the sound cannot be used, or is a batch.
         """
-        sounds, is_batch = self._open(wav, sample_rate)
-        if is_batch:
-            what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
-            raise AudioError("array", f"{what}: embed_frames takes one clip at a time")
-        parts: dict[int, Tensor] = {}
-        for (_, index), segment, tokens in self._encode(sounds):
-            grid = tokens[1:].unflatten(0, (self.log_mel.n_mels // self.encoder.patch_size, -1))  # (Nf, Nt, D)
-            parts[index] = grid.transpose(0, 1).flatten(1)[: segment.num_patches].cpu()
-        frames = torch.cat([parts[index] for index in sorted(parts)]).numpy()
+
+        def grid(x: Tensor) -> Tensor:
+            tokens = self._tokens(x)[:, 1:].unflatten(1, (self._num_freq, -1))  # (B, Nf, Nt, D)
+            return tokens.transpose(1, 2).flatten(2)
+
+        stream = self._stream(self._open_one(wav, sample_rate), self._cut())
+        parts = [part[: segment.num_patches] for segment, part in raising(self._encode(stream, grid))]
+        frames = np.concatenate(parts)
         patch_ms = 1000 * self.encoder.patch_size * self.log_mel.hop_length / self.log_mel.sample_rate
         centres: NDArray[np.float64] = (np.arange(len(frames), dtype=np.float64) + 0.5) * patch_ms
         return frames, centres
@@ -155,23 +163,52 @@ class AudioModel:
     def embed_clips(
         self, clips: Sequence[Clip], *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
     ) -> tuple[FloatArray, BadClips]:
-        """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 4.
+        """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 24 s of sound.
 
         After every clip `progress` is called with (done, total).
 
         Returns:
-            One vector per readable clip, in order, (n, 2D) float32; and name and reason of the others.
+            One vector per readable clip, in order, (n, E) float32; and name and reason of the others.
         """
-        bad: dict[int, str] = {}
-        vectors = self._vectors(self._read(clips, progress), batch_size, bad)
-        stacked = np.stack(vectors) if vectors else np.empty((0, self.embed_dim), self._dtype)
-        return stacked, [(clips[row].name, reason) for row, reason in bad.items()]
+        vectors, bad = [np.empty((0, self.embed_dim), self._dtype)], []
+        for item in self.embed_chunks([clips], batch_size=batch_size, progress=progress):
+            if isinstance(item, End):
+                bad.append((clips[item.row].name, str(item.error and item.error.reason)))
+            else:
+                vectors.append(item.vector[None])
+        return np.concatenate(vectors), bad
+
+    def embed_chunks(
+        self,
+        chunks: Iterable[Sequence[Clip]],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> Iterator[Embedded | End]:
+        """Embed clips while they are read; the bytes of a chunk's vectors depend on nothing outside it.
+
+        Args:
+            chunks: of clips; the rows of what is returned are counted through all of them.
+            window: length of windows in seconds, for a vector of each; None: one for each clip.
+            hop: from window to window, in seconds; None: the window's length.
+            batch_size: as for `embed_clips`.
+            progress: likewise; the total is that of the chunks begun.
+
+        Yields:
+            In order, each vector; and for a clip that cannot be read its end, with the error. Windows before may have
+            been there.
+        """
+        cut = self._cut(window, hop)
+        stream = self._read(chunks, cut, progress)
+        yield from self._vectors(stream, cut, batch_size=batch_size, is_repeatable=True)
 
     def embed_files(self, inputs: Paths, *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[str], BadClips]:
         """Embed sound files, folders of them, tables and tar shards, as `aape embed` does; `batch_size` as above.
 
         Returns:
-            One vector per readable clip, (n, 2D) float32; their names (n); and name and reason of the others.
+            One vector per readable clip, (n, E) float32; their names (n); and name and reason of the others.
 
         Raises:
             DataError: a table that cannot be used.
@@ -188,10 +225,14 @@ class AudioModel:
         lengths: Sequence[int] | None = None,
         top: int = 5,
         threshold: Threshold = None,
+        window: float | None = None,
+        hop: float | None = None,
     ) -> Classification | list[Classification]:
         """Label one sound, or several, given as to `embed`.
 
         At most `top` labels are returned, and none with a score below `threshold`, one for all or by label (others 0).
+        `window` and `hop` in seconds are as for `embed_windows`; by default a sound of up to 10.24 s is one window, and
+        longer ones have windows of 6.08 s.
 
         Returns:
             Labels and scores, of the whole and of its windows; a list of such for a batch. Scores are softmax
@@ -200,10 +241,11 @@ class AudioModel:
         Raises:
             AudioError: a sound cannot be used.
             CheckpointError: the model has no classifier.
-            ConfigError: a threshold outside 0 to 1 or of an unknown label, or no labels asked for.
+            ConfigError: a threshold outside 0 to 1 or of an unknown label, no labels asked for, or no such windows.
         """
+        cut = self._cut(window, hop)
         sounds, is_batch = self._open(wav, sample_rate, lengths)
-        results = self._classifications(sounds, top, threshold)
+        results = list(raising(self._classifications(self._stream(sounds, cut), top, threshold)))
         return results if is_batch else results[0]
 
     def classify_clips(
@@ -212,6 +254,8 @@ class AudioModel:
         *,
         top: int = 5,
         threshold: Threshold = None,
+        window: float | None = None,
+        hop: float | None = None,
         batch_size: int = BATCH_SIZE,
         progress: Progress | None = None,
     ) -> tuple[list[Classification], BadClips]:
@@ -220,19 +264,15 @@ class AudioModel:
         Returns:
             A result per readable clip, in order; and name and reason of the others.
         """
-        bad: dict[int, str] = {}
-        results = self._classifications(self._read(clips, progress), top, threshold, batch_size, bad)
-        return results, [(clips[row].name, reason) for row, reason in bad.items()]
-
-    def fingerprint(self) -> str:
-        """Return a digest of all that a vector depends on besides the sound: weights, encoder, front end, looping."""
-        digest = hashlib.sha256(f"loop_to {self.loop_to}".encode() if self.loop_to else b"")
-        for config in (self.encoder.config, self.front_end):
-            digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        stream = self._read([clips], self._cut(window, hop), progress)
+        results: list[Classification] = []
+        bad: BadClips = []
+        for item in self._classifications(stream, top, threshold, batch_size=batch_size, is_repeatable=True):
+            if isinstance(item, End):
+                bad.append((clips[item.row].name, str(item.error and item.error.reason)))
+            else:
+                results.append(item)
+        return results, bad
 
     def require_head(self) -> ClassificationHead:
         """Return the classifier.
@@ -253,93 +293,58 @@ class AudioModel:
         rate = self.log_mel.sample_rate
         return open_sounds(wav, sample_rate, to_rate=rate, dtype=self._dtype, lengths=lengths)
 
-    def _read(self, clips: Sequence[Clip], progress: Progress | None) -> Iterator[Blocks]:
-        """Open clips one by one; the next is asked for when one has been read."""
-        for done, clip in enumerate(clips, start=1):
-            yield stream_clip(clip, sample_rate=self.log_mel.sample_rate)
-            if progress is not None:
-                progress(done, len(clips))
-
-    def _segments(self, sounds: Iterable[Blocks], bad: dict[int, str] | None = None) -> Iterator[tuple[Key, Segment]]:
-        """Cut recordings; `bad` gets row and reason of those that turn out to be unreadable, else they are errors."""
-        dtype = self.encoder.cls_token.dtype
-
-        def prepare(samples: Tensor) -> Tensor:
-            return samples.to(self.device, torch.promote_types(dtype, torch.float32))
-
-        for row, blocks in enumerate(sounds):
-            try:
-                blocks, length = loop(blocks, round(self.loop_to * self.log_mel.sample_rate))
-                segments = cut(blocks, self.log_mel, self.encoder.patch_size, prepare, length)
-                for index, segment in enumerate(segments):
-                    yield (row, index), segment._replace(spectrogram=segment.spectrogram.to(dtype))
-            except AudioError as error:
-                if bad is None:
-                    raise
-                bad[row] = error.reason
-
-    def _encode(
-        self, sounds: Iterable[Blocks], batch_size: int = BATCH_SIZE, bad: dict[int, str] | None = None
-    ) -> Iterator[tuple[Key, Segment, Tensor]]:
-        """Encode recordings as `_segments` cuts them; yields key, segment and tokens (1 + N, D) as batches fill up."""
-        most = min(batch_size, CPU_BATCH_SIZE) if self.device.type == "cpu" else batch_size
-        for batch in batches(self._segments(sounds, bad), most):
-            with torch.inference_mode():
-                encoded = self.encoder(torch.stack([segment.spectrogram for _, segment in batch])[:, None])
-            for (key, segment), tokens in zip(batch, encoded, strict=True):
-                yield key, segment, tokens
-
-    def _vectors(
-        self, sounds: Iterable[Blocks], batch_size: int = BATCH_SIZE, bad: dict[int, str] | None = None
-    ) -> list[FloatArray]:
-        """Embed the readable recordings: for each the mean over its segments (2D,), weighted by their patches."""
-        sums: dict[int, NDArray[np.float64]] = {}
-        counts: Counter[int] = Counter()
-        for (row, _), segment, tokens in self._encode(sounds, batch_size, bad):
-            count = segment.spectrogram.shape[-1]
-            vector = count * pool(tokens[None])[0].double().cpu().numpy()
-            sums[row] = sums[row] + vector if row in sums else vector
-            counts[row] += count
-        rows = sorted(sums.keys() - (bad or {}).keys())
-        return [(sums[row] / counts[row]).astype(self._dtype) for row in rows]
+    def _open_one(self, wav: Sound, sample_rate: float | None) -> list[Blocks]:
+        sounds, is_batch = self._open(wav, sample_rate)
+        if is_batch:
+            what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
+            raise AudioError("array", f"{what}: one clip at a time, where there are times")
+        return sounds
 
     def _classifications(
-        self,
-        sounds: Iterable[Blocks],
-        top: int,
-        threshold: Threshold,
-        batch_size: int = BATCH_SIZE,
-        bad: dict[int, str] | None = None,
-    ) -> list[Classification]:
-        """Classify the readable recordings."""
+        self, stream: Iterable[Segment | End], top: int, threshold: Threshold, **options: Any
+    ) -> Iterator[Classification | End]:
+        """Classify recordings; of the ends, those with an error are left."""
         head, labels = self.require_head(), self.labels or []
         check_request(top, threshold, labels)
-        scored: dict[int, dict[int, tuple[int, float, float, FloatArray]]] = {}
-        for (row, index), segment, tokens in self._encode(sounds, batch_size, bad):
-            with torch.inference_mode():
-                logits = head(tokens[None])[0].double()
-                scores = logits.sigmoid() if self.multi_label else logits.softmax(-1)
-            count = segment.spectrogram.shape[-1]
-            scored.setdefault(row, {})[index] = (count, segment.start, segment.end, scores.cpu().numpy())
-        rows = sorted(scored.keys() - (bad or {}).keys())
-        segments = [[scored[row][index] for index in sorted(scored[row])] for row in rows]
-        return [summarise(parts, labels, top, threshold) for parts in segments]
+
+        def probabilities(x: Tensor) -> Tensor:
+            logits = head(self.encoder(x)).double()
+            return logits.sigmoid() if self.multi_label else logits.softmax(-1)
+
+        summary = Summary(labels, top, threshold)
+        for item in self._encode(stream, probabilities, **options):
+            if not isinstance(item, End):
+                segment, scores = item
+                summary.add(segment.padded, segment.start, segment.end, scores)
+                continue
+            yield summary.result() if item.error is None else item
+            summary = Summary(labels, top, threshold)
 
 
 def load_model(
-    name_or_path: str | os.PathLike[str], device: str = "auto", *, loop_to: float | None = None
+    name_or_path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    pool: str | None = None,
+    layers: Sequence[int] | None = None,
+    loop_to: float | None = None,
+    precision: str = "auto",
 ) -> AudioModel:
-    """Load a model for use.
+    """Load a model for use. What is None is what the model recommends, saved with it.
 
     Args:
         name_or_path: a shipped model's name, a saved folder, or a run's folder.
         device: "auto", "cpu", "cuda" or "mps".
-        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. None: what the model was
-            trained with and recommends, 3 for `tiny`.
+        pool: what a vector is: "cls_mean", the paper's, class token and mean patch token (2D); "frequency", the mean
+            over time of each frequency patch (Nf D); "frequency_std", the same and its standard deviation (2 Nf D);
+            "cls" or "mean" (D).
+        layers: blocks, counted from 1, whose outputs are averaged before; none for the last.
+        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. `tiny` has 3.
+        precision: "float32", "bfloat16", or "auto", bfloat16 on a GPU and float32 elsewhere.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: there is no such device, or `loop_to` is outside 0 to 600.
+        ConfigError: there is no such device, pool, block or precision, or `loop_to` is outside 0 to 600.
     """
     target = resolve_device(device)
     saved = read_model(name_or_path)
@@ -351,6 +356,9 @@ def load_model(
         multi_label=saved.multi_label,
         training=saved.training,
         loop_to=saved.loop_to if loop_to is None else loop_to,
+        pool=saved.pool if pool is None else pool,
+        layers=saved.layers if layers is None else layers,
+        precision=precision,
     ).to(target)
 
 
@@ -359,4 +367,5 @@ def random_model(model: AudioModel, seed: int) -> AudioModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = AudioEncoder(model.encoder.config)
-    return AudioModel(encoder.to(model.device, model.encoder.cls_token.dtype), model.front_end, loop_to=model.loop_to)
+    encoder.to(model.device, model.encoder.cls_token.dtype)
+    return AudioModel(encoder, model.front_end, loop_to=model.loop_to, pool=model.pool, layers=model.layers)

@@ -1,38 +1,108 @@
-"""How sound of any length becomes segments that an encoder takes, and segments become batches.
+"""Recordings cut into the pieces that are encoded in one pass.
 
-Up to `MAX_FRAMES` frames are one segment; anything longer is cut into segments of `SEGMENT_FRAMES` that neither overlap
-nor leave anything out, the last one shorter. A segment's log-mel is that of the whole recording, seams included.
+A recording is read block by block and never held as a whole. A segment brings the samples that its frames see, so that
+its log-mel is that of the whole recording.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from aape.data.log_mel import LogMel
+from aape.errors import AudioError, ConfigError
+from aape.models.config import FrontEndConfig
 
 MAX_FRAMES = 1024  # what is encoded in one pass: 10.24 s
 SEGMENT_FRAMES = 608  # what longer audio is cut into: 6.08 s, also the hop
-MAX_WAITING_FRAMES = 1 << 16  # of segments held back until a batch of their length is full: 32 MB
 
 FloatArray: TypeAlias = NDArray[np.floating]
 Blocks: TypeAlias = Iterable[FloatArray]  # a recording, in consecutive blocks (samples,)
-Key: TypeAlias = tuple[int, int]  # row of the recording, index of the segment in it
+
+
+class Cut(NamedTuple):
+    """How recordings are cut, in frames; see `cutting`."""
+
+    hop_length: int  # of the front end, in samples
+    reach: int  # samples that a frame sees on either side of its centre
+    patch_size: int  # P
+    rate: int  # samples per second
+    window: int = SEGMENT_FRAMES
+    hop: int = SEGMENT_FRAMES
+    whole: int = MAX_FRAMES  # shorter recordings are not cut
+    is_asked: bool = False  # by the user, who gets windows of the recording and not of its loop
 
 
 class Segment(NamedTuple):
     """A piece of a recording that is encoded in one pass."""
 
-    spectrogram: Tensor  # (F, T), standardised log-mel, zero-padded to whole patches
+    row: int  # of the recording
     start: float  # in the recording, in seconds
     end: float
     num_patches: int  # time patches that begin within the recording; the others are its loop's
+    padded: int  # T, frames in whole patches
+    samples: FloatArray  # that its frames see
+    lead: int  # frames before the first, whose reflection at the cut is not the recording's
+    num_frames: int
+
+    def spectrogram(self, log_mel: LogMel, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return the standardised log-mel (F, T), zero-padded to whole patches."""
+        samples = torch.from_numpy(self.samples).to(device, torch.promote_types(dtype, torch.float32))
+        frames = log_mel(samples[None])[0, 0, :, self.lead : self.lead + self.num_frames]
+        return F.pad(frames, (0, self.padded - self.num_frames)).to(dtype)
+
+
+class End(NamedTuple):
+    """The end of a recording, or why it cannot be read to its end."""
+
+    row: int
+    error: AudioError | None = None
+    closes: bool = False  # later recordings share no batch with this one and those before
+
+
+def cutting(front_end: FrontEndConfig, patch_size: int, window: float | None = None, hop: float | None = None) -> Cut:
+    """Return how recordings are cut.
+
+    Args:
+        front_end: the frames.
+        patch_size: P.
+        window: length in seconds; None: recordings of up to 1,024 frames whole, longer ones in 608 frames.
+        hop: from the start of one window to that of the next, in seconds; None for the length of the window.
+
+    Raises:
+        ConfigError: a window shorter than a patch or longer than 1,024 frames, a hop of 0 or above the window, either
+            no multiple of a frame, or a hop without a window.
+    """
+    rate, step = front_end.sample_rate, front_end.hop_length
+    cut = Cut(step, front_end.n_fft // 2, patch_size, rate)
+    if window is None:
+        if hop is not None:
+            raise ConfigError("hop: it is from window to window: give a window, too")
+        return cut
+
+    def frames(name: str, seconds: float, least: int, most: int) -> int:
+        """Count the frames of a length."""
+        bounds = f"{least * step / rate:g} to {most * step / rate:g} s"
+        try:
+            count = float(seconds) * rate / step
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{name} must be {bounds}, got {seconds!r}") from error
+        if not least - 1e-6 <= count <= most + 1e-6:  # also true of NaN
+            raise ConfigError(f"{name} must be {bounds}, got {seconds:g}")
+        if abs(count - round(count)) > 1e-6:
+            raise ConfigError(f"{name} must be a multiple of {step / rate:g} s, a frame, got {seconds:g}")
+        return round(count)
+
+    length = frames("window", window, patch_size, MAX_FRAMES)
+    distance = length if hop is None else frames("hop", hop, 1, length)
+    return cut._replace(window=length, hop=distance, whole=length, is_asked=True)
 
 
 def loop(blocks: Blocks, count: int) -> tuple[Blocks, int | None]:
@@ -49,68 +119,72 @@ def loop(blocks: Blocks, count: int) -> tuple[Blocks, int | None]:
     return itertools.chain(head, source), None
 
 
-def cut(
-    blocks: Blocks, log_mel: LogMel, patch_size: int, prepare: Callable[[Tensor], Tensor], length: int | None = None
-) -> Iterator[Segment]:
-    """Cut a recording into segments while it is being read, holding no more of it than a segment and a block.
+def segments(row: int, blocks: Blocks, cut: Cut, loop_to: int = 0) -> Iterator[Segment | End]:
+    """Cut a recording while it is being read, holding no more of it than a segment and a block; the last is its end.
+
+    Windows follow each other until one reaches the end; there the last is shorter. Of windows that the user asked for,
+    one shorter than a patch is left out, unless it is the only one.
 
     Args:
+        row: of the recording.
         blocks: its samples (samples,) at the front end's rate, in consecutive blocks of any size.
-        log_mel: the front end.
-        patch_size: P.
-        prepare: brings samples to the device and the precision to compute in.
-        length: samples of the recording, where its loop follows; None if nothing follows.
+        cut: where to cut.
+        loop_to: samples that shorter recordings are looped to.
     """
-    hop, reach = log_mel.hop_length, log_mel.n_fft // 2
+    count = 0
+    try:
+        looped, length = loop(blocks, loop_to)
+        for segment in _segments(row, looped, cut, length):
+            yield segment
+            count += 1
+        error = None if count else AudioError("recording", "no samples in it")
+    except AudioError as reason:
+        error = reason
+    yield End(row, error)
+
+
+def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Iterator[Segment]:
+    """Cut a recording; `length` are its samples where its loop follows."""
+    step = cut.hop_length
     held: FloatArray = np.zeros(0, np.float32)  # samples from `origin` on
     origin, first, is_long = 0, 0, False
 
     def segment(last: int) -> Segment:
-        """Compute the frames first..last from the samples that they see."""
-        lead = _lead(first, log_mel)
-        begin, end = (first - lead) * hop - origin, (last - 1) * hop + reach + 1 - origin
-        with torch.inference_mode():
-            spectrogram = log_mel(prepare(torch.from_numpy(held[begin:end]))[None])[0, 0]
-            spectrogram = spectrogram[:, lead : lead + last - first]
-            spectrogram = torch.nn.functional.pad(spectrogram, (0, -spectrogram.shape[-1] % patch_size))
+        """Return the frames first..last with the samples that they see."""
+        lead = _lead(first, cut)
+        begin, end = (first - lead) * step - origin, (last - 1) * step + cut.reach + 1 - origin
         stop = origin + len(held) if length is None else length
-        frames = min(last, 1 + stop // hop) - first  # of the recording; negative where only its loop is left
-        start, end_seconds = first * hop / log_mel.sample_rate, min(last * hop, stop) / log_mel.sample_rate
-        return Segment(spectrogram, start, end_seconds, max(0, -(-frames // patch_size)))
+        frames = min(last, 1 + stop // step) - first  # of the recording; negative where only its loop is left
+        count = last - first
+        padded = count + -count % cut.patch_size
+        start, end_seconds = first * step / cut.rate, min(last * step, stop) / cut.rate
+        num_patches = max(0, -(-frames // cut.patch_size))
+        return Segment(row, start, end_seconds, num_patches, padded, held[begin:end].copy(), lead, count)
+
+    def is_covered(num_samples: int) -> bool:
+        """Say whether no window is left that begins at `first`, with so many samples read and to come."""
+        stop = num_samples if length is None or not cut.is_asked else length
+        before = first - cut.hop + cut.window  # the end of the last window
+        if not cut.is_asked:
+            return before > stop // step
+        return first > 0 and (before * step >= stop or stop - first * step < cut.patch_size * step)
 
     for block in blocks:
         held = np.concatenate([held, block]) if held.size else block
-        is_long = is_long or origin + len(held) >= MAX_FRAMES * hop
-        while is_long and origin + len(held) > (first + SEGMENT_FRAMES - 1) * hop + reach:
-            yield segment(first + SEGMENT_FRAMES)
-            first += SEGMENT_FRAMES
-        unused = (first - _lead(first, log_mel)) * hop - origin
+        is_long = is_long or origin + len(held) >= cut.whole * step
+        while is_long and origin + len(held) > (first + cut.window - 1) * step + cut.reach:
+            if cut.is_asked and length is not None and is_covered(length):
+                return
+            yield segment(first + cut.window)
+            first += cut.hop
+        unused = (first - _lead(first, cut)) * step - origin
         held, origin = held[unused:], origin + unused
-    num_frames = 1 + (origin + len(held)) // hop
-    while first < num_frames:
-        last = min(first + (SEGMENT_FRAMES if is_long else MAX_FRAMES), num_frames)
-        yield segment(last)
-        first = last
+    total = origin + len(held)
+    while total and not is_covered(total):
+        yield segment(min(first + (cut.window if is_long else cut.whole), 1 + total // step))
+        first += cut.hop if is_long else cut.whole
 
 
-def _lead(first: int, log_mel: LogMel) -> int:
+def _lead(first: int, cut: Cut) -> int:
     """Count the frames before `first` whose reflection at the cut is not the recording's."""
-    return min(first, log_mel.n_fft // 2 // log_mel.hop_length + 1)
-
-
-def batches(segments: Iterable[tuple[Key, Segment]], batch_size: int) -> Iterator[list[tuple[Key, Segment]]]:
-    """Group segments by their number of frames T, in full batches as far as memory allows."""
-    waiting: dict[int, list[tuple[Key, Segment]]] = {}
-    num_frames = 0
-    for item in segments:
-        length = item[1].spectrogram.shape[-1]
-        waiting.setdefault(length, []).append(item)
-        num_frames += length
-        if num_frames > MAX_WAITING_FRAMES:
-            length = max(waiting, key=lambda key: key * len(waiting[key]))
-        elif len(waiting[length]) < batch_size:
-            continue
-        batch = waiting.pop(length)
-        num_frames -= length * len(batch)
-        yield batch
-    yield from (waiting[length] for length in sorted(waiting))
+    return min(first, cut.reach // cut.hop_length + 1)

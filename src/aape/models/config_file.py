@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError
 from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig
+from aape.models.pooling import Pool, check_pooling
 
 CONFIG_NAME = "config.json"
 # Bounds of what costs time or memory and does not show in the shape of a tensor.
@@ -74,6 +75,21 @@ def read_loop_to(value: Any, where: str) -> float:
     if not _fits(value, float) or not 0 <= value <= MAX_LOOP_TO:
         raise CheckpointError(f"{where}: loop_to: expected 0 to {MAX_LOOP_TO:g} seconds, got {value!r}")
     return float(value)
+
+
+def read_pooling(values: Mapping[str, Any], depth: int, where: str) -> tuple[Pool, tuple[int, ...]]:
+    """Return the pool and the blocks that a model recommends, "cls_mean" of the last where none are stated.
+
+    Raises:
+        CheckpointError: there is no such pool, or no such block.
+    """
+    layers = values.get("layers") or []
+    if not isinstance(layers, (list, tuple)):
+        raise CheckpointError(f"{where}: layers: expected a list of blocks, got {layers!r}")
+    try:
+        return check_pooling(values.get("pool") or "cls_mean", layers, depth)
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def _section(values: Any, key: str, section: type[SectionT], where: str) -> SectionT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,31 @@ class AudioEncoder(nn.Module):
         Returns:
             Tokens after the final norm, the class token first: (B, 1 + N, D), (B, 1 + V, D) or (B, M, 1 + V, D).
         """
-        x = self.stem(spectrogram, visible)  # (B, [M,] N or V, D)
-        x = torch.cat([self.cls_token.to(x.dtype).expand(*x.shape[:-2], 1, -1), x], -2)
+        x = self._with_cls_token(self.stem(spectrogram, visible))
         views, x = x.shape[:-2], x.flatten(0, -3)  # which are clips to the blocks
         for block in self.blocks:
             x = block(x)
         return self.norm(x).unflatten(0, views)
 
     forward_features = forward
+
+    def forward_layers(self, spectrogram: Tensor, layers: Collection[int]) -> list[Tensor]:
+        """Encode all patches, and return the outputs of several blocks after the final norm [ours].
+
+        Args:
+            spectrogram: (B, 1, F, T), as for `forward`.
+            layers: blocks, counted from 1; of the last the output is that of `forward`. Later ones are not computed.
+
+        Returns:
+            Tokens (B, 1 + N, D) of each of these blocks, in the order of depth.
+        """
+        x = self._with_cls_token(self.stem(spectrogram))
+        outputs = []
+        for number, block in enumerate(self.blocks[: max(layers)], start=1):
+            x = block(x)
+            if number in layers:
+                outputs.append(self.norm(x))
+        return outputs
 
     def forward_targets(self, spectrogram: Tensor, target: str = "block") -> list[Tensor]:
         """Run every patch and no class token, and return what the teacher's targets are made of.
@@ -84,7 +102,6 @@ class AudioEncoder(nn.Module):
             outputs.append(x if target == "block" else update)
         return outputs
 
-
-def pool(tokens: Tensor) -> Tensor:
-    """Concatenate the class token and the mean patch token: (B, 1 + N, D) -> (B, 2D)."""
-    return torch.cat([tokens[:, 0], tokens[:, 1:].mean(1)], -1)
+    def _with_cls_token(self, tokens: Tensor) -> Tensor:
+        """Put the class token first: (..., N, D) -> (..., 1 + N, D)."""
+        return torch.cat([self.cls_token.to(tokens.dtype).expand(*tokens.shape[:-2], 1, -1), tokens], -2)

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 from aape.errors import CheckpointError, ConfigError
 from aape.models.config import EncoderConfig, FrontEndConfig
-from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_sections
+from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
+from aape.models.pooling import Pool
 from aape.runs.checkpoints import MANIFEST_NAME
 from aape.runs.files import write_atomically
 
@@ -29,7 +31,7 @@ WEIGHTS_NAME = "model.safetensors"
 PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part of the package, by name
 
 _KEYS = (
-    *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "training", "card"),
+    *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "pool", "layers", "training", "card"),
     *("id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
@@ -51,6 +53,8 @@ class SavedModel:
     multi_label: bool = False
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
     loop_to: float = 0.0
+    pool: Pool = "cls_mean"
+    layers: tuple[int, ...] = ()
 
 
 def save_model(
@@ -64,6 +68,8 @@ def save_model(
     training: dict[str, Any] | None = None,
     card: dict[str, Any] | None = None,
     loop_to: float | None = None,
+    pool: str | None = None,
+    layers: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model for `read_model` and transformers' Auto classes, each file whole; equal weights give equal bytes.
@@ -78,10 +84,12 @@ def save_model(
         training: how it was trained; JSON values.
         card: for the model card: `data`, `license`, and `scores` with `data`, `metric`, `value`, `protocol`.
         loop_to: length in seconds, 0 to 600, that shorter clips were looped to in training and users' sounds will be.
+        pool: what vectors the model recommends, see `aape.models.pooling.pool`; None for "cls_mean".
+        layers: blocks that these are of, counted from 1; none for the last.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
-        CheckpointError: a weight is not finite (in `dtype`), or `loop_to` is out of range.
+        CheckpointError: a weight is not finite (in `dtype`), `loop_to` is out of range, or no such pool or block.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
     from safetensors.torch import save
@@ -95,9 +103,11 @@ def save_model(
         "front_end": dataclasses.asdict(front_end),
         "training": training or {},
     }
-    optional = {"loop_to": read_loop_to(loop_to, os.fspath(folder)), "card": card}
+    where = os.fspath(folder)
+    read_pooling({"pool": pool, "layers": layers and list(layers)}, encoder.config.depth, where)
+    optional = {"loop_to": read_loop_to(loop_to, where), "pool": pool, "layers": layers and list(layers), "card": card}
     config |= {key: value for key, value in optional.items() if value} | _describe_head(head, labels, multi_label)
-    tensors = _tensors(encoder, head, dtype, os.fspath(folder))
+    tensors = _tensors(encoder, head, dtype, where)
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
@@ -204,6 +214,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         problem == PROBLEMS[True],
         read_mapping(values, "card", where),
         read_loop_to(values.get("loop_to"), where),
+        *read_pooling(values, encoder_config.depth, where),
     )
 
 
