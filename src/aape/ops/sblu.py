@@ -6,6 +6,7 @@ a CUDA device, plain PyTorch elsewhere. `sblu_reference.py` is the definition of
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
@@ -118,10 +119,13 @@ _library.define(f"sblu_backward(Tensor grad, {_TENSORS}, {_OPTIONS}) -> (Tensor,
 
 def _register(module: str, dispatch_key: str) -> None:
     """Register the form in a module, which is imported when it is called first."""
-    for operator, function in (("sblu", "forward"), ("sblu_backward", "backward")):
-        _library.impl(
-            operator, lambda *inputs, name=function: getattr(import_module(module), name)(*inputs), dispatch_key
-        )
+
+    def call(name: str, *inputs: Any) -> Any:
+        with torch.cuda.device_of(inputs[0]):  # where Triton launches, whatever the current device of this thread is
+            return getattr(import_module(module), name)(*inputs)
+
+    _library.impl("sblu", partial(call, "forward"), dispatch_key)
+    _library.impl("sblu_backward", partial(call, "backward"), dispatch_key)
 
 
 def _fake(u: Tensor, decay: Tensor, frequency: Tensor, patch_index: Tensor, *options: Any) -> Tensor:
