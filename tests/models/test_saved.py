@@ -11,12 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from aape.errors import AapeError, CheckpointError
+from aape.errors import AapeError, CheckpointError, ConfigError
 from aape.models import saved as saved_module
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.saved import find_model, load_weights, read_model, save_model
+from aape.models.saved import find_model, load_weights, read_model, recommend, save_model
 from aape.runs.checkpoints import publish
 
 FRONT_END = FrontEndConfig(mean=-6.25, std=4.5)
@@ -343,3 +343,15 @@ def test_configuration_is_complete(folder):
     values = json.loads((folder / "config.json").read_text())
     assert values["encoder"] == dataclasses.asdict(nano().config)
     assert values["front_end"] == dataclasses.asdict(FRONT_END)
+
+
+def test_a_recommendation_is_saved_with_the_model(folder):
+    """What was measured to be best for a model must reach everyone who loads it."""
+    weights = (folder / "model.safetensors").read_bytes()
+    recommend(folder, pool="frequency_std", layers=[2, 1])
+    saved = read_model(folder)
+    assert (saved.pool, saved.layers) == ("frequency_std", (1, 2))
+    assert (folder / "model.safetensors").read_bytes() == weights
+    for options, reason in (({"pool": "max"}, "got 'max'"), ({"pool": "cls", "layers": [3]}, "blocks 1 to 2")):
+        with pytest.raises(ConfigError, match=reason):
+            recommend(folder, **options)

@@ -23,7 +23,7 @@ from aape.models.config import EncoderConfig, FrontEndConfig
 from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.pooling import Pool
+from aape.models.pooling import Pool, check_pooling
 from aape.runs.checkpoints import MANIFEST_NAME
 from aape.runs.files import write_atomically
 
@@ -113,6 +113,25 @@ def save_model(
     # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
     write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
     write_atomically(target / CONFIG_NAME, _json(config))
+
+
+def recommend(name_or_path: str | os.PathLike[str], *, pool: str, layers: Sequence[int] = ()) -> None:
+    """Save with a model what vectors it recommends, and `load_model` gives by default.
+
+    Args:
+        name_or_path: the model; only its config.json is written anew.
+        pool: see `aape.models.pooling.pool`.
+        layers: blocks that the vectors are of, counted from 1; none for the last.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        ConfigError: no such pool, or no such blocks.
+    """
+    path = find_model(name_or_path) / CONFIG_NAME
+    values = _read_config(path)
+    depth = read_sections(values, os.fspath(path))[0].depth
+    kind, chosen = check_pooling(pool, layers, depth)
+    write_atomically(path, _json(values | {"pool": kind, "layers": list(chosen)}))
 
 
 def _tensors(
