@@ -162,7 +162,7 @@ def test_statistics_that_are_no_file_are_refused(tmp_path):
 )  # fmt: skip
 def test_out_of_memory_is_one_line_and_says_what_to_do(tmp_path, monkeypatch, capsys, error):
     """A batch too large is the commonest failure of all; a traceback hides the remedy."""
-    monkeypatch.setattr("aape.inference.model.load_model", Mock(side_effect=error))
+    monkeypatch.setattr("aape.inference.load_model", Mock(side_effect=error))
     assert cli.main(["embed", "a.wav", "--model", "tiny", "--out", str(tmp_path / "v.npz")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -16,7 +16,7 @@ from aape.commands.options import option_table
 from aape.downstream import spectrograms
 from aape.downstream.finetuning import Training
 from aape.errors import ConfigError, DataError
-from aape.inference.model import load_model
+from aape.inference import load_model
 from aape.models.saved import read_model
 from aape.runs import loop
 from corpus_copies import MAKERS, make_folders, note, table

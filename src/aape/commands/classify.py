@@ -56,8 +56,8 @@ def classify(config: ClassifyConfig) -> None:
     from pathlib import Path
 
     from aape.data.manifest import read_inputs
+    from aape.inference import load_model
     from aape.inference.labels import check_request
-    from aape.inference.model import load_model
     from aape.inference.recordings import readable_clips
     from aape.runs.files import folder_for, require_ending, write_atomically, write_json
     from aape.runs.progress import list_bad, progress_bar

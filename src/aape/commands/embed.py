@@ -67,7 +67,7 @@ def embed(config: EmbedConfig) -> None:
     from pathlib import Path
 
     from aape.data.manifest import read_inputs
-    from aape.inference.model import load_model
+    from aape.inference import load_model
     from aape.inference.recordings import readable_clips
     from aape.runs.files import folder_for, npz, require_ending, write_atomically
     from aape.runs.lock import locked

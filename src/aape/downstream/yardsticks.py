@@ -16,7 +16,7 @@ from aape.data.clips import Clip, load_clip
 from aape.data.log_mel import LogMel, time_statistics
 from aape.downstream.features import Features, Progress, Vectors, compute_once, embeddings
 from aape.errors import AudioError
-from aape.inference.model import random_model
+from aape.inference.loading import random_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
