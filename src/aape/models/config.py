@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from aape.errors import ConfigError
 
+Pool: TypeAlias = Literal["cls_mean", "frequency", "frequency_std", "cls", "mean"]  # see `aape.models.pooling.pool`
 MAX_LOOP_TO = 600.0  # seconds: looped sound is held in memory
 
 

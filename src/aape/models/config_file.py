@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError, ConfigError
-from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig
-from aape.models.pooling import Pool, check_pooling
+from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig, Pool
+from aape.models.pooling import check_pooling
 
 CONFIG_NAME = "config.json"
 # Bounds of what costs time or memory and does not show in the shape of a tensor.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aape.errors import ConfigError
+from aape.models.config import Pool
 
-Pool: TypeAlias = Literal["cls_mean", "frequency", "frequency_std", "cls", "mean"]
 POOLS: tuple[Pool, ...] = typing.get_args(Pool)
 
 

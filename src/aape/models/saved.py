@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from aape.errors import CheckpointError, ConfigError
-from aape.models.config import EncoderConfig, FrontEndConfig
+from aape.models.config import EncoderConfig, FrontEndConfig, Pool
 from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.pooling import Pool, check_pooling
+from aape.models.pooling import check_pooling
 from aape.runs.checkpoints import MANIFEST_NAME
 from aape.runs.files import write_atomically
 
