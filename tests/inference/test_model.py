@@ -78,6 +78,9 @@ def test_any_length_from_one_sample(model, num_samples):
     num_patches = -(-(1 + num_samples // 160) // 16)
     assert frames.shape == (num_patches, 8 * 64)
     np.testing.assert_allclose(centres, 160 * np.arange(num_patches) + 80)
+    bounds = model.embed_frames(sound(num_samples), RATE, bounds=True)[2]
+    ends = [*range(160, 160 * num_patches, 160), 1000 * num_samples / RATE]  # the last is the end of the sound
+    np.testing.assert_allclose(bounds, np.stack([160 * np.arange(num_patches), ends], axis=1))
     vector = model.embed(sound(num_samples), RATE)
     assert np.isfinite(vector).all()
     np.testing.assert_allclose(vector[64:], frames.reshape(-1, 64).mean(0), atol=2e-6)
@@ -112,6 +115,10 @@ def test_long_audio_is_the_token_weighted_mean_of_windows(num_frames, sizes):
     result, centres = model.embed_frames(wave, RATE)
     np.testing.assert_allclose(result, np.concatenate(frames), atol=1e-10)
     np.testing.assert_allclose(np.diff(centres), 160)
+    *_, bounds = model.embed_frames(wave, RATE, bounds=True)
+    np.testing.assert_allclose(bounds[:, 0], centres - 80)
+    np.testing.assert_allclose(bounds[:-1, 1], bounds[1:, 0])
+    assert bounds[-1, 1] == pytest.approx(len(wave) / RATE * 1000)
 
 
 @pytest.mark.parametrize("options", [{}, {"stem": "patch"}])
@@ -314,6 +321,9 @@ def test_models_are_found_by_name_and_by_run(folder, tmp_path, monkeypatch):
     assert load_model("model", "cpu").training == {"steps": 3}
     with pytest.raises(CheckpointError, match="shipped models: model"):
         load_model("tinny")
+    for name in (None, 3, b"tiny", ["tiny"]):
+        with pytest.raises(CheckpointError, match="neither the name of a model nor the path of its folder; shipped"):
+            load_model(name)
     with pytest.raises(ConfigError, match="'tpu' is not available"):
         load_model("model", "tpu")
 
@@ -332,6 +342,8 @@ def test_short_sounds_are_looped_as_the_model_says(tmp_path):
     assert model.fingerprint() != plain.fingerprint()
     with pytest.raises(aape.ConfigError, match="loop_to must be 0 to 600 seconds, got nan"):
         aape.load_model("tiny", "cpu", loop_to=np.nan)
+    with pytest.raises(aape.ConfigError, match="loop_to must be 0 to 600 seconds, got '3'"):
+        aape.load_model("tiny", "cpu", loop_to="3")
 
 
 @pytest.mark.parametrize("loop_to", [1, 15])
@@ -342,6 +354,7 @@ def test_frames_and_times_of_a_looped_sound_are_its_own(loop_to):
     short = sound(7000)  # 44 frames, 3 time patches
     frames, centres = model.embed_frames(short, RATE)
     assert centres.tolist() == [80, 240, 400]
+    assert model.embed_frames(short, RATE, bounds=True)[2].tolist() == [[0, 160], [160, 320], [320, 437.5]]
     assert np.array_equal(frames, plain.embed_frames(np.resize(short, loop_to * RATE), RATE)[0][:3])
     assert not np.array_equal(frames, plain.embed_frames(short, RATE)[0])
     model.head, model.labels = ClassificationHead(64, 2).eval(), ["a", "b"]

@@ -3,6 +3,7 @@
 import array
 import io
 import os
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from aape.errors import AudioError, DataError, RangeWarning
+from aape.data.clips import Clip
+from aape.errors import AudioError, ConfigError, DataError, RangeWarning
 from aape.huggingface import AaPEFeatureExtractor
 from aape.inference import AudioModel
 from aape.models.heads import ClassificationHead
@@ -147,7 +149,109 @@ def test_a_mix_in_a_list(model, expected):
     np.testing.assert_allclose(model.embed(mixed, RATE), [expected] * len(mixed), atol=1e-5)
 
 
-STEREO = np.stack([WAVE, WAVE])
+STEREO = np.stack([1.5 * WAVE, 0.5 * WAVE])
+CALLS = ("embed", "embed_windows", "embed_frames", "classify")
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_channels_are_averaged_where_an_array_says_that_it_has_them(model, call):
+    """torchaudio's two channels taken for two clips are two wrong vectors, and no error."""
+
+    def result(sound, rate=None, **options):
+        value = getattr(model, call)(sound, rate, **options)
+        return value.scores if call == "classify" else value if call == "embed" else value[0]
+
+    mono = result(WAVE, RATE)
+    several = np.stack([WAVE * factor for factor in np.linspace(0, 2, 64)])
+    for sound in (STEREO, torch.from_numpy(STEREO), STEREO.tolist(), WAVE[None], several):
+        np.testing.assert_allclose(result(sound, RATE, channels_first=True), mono, atol=1e-3, rtol=1e-3)
+    rows = [(STEREO, RATE), (RATE, STEREO), {"array": STEREO.tolist(), "sampling_rate": RATE}, (WAVE[None], RATE),
+            (torch.from_numpy(STEREO), torch.tensor(RATE)), (np.stack([WAVE] * 8), RATE), (WAVE, RATE)]  # fmt: skip
+    for row in rows:
+        np.testing.assert_allclose(result(row), mono, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(result(row, channels_first=True), mono, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(result((STEREO, None), RATE), mono, atol=1e-4, rtol=1e-4)
+
+
+def test_channels_in_lists(model, expected):
+    """A list may have recordings of one and of several channels, each with or without its rate."""
+    sounds = [STEREO, (WAVE, RATE), (STEREO, RATE), NOTES[0], STEREO[:, :-1], torch.from_numpy(STEREO)]
+    vectors = model.embed(sounds, RATE, channels_first=True)
+    np.testing.assert_allclose(vectors[[0, 1, 2, 3, 5]], [expected] * 5, atol=1e-5)
+    np.testing.assert_allclose(vectors[4], model.embed(WAVE[:-1], RATE), atol=1e-5)
+    np.testing.assert_allclose(model.embed([(STEREO, RATE), WAVE], RATE), [expected] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("sound", "options", "reason"),
+    [
+        (WAVE, {}, "channels_first is for arrays (channels, samples)"),
+        ([WAVE], {}, "clip 0: of shape (16000,): channels_first is for"),
+        (STEREO.T, {}, "looks like (samples, channels): transpose it"),
+        (np.stack([WAVE] * 65), {}, "(channels, samples) has at most 64 channels"),
+        (STEREO[None], {}, "expected (samples,), or (channels, samples)"),
+        (STEREO, {"lengths": [5, 5]}, "lengths are for the rows of an array (clips, samples)"),
+        (STEREO[:, :0], {}, "of shape (2, 0): no samples in it"),
+    ],
+)
+def test_what_has_no_channels_first(model, call, sound, options, reason):
+    """What the option cannot mean is said, and never guessed."""
+    if options and call in ("embed_windows", "embed_frames"):
+        return
+    with pytest.raises(AudioError) as caught:
+        getattr(model, call)(sound, RATE, channels_first=True, **options)
+    assert reason.replace("16000", str(len(WAVE))) in str(caught.value)
+
+
+def test_arrays_that_say_nothing_of_channels(model):
+    """(2, n) is two clips, as ever; (n, 2) is refused, and where there are times both are."""
+    assert model.embed(STEREO, RATE).shape == (2, 128)
+    for sound, call in ((STEREO.T, "embed"), (STEREO.T, "embed_frames"), (STEREO.T, "classify")):
+        with pytest.raises(AudioError, match="looks like"):
+            getattr(model, call)(sound, RATE)
+    for call in ("embed_windows", "embed_frames"):
+        with pytest.raises(AudioError, match=r"one clip at a time, .*channels_first=True if its rows are channels"):
+            getattr(model, call)(STEREO, RATE)
+
+
+EMPTY = io.BytesIO()
+soundfile.write(EMPTY, np.zeros(0), RATE, format="WAV")
+nothing = SimpleNamespace(data=torch.zeros(1, 0), sample_rate=RATE)
+
+
+@pytest.mark.parametrize(
+    ("empty", "reason"),
+    [
+        (np.zeros(0, np.float32), "of shape (0,): no samples in it"),
+        ([], "of shape (0,): no samples in it"),
+        (torch.zeros(0), "of shape (0,): no samples in it"),
+        ((np.zeros((2, 0)), RATE), "of shape (2, 0): no samples in it"),
+        ({"array": [], "sampling_rate": RATE}, "of shape (0,): no samples in it"),
+        (SimpleNamespace(get_all_samples=lambda: nothing), "of shape (0,): no samples in it"),
+        (EMPTY.getvalue(), "no audio in it"),
+        ({"bytes": EMPTY.getvalue(), "path": None}, "no audio in it"),
+        (b"", "the file is empty"),
+    ],
+)  # fmt: skip
+def test_a_sound_of_no_samples_in_a_batch_is_named(model, empty, reason):
+    """Left out, it would shift the vectors of all that follow; a vector of nothing would be a wrong one."""
+    for call in (model.embed, model.classify):
+        with pytest.raises(AudioError, match=re.escape(f", clip 1: {reason}")):
+            call([WAVE, empty, WAVE], RATE)
+
+
+@pytest.mark.parametrize("size", [0, -3, 1.5, "16", None, np.nan])
+def test_a_batch_is_of_one_or_more(model, size):
+    """A batch of 0 has no meaning, and one of 1.5 is somebody's division."""
+    clips = [Clip(str(NOTES[0]), "a")]
+    for call in (
+        model.embed_clips,
+        model.classify_clips,
+        lambda clips, batch_size: model.embed_files([NOTES[0]], batch_size=batch_size),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"batch_size must be 1 or more, got {size!r}")):
+            call(clips, batch_size=size)
 
 
 @pytest.mark.parametrize(
@@ -156,9 +260,14 @@ STEREO = np.stack([WAVE, WAVE])
         (io.StringIO("text"), None, "file: it does not give bytes: open the file as binary"),
         (b"no sound" * 9, None, "72 bytes of audio: not a readable sound file"),
         (b"", None, "the file is empty"),
-        ((STEREO, RATE), None, "a recording is (samples,): average its channels"),
-        ((STEREO.T, RATE), None, "looks like (samples, channels): average the channels"),
-        ({"array": STEREO, "sampling_rate": RATE}, None, "a recording is (samples,): average its channels"),
+        ((STEREO.T, RATE), None, "looks like (samples, channels): transpose it"),
+        ({"array": STEREO.T.tolist(), "sampling_rate": RATE}, None, "looks like (samples, channels): transpose it"),
+        ((np.stack([WAVE] * 9), RATE), None, "(channels, samples) has at most 8 channels, and more samples"),
+        ((STEREO[:, :2], RATE), None, "of shape (2, 2): (channels, samples) has at most 8"),
+        ((STEREO[None], RATE), None, "expected (samples,), or (channels, samples)"),
+        ((np.stack([WAVE, WAVE * np.nan]), RATE), None, "channel 1: NaN or infinite"),
+        ((WAVE, None), None, "an array does not know its sample rate: pass it"),
+        ([(WAVE, RATE), (WAVE, None)], None, "clip 1: an array does not know its sample rate: pass it"),
         ([STEREO], RATE, "clip 0: of shape"),
         ((RATE, np.ones(9, np.int16)), None, "divide by 32768"),
         ([1, 2, 3], RATE, "int64 values: samples must be floating point, in -1..1: divide 16-bit ones by 32768"),
@@ -177,6 +286,7 @@ STEREO = np.stack([WAVE, WAVE])
         ([NOTE, b"no sound"], None, "file, clip 1: not a readable sound file"),
         ([NOTE, io.BytesIO(NOTE[:500])], None, "file, clip 1: "),
         (np.ma.masked_array(WAVE, WAVE > 0), RATE, "masked samples: fill them in first"),
+        ((WAVE, [None]), RATE, "clip 1: object"),
         ([WAVE, None], RATE, "clip 1: object values are no samples: pass samples and their rate"),
         ([WAVE, RATE], RATE, "clip 1: of shape (): expected (samples,)"),
         (np.array(["a.wav", "b.wav"]), RATE, "or a list of such"),

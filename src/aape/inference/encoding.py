@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
@@ -56,8 +57,9 @@ class FrozenEncoder:
         layers: Sequence[int] = (),
         precision: str = "auto",
     ) -> None:
-        if not 0 <= loop_to <= MAX_LOOP_TO:  # also true of NaN
-            raise ConfigError(f"loop_to must be 0 to {MAX_LOOP_TO:g} seconds, got {loop_to}")
+        is_number = isinstance(loop_to, numbers.Real)
+        if not (is_number and 0 <= loop_to <= MAX_LOOP_TO):  # also true of NaN
+            raise ConfigError(f"loop_to must be 0 to {MAX_LOOP_TO:g} seconds, got {loop_to!r}")
         if precision not in PRECISIONS:
             raise ConfigError(f"precision: expected {', '.join(PRECISIONS)}, got {precision!r}")
         self.encoder = encoder.eval()
@@ -152,6 +154,8 @@ class FrozenEncoder:
         is_repeatable: bool = False,
     ) -> Iterator[tuple[Segment, FloatArray] | End]:
         """Apply a function of spectrograms (B, 1, F, T) to batches of segments; yields each one's result in order."""
+        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+            raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
         device, dtype = self.device, self.encoder.cls_token.dtype
         precision = "float32" if dtype == torch.float64 else self.precision
 

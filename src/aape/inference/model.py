@@ -77,6 +77,7 @@ class AudioModel(FrozenEncoder):
         sample_rate: float | None = None,
         *,
         lengths: Sequence[int] | None = None,
+        channels_first: bool = False,
         pool: str | None = None,
         layers: Sequence[int] | None = None,
     ) -> FloatArray:
@@ -89,6 +90,8 @@ class AudioModel(FrozenEncoder):
                 decoder of torchcodec.
             sample_rate: of samples that do not bring it, in Hz; a file knows its own.
             lengths: valid samples of each row of (B, samples); the rest is padding, and has no influence.
+            channels_first: an array is (channels, samples), one recording whose channels are averaged. One that brings
+                its rate is so anyway, where it has up to 8 channels.
             pool: what the vector is instead of `self.pool`.
             layers: blocks that it is of instead of `self.layers`; none for the last.
 
@@ -102,14 +105,21 @@ class AudioModel(FrozenEncoder):
         """
         if pool is not None or layers is not None:
             layers = self.layers if layers is None else layers
-            return self._with(pool or self.pool, layers).embed(wav, sample_rate, lengths=lengths)
+            other = self._with(pool or self.pool, layers)
+            return other.embed(wav, sample_rate, lengths=lengths, channels_first=channels_first)
         cut = self._cut()
-        sounds, is_batch = self._open(wav, sample_rate, lengths)
+        sounds, is_batch = self._open(wav, sample_rate, lengths, channels_first)
         vectors = [item.vector for item in raising(self._vectors(self._stream(sounds, cut), cut))]
         return np.stack(vectors) if is_batch else vectors[0]
 
     def embed_windows(
-        self, wav: Sound, sample_rate: float | None = None, *, window: float = 2.0, hop: float = 0.5
+        self,
+        wav: Sound,
+        sample_rate: float | None = None,
+        *,
+        window: float = 2.0,
+        hop: float = 0.5,
+        channels_first: bool = False,
     ) -> tuple[FloatArray, NDArray[np.float64]]:
         """Embed windows of one sound, samples (samples,) or a recording as for `embed`.
 
@@ -121,6 +131,7 @@ class AudioModel(FrozenEncoder):
             sample_rate: of samples that do not bring it, in Hz.
             window: length in seconds, 0.16 to 10.24, a multiple of a frame (10 ms).
             hop: from the start of one window to that of the next, likewise, at most the window.
+            channels_first: as for `embed`.
 
         Returns:
             Vectors (W, E), float32; start and end of each in seconds (W, 2).
@@ -130,16 +141,25 @@ class AudioModel(FrozenEncoder):
             ConfigError: no such windows.
         """
         cut = self._cut(window, hop)
-        rows = list(raising(self._vectors(self._stream(self._open_one(wav, sample_rate), cut), cut)))
+        rows = list(raising(self._vectors(self._stream(self._open_one(wav, sample_rate, channels_first), cut), cut)))
         times = np.array([(row.start, row.end) for row in rows])
         return np.stack([row.vector for row in rows]), times
 
-    def embed_frames(self, wav: Sound, sample_rate: float | None = None) -> tuple[FloatArray, NDArray[np.float64]]:
+    def embed_frames(
+        self, wav: Sound, sample_rate: float | None = None, *, bounds: bool = False, channels_first: bool = False
+    ) -> tuple[FloatArray, ...]:
         """Embed every time patch of one sound, samples (samples,) or a recording as for `embed`.
 
+        Args:
+            wav: the sound.
+            sample_rate: of samples that do not bring it, in Hz.
+            bounds: also return start and end of each patch.
+            channels_first: as for `embed`.
+
         Returns:
-            The tokens of `self.layers` of each time patch, low frequencies first, (Nt, Nf * D), float32; and the
-            patches' centres (Nt,) in ms. Of a looped sound, those of its first pass only: as many as without looping.
+            The tokens of `self.layers` of each time patch, low frequencies first, (Nt, Nf * D), float32; the patches'
+            centres (Nt,) in ms; and their bounds (Nt, 2) in ms, the last end being that of the sound. Of a looped
+            sound, those of its first pass only: as many as without looping.
 
         Raises:
             AudioError: the sound cannot be used, or is a batch.
@@ -149,12 +169,18 @@ class AudioModel(FrozenEncoder):
             tokens = self._tokens(x)[:, 1:].unflatten(1, (self._num_freq, -1))  # (B, Nf, Nt, D)
             return tokens.transpose(1, 2).flatten(2)
 
-        stream = self._stream(self._open_one(wav, sample_rate), self._cut())
-        parts = [part[: segment.num_patches] for segment, part in raising(self._encode(stream, grid))]
+        stream = self._stream(self._open_one(wav, sample_rate, channels_first), self._cut())
+        parts, stop = [], 0.0
+        for segment, part in raising(self._encode(stream, grid)):
+            parts.append(part[: segment.num_patches])
+            stop = max(stop, 1000 * segment.end)
         frames = np.concatenate(parts)
         patch_ms = 1000 * self.encoder.patch_size * self.log_mel.hop_length / self.log_mel.sample_rate
-        centres: NDArray[np.float64] = (np.arange(len(frames), dtype=np.float64) + 0.5) * patch_ms
-        return frames, centres
+        starts = patch_ms * np.arange(len(frames), dtype=np.float64)
+        centres = starts + patch_ms / 2
+        if not bounds:
+            return frames, centres
+        return frames, centres, np.stack([starts, np.minimum(starts + patch_ms, stop)], axis=1)
 
     def embed_clips(
         self, clips: Sequence[Clip], *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
@@ -219,6 +245,7 @@ class AudioModel(FrozenEncoder):
         sample_rate: float | None = None,
         *,
         lengths: Sequence[int] | None = None,
+        channels_first: bool = False,
         top: int = 5,
         threshold: Threshold = None,
         window: float | None = None,
@@ -240,7 +267,7 @@ class AudioModel(FrozenEncoder):
             ConfigError: a threshold outside 0 to 1 or of an unknown label, no labels asked for, or no such windows.
         """
         cut = self._cut(window, hop)
-        sounds, is_batch = self._open(wav, sample_rate, lengths)
+        sounds, is_batch = self._open(wav, sample_rate, lengths, channels_first)
         results = list(raising(self._classifications(self._stream(sounds, cut), top, threshold)))
         return results if is_batch else results[0]
 
@@ -284,16 +311,19 @@ class AudioModel(FrozenEncoder):
         return self.head
 
     def _open(
-        self, wav: Sound, sample_rate: float | None, lengths: Sequence[int] | None = None
+        self, wav: Sound, sample_rate: float | None, lengths: Sequence[int] | None, channels_first: bool
     ) -> tuple[list[Blocks], bool]:
-        rate = self.log_mel.sample_rate
-        return open_sounds(wav, sample_rate, to_rate=rate, dtype=self._dtype, lengths=lengths)
+        to_rate, dtype = self.log_mel.sample_rate, self._dtype
+        return open_sounds(
+            wav, sample_rate, to_rate=to_rate, dtype=dtype, lengths=lengths, channels_first=channels_first
+        )
 
-    def _open_one(self, wav: Sound, sample_rate: float | None) -> list[Blocks]:
-        sounds, is_batch = self._open(wav, sample_rate)
+    def _open_one(self, wav: Sound, sample_rate: float | None, channels_first: bool) -> list[Blocks]:
+        sounds, is_batch = self._open(wav, sample_rate, None, channels_first)
         if is_batch:
             what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
-            raise AudioError("array", f"{what}: one clip at a time, where there are times")
+            hint = "" if isinstance(wav, (list, tuple)) else "; channels_first=True if its rows are channels"
+            raise AudioError("array", f"{what}: one clip at a time, where there are times{hint}")
         return sounds
 
     def _classifications(

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from aape.data.audio.arrays import NAME, read_array
-from aape.data.audio.decoding import stream_audio
+from aape.data.audio.arrays import FEW_CHANNELS, NAME, read_array
+from aape.data.audio.decoding import MAX_CHANNELS, stream_audio
 from aape.data.clips import Clip
 from aape.errors import AudioError
 from aape.inference.segments import Blocks
@@ -28,6 +29,7 @@ def open_sounds(
     to_rate: int,
     dtype: type[np.floating],
     lengths: Sequence[int] | None = None,
+    channels_first: bool = False,
 ) -> tuple[list[Blocks], bool]:
     """Open one recording per row; arrays are vetted here, files while they are read.
 
@@ -38,6 +40,8 @@ def open_sounds(
         to_rate: of the blocks, in Hz.
         dtype: of the blocks that come from arrays; files give float32.
         lengths: valid samples of each row of (B, samples).
+        channels_first: arrays are (channels, samples), one recording each, whose channels are averaged; those that
+            bring their rate are so anyway, where they have up to 8 channels.
 
     Returns:
         The recordings, and whether they are a batch to the caller.
@@ -45,19 +49,31 @@ def open_sounds(
     Raises:
         AudioError: an array cannot be used, or `lengths` are not those of its rows.
     """
+
+    def read(source: Any, rate: float | None, name: str, *, has_rate: bool) -> NDArray[np.floating]:
+        """Read an array: clips, or one recording where it says so."""
+        most = MAX_CHANNELS if channels_first else FEW_CHANNELS if has_rate else None
+        rate = sample_rate if rate is None else rate
+        waves = read_array(source, rate, to_rate=to_rate, dtype=dtype, name=name, max_channels=most)
+        if channels_first and not has_rate and np.ndim(source) == 1:
+            shape = tuple(np.shape(source))
+            raise AudioError(name, f"of shape {shape}: channels_first is for arrays (channels, samples)")
+        return waves
+
     recording = _unpack(wav, NAME)
-    if recording is None and lengths is not None:
+    if recording is None and lengths is not None and not channels_first:
         wav = _without_padding(wav, lengths)
     elif lengths is not None:
         raise AudioError(NAME, "lengths are for the rows of an array (clips, samples), a recording has its own")
     if recording is None and not _is_list(wav):
-        waves = read_array(wav, sample_rate, to_rate=to_rate, dtype=dtype)
-        return [[wave] for wave in waves], np.ndim(wav) == 2
+        waves = read(wav, None, NAME, has_rate=False)
+        return [[wave] for wave in waves], np.ndim(wav) == 2 and not channels_first
     items = [None] if recording else wav
     sounds: list[Blocks] = []
     for index, item in enumerate(items):
         name = NAME if recording else f"{NAME}, clip {index}"
-        source, rate = recording or _unpack(item, name) or (item, None)
+        unpacked = recording or _unpack(item, name)
+        source, rate = unpacked or (item, None)
         if None not in (rate, sample_rate) and rate != sample_rate:
             raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was expected")
         if _is_file(source):
@@ -65,12 +81,11 @@ def open_sounds(
             label = None if is_named else f"file, clip {index}"
             sounds.append(stream_audio(source, sample_rate=to_rate, name=label))
             continue
-        rate = sample_rate if rate is None else rate
-        wave = read_array(source, rate, to_rate=to_rate, dtype=dtype, name=name)[0]
-        if np.ndim(source) > 1:
-            rule = "a list is made of clips (samples,)" if recording is None else "a recording is (samples,)"
-            raise AudioError(name, f"of shape {tuple(np.shape(source))}: {rule}: average its channels")
-        sounds.append([wave])
+        waves = read(source, rate, name, has_rate=unpacked is not None)
+        if unpacked is None and not channels_first and np.ndim(source) > 1:
+            shape = tuple(np.shape(source))
+            raise AudioError(name, f"of shape {shape}: a list is made of clips (samples,): average its channels")
+        sounds.append([waves[0]])
     return sounds, recording is None
 
 
@@ -103,8 +118,8 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
             rule = "it must have 'array' and 'sampling_rate', 'bytes' or 'path'"
             raise AudioError(name, f"a mapping of {', '.join(map(repr, item)) or 'nothing'}: {rule}")
         rate = item.get("sampling_rate") or item.get("sample_rate")
-    elif isinstance(item, tuple) and sorted(map(_kind, item)) == ["array", "number"]:
-        # As librosa, soundfile and torchaudio return them; scipy has the rate first.
+    elif isinstance(item, tuple) and sorted(map(_kind, item)) in (["array", "number"], ["array", "none"]):
+        # As librosa, soundfile and torchaudio return them; scipy has the rate first. One that is None is yet to come.
         source, rate = item if _kind(item[0]) == "array" else item[::-1]
     else:
         return None
@@ -121,6 +136,8 @@ def _is_file(item: Any) -> bool:
 
 
 def _kind(item: Any) -> str:
+    if item is None:
+        return "none"
     if isinstance(item, numbers.Real) or getattr(item, "shape", None) == ():
         return "number"
     return "array" if isinstance(item, list) or getattr(item, "ndim", None) else "other"

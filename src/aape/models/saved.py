@@ -172,8 +172,11 @@ def find_model(name_or_path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    name = os.fspath(name_or_path)
     shipped = shipped_models()
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        what = f"{name_or_path!r}: neither the name of a model nor the path of its folder"
+        raise CheckpointError(f"{what}; shipped models: {', '.join(shipped) or 'none'}")
+    name = os.fspath(name_or_path)
     if name in shipped:
         return PRETRAINED / name
     folder = Path(name)

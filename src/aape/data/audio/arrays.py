@@ -21,7 +21,7 @@ _DIVIDE = {
     "int64": "divide 16-bit ones by 32768",
     "uint8": "subtract 128 and divide by 128",
 }
-_MAX_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
+FEW_CHANNELS = 8  # an array no wider than this, and higher than wide, is (samples, channels) and not (clips, samples)
 
 
 def read_array(
@@ -31,8 +31,9 @@ def read_array(
     to_rate: int = 16000,
     dtype: type[np.floating] = np.float32,
     name: str = NAME,
+    max_channels: int | None = None,
 ) -> NDArray[np.floating]:
-    """Vet an array of mono samples and resample it.
+    """Vet an array of samples and resample it.
 
     Args:
         wav: floating point samples (samples,), or (B, samples) for B clips: anything that numpy reads, or a tensor.
@@ -40,6 +41,8 @@ def read_array(
         to_rate: of the result, in Hz (soxr, HQ).
         dtype: of the result.
         name: what to call it in errors.
+        max_channels: the array is one recording, (samples,) or (channels, samples) of so many channels at most and more
+            samples than channels; they are averaged. None: its rows are clips.
 
     Returns:
         One row per clip, (B, samples); B = 1 for a single clip.
@@ -48,18 +51,21 @@ def read_array(
         AudioError: not such an array, empty, NaN, infinite or absurdly large samples, no or an absurd sample rate, or
             too short to resample.
     """
-    array = _as_samples(wav, name)
+    array = _as_samples(wav, name, max_channels)
     sample_rate = _as_rate(sample_rate, name)
     rows = np.atleast_2d(array)
     for index, row in enumerate(rows):
         level = float(np.abs(row).max())
         if not level <= MAX_LEVEL:  # also true of NaN
             reason = f"samples as large as {level:g}" if np.isfinite(level) else "NaN or infinite samples"
-            raise AudioError(name if array.ndim == 1 else f"{name}, clip {index}", reason)
+            kind = "clip" if max_channels is None else "channel"
+            raise AudioError(name if array.ndim == 1 else f"{name}, {kind} {index}", reason)
         if level > _LOUD:
             message = f"{name}: samples as large as {level:g}, where -1..1 is meant: divide 16-bit ones by 32768"
             warnings.warn(message, stacklevel=2)
     rows = rows.astype(dtype, copy=not array.flags.writeable)  # a tensor would warn that it cannot be written to
+    if max_channels is not None:
+        rows = rows.mean(0, keepdims=True)
     before = rows
     if sample_rate != to_rate:
         import soxr
@@ -71,8 +77,9 @@ def read_array(
     return np.ascontiguousarray(rows)
 
 
-def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
-    """Return floating point samples (samples,) or (clips, samples), or say why these are none."""
+def _as_samples(wav: Any, name: str, max_channels: int | None) -> NDArray[np.floating]:
+    """Return floating point samples (samples,), (clips, samples) or (channels, samples), or say why these are none."""
+    kind = "clips" if max_channels is None else "channels"
     if np.ma.is_masked(wav):
         raise AudioError(name, "masked samples: fill them in first, as with .filled(0)")
     try:
@@ -85,15 +92,18 @@ def _as_samples(wav: Any, name: str) -> NDArray[np.floating]:
     if array.dtype.kind not in "biuf":
         raise AudioError(name, f"{array.dtype} values are no samples: pass {SOUNDS}")
     if array.ndim not in (1, 2):
-        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or (clips, samples)")
+        raise AudioError(name, f"of shape {array.shape}: expected (samples,), or ({kind}, samples)")
     if array.dtype.kind != "f":
         hint = f": {_DIVIDE[array.dtype.name]}" if array.dtype.name in _DIVIDE else ""
         raise AudioError(name, f"{array.dtype} values: samples must be floating point, in -1..1{hint}")
     if array.size == 0:
         raise AudioError(name, f"of shape {array.shape}: no samples in it")
-    if array.ndim == 2 and array.shape[1] <= _MAX_CHANNELS and array.shape[0] > array.shape[1]:
-        hint = "it looks like (samples, channels): average the channels, or transpose it if they are clips"
-        raise AudioError(name, f"of shape {array.shape}: {hint}")
+    if array.ndim == 2 and array.shape[1] <= FEW_CHANNELS and array.shape[0] > array.shape[1]:
+        advice = "average the channels, or transpose it if they are clips" if max_channels is None else "transpose it"
+        raise AudioError(name, f"of shape {array.shape}: it looks like (samples, channels): {advice}")
+    if array.ndim == 2 and max_channels is not None and not array.shape[0] <= min(max_channels, array.shape[1] - 1):
+        rule = f"(channels, samples) has at most {max_channels} channels, and more samples"
+        raise AudioError(name, f"of shape {array.shape}: {rule}: average its channels")
     return array
 
 
