@@ -186,7 +186,7 @@ class _Rows:
         texts = [cells[index].strip() for index in self.part or ()]
         if not any(texts):
             return 0.0, None
-        start, end = (self._number(text) for text in texts)
+        start, end = (self.table.number(text) for text in texts)
         if start is None or end is None or start < 0:
             raise self._error(f"start {texts[0]!r} and end {texts[1]!r} are not both times in seconds")
         if end <= start:
@@ -206,18 +206,10 @@ class _Rows:
     def _seconds(self, cells: list[str]) -> float | None:
         if self.seconds is None or not cells[self.seconds].strip():
             return None
-        seconds = self._number(cells[self.seconds])
+        seconds = self.table.number(cells[self.seconds])
         if seconds is None or seconds <= 0:
             raise self._error(f"{cells[self.seconds]!r} is not a length in seconds")
         return seconds
-
-    def _number(self, text: str) -> float | None:
-        """Return a finite number; a table that is not split at commas may write them for decimal points."""
-        try:
-            number = float(text if self.table.delimiter == "," else text.replace(",", "."))
-        except ValueError:
-            return None
-        return number if math.isfinite(number) and "_" not in text else None
 
     def _value(self, key: str, cells: list[str]) -> str | None:
         index = self.columns.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import itertools
+import math
 import os
 import re
 import unicodedata
@@ -109,6 +110,14 @@ class Table:
                 counts = f"{len(row)}, not {width}"
                 raise DataError(f"{self.path}, line {line}: not as many fields as the header has ({counts}){advice}")
             yield line, [*row[:width], *[""] * (width - len(row))]
+
+    def number(self, text: str) -> float | None:
+        """Return a finite number; a table that is not split at commas may write them for decimal points."""
+        try:
+            number = float(text if self.delimiter == "," else text.replace(",", "."))
+        except ValueError:
+            return None
+        return number if math.isfinite(number) and "_" not in text else None
 
     def warn_unused(self) -> None:
         """Name, in one warning, the columns that nobody has asked for."""

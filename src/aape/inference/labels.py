@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numbers
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
-from aape.errors import ConfigError
+from aape.data.tables import open_table
+from aape.errors import ConfigError, DataError
 from aape.inference.segments import FloatArray
 
 Threshold: TypeAlias = float | Mapping[str, float] | None
@@ -48,11 +51,54 @@ def check_request(top: int, threshold: Threshold, labels: Sequence[str] = ()) ->
             raise ConfigError(f"threshold must be within 0 and 1, got {value!r}{f' for {label}' if label else ''}")
 
 
+def read_thresholds(
+    path: str | os.PathLike[str], labels: Sequence[str], default: float | None = None
+) -> dict[str, float]:
+    """Read the threshold of each label from a table with the columns `label` and `threshold`, as clips are read.
+
+    Args:
+        path: of the table.
+        labels: of the model.
+        default: of those that the table does not name; None for 0.
+
+    Raises:
+        DataError: names the file, and the line, of what is missing, no label, there twice or outside 0 to 1.
+    """
+    names = {_plain(label): label for label in labels} | {label: label for label in labels}
+    lines: dict[str, int] = {}
+    thresholds = dict.fromkeys(labels, default or 0.0)
+    with open_table(path) as table:
+        columns = [table.require("label"), table.require("threshold")]
+        for line, cells in table.rows():
+            text, number = (cells[column] for column in columns)
+            value = table.number(number)
+            label = names.get(text) or names.get(_plain(text))
+            where = f"{path}, line {line}"
+            if label is None:
+                raise DataError(str(ConfigError.unknown_key(text, labels, where)))
+            if label in lines:
+                raise DataError(f"{where}: {label!r} has a threshold in line {lines[label]} already")
+            if value is None or not 0 <= value <= 1:
+                raise DataError(f"{where}: threshold must be within 0 and 1, got {number.strip()!r} for {label}")
+            lines[label], thresholds[label] = line, value
+    if not lines:
+        raise DataError(f"{path}: no rows in it")
+    table.warn_unused()
+    return thresholds
+
+
+def _plain(label: str) -> str:
+    """Return a label as tables of clips have it."""
+    return unicodedata.normalize("NFC", label.strip())
+
+
 class Summary:
     """The labels of one recording, put together from those of its segments; memory is taken for what is returned."""
 
     def __init__(self, labels: Sequence[str], top: int, threshold: Threshold) -> None:
-        self.labels, self.top, self.threshold = labels, top, threshold
+        by_label = threshold if isinstance(threshold, Mapping) else dict.fromkeys(labels, threshold or 0.0)
+        self.labels, self.top = labels, top
+        self.lowest = np.array([by_label.get(label, 0.0) for label in labels])
         self.weighted, self.weight, self.end = np.zeros(len(labels)), 0.0, 0.0
         self.windows: list[Prediction] = []
 
@@ -61,17 +107,14 @@ class Summary:
         self.weighted += weight * scores
         self.weight, self.end = self.weight + weight, max(self.end, end)
         if start < end:  # the others hold the loop of a short recording only
-            self.windows.append(Prediction(start, end, *_best(scores, self.labels, self.top, self.threshold)))
+            self.windows.append(Prediction(start, end, *self._best(scores)))
 
     def result(self) -> Classification:
         """Return what has been added."""
-        best = _best(self.weighted / self.weight, self.labels, self.top, self.threshold)
-        return Classification(0.0, self.end, *best, self.windows)
+        return Classification(0.0, self.end, *self._best(self.weighted / self.weight), self.windows)
 
-
-def _best(scores: FloatArray, labels: Sequence[str], top: int, threshold: Threshold) -> tuple[list[str], list[float]]:
-    """Return names and scores of the best classes, best first, ties in the order of the classes."""
-    lowest = threshold if isinstance(threshold, Mapping) else dict.fromkeys(labels, threshold or 0.0)
-    order = np.argsort(-scores, kind="stable")[:top]
-    best = [index for index in order if scores[index] >= lowest.get(labels[index], 0.0)]
-    return [labels[index] for index in best], [float(scores[index]) for index in best]
+    def _best(self, scores: FloatArray) -> tuple[list[str], list[float]]:
+        """Return names and scores of the best classes, best first, ties in the order of the classes."""
+        (high,) = np.nonzero(scores >= self.lowest.astype(scores.dtype))
+        best = high[np.argsort(-scores[high], kind="stable")[: self.top]]
+        return [self.labels[index] for index in best], scores[best].tolist()

@@ -287,15 +287,34 @@ class AudioModel(FrozenEncoder):
         Returns:
             A result per readable clip, in order; and name and reason of the others.
         """
-        stream = self._read([clips], self._cut(window, hop), progress)
+        options: dict[str, Any] = {"top": top, "threshold": threshold, "window": window, "hop": hop}
         results: list[Classification] = []
         bad: BadClips = []
-        for item in self._classifications(stream, top, threshold, batch_size=batch_size, is_repeatable=True):
+        for item in self.classify_chunks([clips], **options, batch_size=batch_size, progress=progress):
             if isinstance(item, End):
                 bad.append((clips[item.row].name, str(item.error and item.error.reason)))
             else:
                 results.append(item)
         return results, bad
+
+    def classify_chunks(
+        self,
+        chunks: Iterable[Sequence[Clip]],
+        *,
+        top: int = 5,
+        threshold: Threshold = None,
+        window: float | None = None,
+        hop: float | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress | None = None,
+    ) -> Iterator[Classification | End]:
+        """Label clips while they are read, as `classify` does for one; the rest as for `embed_chunks`.
+
+        Returns:
+            In order, a result for each clip, or the end of one that cannot be read, with the error.
+        """
+        stream = self._read(chunks, self._cut(window, hop), progress)
+        return self._classifications(stream, top, threshold, batch_size=batch_size, is_repeatable=True)
 
     def require_head(self) -> ClassificationHead:
         """Return the classifier.
