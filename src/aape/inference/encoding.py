@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from aape.data.clips import Clip, stream_clip
+from aape.data.clips import Clip
 from aape.data.log_mel import LogMel
 from aape.errors import ConfigError
 from aape.inference.pipeline import encode
+from aape.inference.reading import read_clips
 from aape.inference.segments import Blocks, Cut, End, FloatArray, Segment, cutting, segments
 from aape.models.config import MAX_LOOP_TO, FrontEndConfig
 from aape.models.encoder import AudioEncoder
@@ -128,22 +130,32 @@ class FrozenEncoder:
         for row, blocks in enumerate(sounds):
             yield from segments(row, blocks, cut, self._loop_samples)
 
-    def _read(self, chunks: Iterable[Sequence[Clip]], cut: Cut, progress: Progress | None) -> Iterator[Segment | End]:
+    def _read(
+        self, chunks: Iterable[Sequence[Clip]], cut: Cut, progress: Progress | None, num_workers: int
+    ) -> Iterator[Segment | End]:
         """Read and cut clips one after the other."""
-        total = done = 0
-        for chunk in chunks:
-            total += len(chunk)
-            for number, clip in enumerate(chunk, start=1):
-                blocks = stream_clip(clip, sample_rate=self.log_mel.sample_rate)
-                for item in segments(done, blocks, cut, self._loop_samples):
-                    yield item._replace(closes=number == len(chunk)) if isinstance(item, End) else item
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        total, last_rows = 0, set[int]()
+
+        def clips() -> Iterator[Clip]:
+            nonlocal total
+            for chunk in chunks:
+                total += len(chunk)
+                last_rows.add(total - 1)
+                yield from chunk
+
+        for item in read_clips(clips(), cut, self._loop_samples, num_workers=num_workers):
+            if not isinstance(item, End):
+                yield item
+                continue
+            yield item._replace(closes=item.row in last_rows)
+            last_rows.discard(item.row)
+            if progress is not None:
+                progress(item.row + 1, total)
 
     def _tokens(self, x: Tensor) -> Tensor:
         """Encode spectrograms (B, 1, F, T): the mean over `layers` of their tokens (B, 1 + N, D)."""
-        return torch.stack(self.encoder.forward_layers(x, self.layers)).mean(0)
+        tokens = torch.stack(self.encoder.forward_layers(x, self.layers))
+        return tokens.to(torch.promote_types(tokens.dtype, torch.float32)).mean(0)  # and pooled in float32
 
     def _encode(
         self,
@@ -161,7 +173,7 @@ class FrozenEncoder:
 
         def compute(batch: list[Segment]) -> FloatArray:
             with torch.inference_mode(), autocast(device, precision):
-                parts = [segment.spectrogram(self.log_mel, device, dtype) for segment in batch]
+                parts = [spectrogram(segment, self.log_mel, device, dtype) for segment in batch]
                 return function(torch.stack(parts)[:, None]).to(dtype).cpu().numpy()
 
         def most(num_frames: int) -> int:
@@ -195,6 +207,13 @@ class FrozenEncoder:
     @property
     def _loop_samples(self) -> int:
         return round(self.loop_to * self.log_mel.sample_rate)
+
+
+def spectrogram(segment: Segment, log_mel: LogMel, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the standardised log-mel (F, T) of a segment, zero-padded to whole patches."""
+    samples = torch.from_numpy(segment.samples).to(device, torch.promote_types(dtype, torch.float32))
+    frames = log_mel(samples[None])[0, 0, :, segment.lead : segment.lead + segment.num_frames]
+    return F.pad(frames, (0, segment.padded - segment.num_frames)).to(dtype)
 
 
 def raising(items: Iterable[ItemT | End]) -> Iterator[ItemT]:

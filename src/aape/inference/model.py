@@ -183,17 +183,23 @@ class AudioModel(FrozenEncoder):
         return frames, centres, np.stack([starts, np.minimum(starts + patch_ms, stop)], axis=1)
 
     def embed_clips(
-        self, clips: Sequence[Clip], *, batch_size: int = BATCH_SIZE, progress: Progress | None = None
+        self,
+        clips: Sequence[Clip],
+        *,
+        batch_size: int = BATCH_SIZE,
+        num_workers: int = 0,
+        progress: Progress | None = None,
     ) -> tuple[FloatArray, BadClips]:
         """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 24 s of sound.
 
+        The clips are read by this process, or by `num_workers` others, ahead of the model; the result is the same.
         After every clip `progress` is called with (done, total).
 
         Returns:
             One vector per readable clip, in order, (n, E) float32; and name and reason of the others.
         """
         vectors, bad = [np.empty((0, self.embed_dim), self._dtype)], []
-        for item in self.embed_chunks([clips], batch_size=batch_size, progress=progress):
+        for item in self.embed_chunks([clips], batch_size=batch_size, num_workers=num_workers, progress=progress):
             if isinstance(item, End):
                 bad.append((clips[item.row].name, str(item.error and item.error.reason)))
             else:
@@ -207,6 +213,7 @@ class AudioModel(FrozenEncoder):
         window: float | None = None,
         hop: float | None = None,
         batch_size: int = BATCH_SIZE,
+        num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Iterator[Embedded | End]:
         """Embed clips while they are read; the bytes of a chunk's vectors depend on nothing outside it.
@@ -216,6 +223,7 @@ class AudioModel(FrozenEncoder):
             window: length of windows in seconds, for a vector of each; None: one for each clip.
             hop: from window to window, in seconds; None: the window's length.
             batch_size: as for `embed_clips`.
+            num_workers: likewise.
             progress: likewise; the total is that of the chunks begun.
 
         Yields:
@@ -223,11 +231,13 @@ class AudioModel(FrozenEncoder):
             been there.
         """
         cut = self._cut(window, hop)
-        stream = self._read(chunks, cut, progress)
+        stream = self._read(chunks, cut, progress, num_workers)
         yield from self._vectors(stream, cut, batch_size=batch_size, is_repeatable=True)
 
-    def embed_files(self, inputs: Paths, *, batch_size: int = BATCH_SIZE) -> tuple[FloatArray, list[str], BadClips]:
-        """Embed sound files, folders of them, tables and tar shards, as `aape embed` does; `batch_size` as above.
+    def embed_files(
+        self, inputs: Paths, *, batch_size: int = BATCH_SIZE, num_workers: int = 0
+    ) -> tuple[FloatArray, list[str], BadClips]:
+        """Embed sound files, folders of them, tables and tar shards, as `aape embed` does; options as above.
 
         Returns:
             One vector per readable clip, (n, E) float32; their names (n); and name and reason of the others.
@@ -236,7 +246,7 @@ class AudioModel(FrozenEncoder):
             DataError: a table that cannot be used.
         """
         clips, unlisted = read_inputs(inputs)
-        vectors, bad = self.embed_clips(clips, batch_size=batch_size)
+        vectors, bad = self.embed_clips(clips, batch_size=batch_size, num_workers=num_workers)
         return vectors, [clip.name for clip in readable_clips(clips, bad)], unlisted + bad
 
     def classify(
@@ -280,6 +290,7 @@ class AudioModel(FrozenEncoder):
         window: float | None = None,
         hop: float | None = None,
         batch_size: int = BATCH_SIZE,
+        num_workers: int = 0,
         progress: Progress | None = None,
     ) -> tuple[list[Classification], BadClips]:
         """Label each clip of a data set, as `classify` does for one; the rest as for `embed_clips`.
@@ -288,9 +299,10 @@ class AudioModel(FrozenEncoder):
             A result per readable clip, in order; and name and reason of the others.
         """
         options: dict[str, Any] = {"top": top, "threshold": threshold, "window": window, "hop": hop}
+        options |= {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
         results: list[Classification] = []
         bad: BadClips = []
-        for item in self.classify_chunks([clips], **options, batch_size=batch_size, progress=progress):
+        for item in self.classify_chunks([clips], **options):
             if isinstance(item, End):
                 bad.append((clips[item.row].name, str(item.error and item.error.reason)))
             else:
@@ -306,6 +318,7 @@ class AudioModel(FrozenEncoder):
         window: float | None = None,
         hop: float | None = None,
         batch_size: int = BATCH_SIZE,
+        num_workers: int = 0,
         progress: Progress | None = None,
     ) -> Iterator[Classification | End]:
         """Label clips while they are read, as `classify` does for one; the rest as for `embed_chunks`.
@@ -313,7 +326,7 @@ class AudioModel(FrozenEncoder):
         Returns:
             In order, a result for each clip, or the end of one that cannot be read, with the error.
         """
-        stream = self._read(chunks, self._cut(window, hop), progress)
+        stream = self._read(chunks, self._cut(window, hop), progress, num_workers)
         return self._classifications(stream, top, threshold, batch_size=batch_size, is_repeatable=True)
 
     def require_head(self) -> ClassificationHead:

@@ -146,7 +146,7 @@ def _in_order(
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     """Return threads that stay, in each of which torch computes without any others."""
-    started = Barrier(count + 1)
+    started = Barrier(count + 1, timeout=60)  # in case a thread cannot be started
 
     def start() -> None:
         torch.get_num_threads()  # takes torch's setting over, which it would otherwise do later
@@ -163,5 +163,11 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return pool
 
 
+def _forget_threads() -> None:
+    """Start anew in a child process, which has no threads but one."""
+    _LOCK.release()
+    _threads.cache_clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)  # a child process has no threads but one
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_forget_threads)

@@ -1,7 +1,7 @@
 """Recordings cut into the pieces that are encoded in one pass.
 
 A recording is read block by block and never held as a whole. A segment brings the samples that its frames see, so that
-its log-mel is that of the whole recording.
+its log-mel is that of the whole recording. Nothing here needs torch: `reading` does this in small processes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from aape.data.log_mel import LogMel
 from aape.errors import AudioError, ConfigError
 from aape.models.config import FrontEndConfig
 
@@ -51,12 +47,6 @@ class Segment(NamedTuple):
     samples: FloatArray  # that its frames see
     lead: int  # frames before the first, whose reflection at the cut is not the recording's
     num_frames: int
-
-    def spectrogram(self, log_mel: LogMel, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Return the standardised log-mel (F, T), zero-padded to whole patches."""
-        samples = torch.from_numpy(self.samples).to(device, torch.promote_types(dtype, torch.float32))
-        frames = log_mel(samples[None])[0, 0, :, self.lead : self.lead + self.num_frames]
-        return F.pad(frames, (0, self.padded - self.num_frames)).to(dtype)
 
 
 class End(NamedTuple):
