@@ -55,6 +55,7 @@ def desk(tmp_path, monkeypatch):
     options = {"head": ClassificationHead(64, 3), "labels": ["bell", "drum", "flute"]}
     save_nano(tmp_path / "runs" / "bells" / "model", **options)
     (tmp_path / "runs" / "drums").mkdir()
+    (tmp_path / "thresholds.csv").write_text("label,threshold\nbell,0.2\ndrum,0.35\n")
     for run in ("bells", "drums"):
         shutil.copy(METRICS, tmp_path / "runs" / run)
     monkeypatch.chdir(tmp_path)

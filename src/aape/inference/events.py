@@ -1,4 +1,4 @@
-"""What sounds when: runs of windows in which a classifier hears a label, as events."""
+"""What sounds when: windows in which a label scores high enough, joined to events."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from aape.errors import ConfigError, DataError, writing
 TEMPORARY = ".aape-partial"  # how the name of a file ends that is not whole yet; it begins with a dot
 
 
-def make_folder(folder: Path) -> list[Path]:
-    """Make a folder; returns what had to be made, the folder first and then those around it.
+def make_folder(folder: Path, option: str = "out") -> list[Path]:
+    """Make a folder; returns what had to be made, the folder first and then those around it. `option` is what named it.
 
     Raises:
         ConfigError: none can be made there.
@@ -32,7 +32,7 @@ def make_folder(folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"out: {folder} is no folder, and none can be made ({error.strerror})") from error
+        raise ConfigError(f"{option}: {folder} is no folder, and none can be made ({error.strerror})") from error
     return made
 
 
@@ -44,15 +44,15 @@ def require_ending(out: Path, *endings: str) -> None:
 
 
 @contextlib.contextmanager
-def folder_for(out: Path) -> Iterator[None]:
+def folder_for(out: Path, option: str = "out") -> Iterator[None]:
     """Make the folder that a result goes to before the work and not after it; on an error what was made goes again.
 
     Raises:
         ConfigError: none can be made there, or nothing written into it.
     """
-    made = make_folder(out.parent)
+    made = make_folder(out.parent, option)
     if not os.access(out.parent, os.W_OK):
-        raise ConfigError(f"out: {out} cannot be written: let this user write into {out.parent}")
+        raise ConfigError(f"{option}: {out} cannot be written: let this user write into {out.parent}")
     try:
         yield
     except BaseException:
