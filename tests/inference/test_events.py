@@ -1,6 +1,7 @@
 """What sounds when: events are the runs of windows that score high enough, and thresholds come from a file."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -168,3 +169,18 @@ def test_thresholds_that_mean_nothing(tmp_path, text, message):
         read_thresholds(path, LABELS)
     assert message.format(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_hours_of_windows_stay_small():
+    """Ten hours in steps of a second are 36,000 windows of 500 classes: what is below its threshold is not kept."""
+    labels = [f"label {index}" for index in range(500)]
+    summary = Summary(labels, len(labels), 0.99)  # which about 5 of 500 reach
+    rng = np.random.default_rng(0)
+    tracemalloc.start()
+    for second in range(3_600):
+        summary.add(1, second, second + 2, rng.random(500, np.float32))
+    result = events(summary.result().windows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(result) > 10_000
+    assert peak < 12e6  # of one hour
