@@ -24,7 +24,7 @@ CLASSES = ("low", "mid", "high")
 class FakeModel:
     """An encoder whose vectors are a few log-mel bands, or noise if it is untrained."""
 
-    device = torch.device("cpu")
+    device, pool, layers, loop_to = torch.device("cpu"), "cls_mean", (2,), 0.0
 
     def __init__(self, seed=None):
         self.log_mel, self.seed, self.num_calls, self.training = LogMel(n_mels=8), seed, 0, {}
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def model(monkeypatch):
     model = FakeModel()
-    monkeypatch.setattr(inference, "load_model", lambda name, device, loop_to: model)
+    monkeypatch.setattr(inference, "load_model", lambda name, device, **use: setattr(model, "use", use) or model)
     monkeypatch.setattr(yardsticks, "random_model", lambda _, seed: FakeModel(seed))
     return model
 
@@ -159,6 +159,7 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
     options["out"] = str(tmp_path / "other")
     assert [part["name"] for part in result["partitions"]] == list("12345")
     assert result["counts"] == {"clips": (20, 2000)}
+    assert model.use == {"pool": None, "layers": None, "loop_to": None}  # the paper does not probe it
     assert any("20 clips found (clips), 2,000 published" in warning for warning in result["warnings"])
 
     root = make_nsynth(tmp_path / "nsynth")
@@ -167,6 +168,7 @@ def test_public_sets_are_probed_by_their_own_protocol(model, tmp_path):
     result = probe(dataclasses.replace(nsynth, steps=20))
     assert result["partitions"][0]["num_validation"] == 3
     assert result["config"]["batch"] == 512
+    assert model.use == {"pool": "cls_mean", "layers": [], "loop_to": 0}  # the paper's, whatever the model recommends
 
     options["out"] = str(tmp_path / "third")
     with pytest.raises(ConfigError, match="as20k has several labels per clip"):
@@ -276,6 +278,37 @@ def test_the_command_line_probes_real_notes_beside_both_yardsticks(arguments, ca
     assert cli.main(["probe", *options]) == 0
     again = json.loads((folder / "run" / "result.json").read_text())
     assert again["rows"] == result["rows"]
+
+
+def test_the_vector_that_is_probed_is_chosen_and_recorded(arguments, capsys):
+    """A number without its vector cannot be compared; features of another one must not be read back."""
+    folder, options = arguments
+    options = [*options, f"--out={folder / 'vectors'}", "--seeds=1", "--steps=20", "--learning-rates=1e-2"]
+    for more, width, vector in (
+        ([], 2 * 64, {"pool": "cls_mean", "layers": [2], "loop_to": 0.0}),
+        (
+            ["--pool=frequency_std", "--layers=1,2"],
+            2 * 8 * 64,
+            {"pool": "frequency_std", "layers": [1, 2], "loop_to": 0.0},
+        ),
+        (["--pool", "mean", "--layers", "1"], 64, {"pool": "mean", "layers": [1], "loop_to": 0.0}),
+    ):
+        assert cli.main(["probe", *options, *more]) == 0
+        result = json.loads((folder / "vectors/result.json").read_text())
+        assert result["vector"] == vector
+        assert [result["rows"][row]["num_features"] for row in ("encoder", "untrained encoder")] == [width, width]
+    capsys.readouterr()
+    for wrong, reason in (
+        ("--pool=max", "expected one of cls_mean, frequency, frequency_std, cls, mean or null, got 'max'"),
+        ("--layers=3", "layers: the encoder has blocks 1 to 2, and no 3"),
+        ("--layers=0", "layers: the encoder has blocks 1 to 2, and no 0"),
+        ("--layers=1,1", "layers: a block is named twice in [1, 1]"),
+        ("--layers=last", "--layers: expected a list [a whole number from 0 and below 2^63, ...] or null, got 'last'"),
+    ):
+        assert cli.main(["probe", *options, wrong]) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
 
 
 def test_a_missing_label_column_is_one_line_and_exit_status_2(arguments, capsys):

@@ -25,7 +25,7 @@ from aape.inference import load_model
 from aape.models.config import EncoderConfig
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model, save_model
-from notes import FRONT_END, nano
+from notes import FRONT_END, nano, save_nano
 
 LABELS = ["bell", "drum", "flute"]
 
@@ -257,6 +257,34 @@ def test_the_length_that_short_sounds_are_looped_to_stays(tmp_path):
     assert read_model(tmp_path / "as_they_are").loop_to == 0
     with pytest.raises(CheckpointError, match="loop_to: expected 0 to 600 seconds"):
         AaPEConfig(loop_to=-1)
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("frequency_std", [1]), ("frequency", [1, 2]), ("cls", [2])])
+@torch.no_grad()
+def test_the_vector_that_a_model_recommends_stays(tmp_path, waves, kind, layers):
+    """Vectors from transformers are searched in an index that `aape embed` wrote: one definition, also after a push."""
+    folder = save_nano(tmp_path / "model", pool=kind, layers=layers)
+    expected = load_model(folder, "cpu").embed(waves, 16000)
+    AutoModel.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert load_model(tmp_path / "again", "cpu").fingerprint() == load_model(folder, "cpu").fingerprint()
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    plain = save_nano(tmp_path / "plain")
+    models = (
+        AutoModel.from_pretrained(tmp_path / "again"),
+        AutoModel.from_pretrained(plain, pool=kind, layers=layers),
+        AaPEModel.from_pretrained(plain, config=AutoConfig.from_pretrained(folder)),
+    )
+    for model in models:
+        vectors = model(**extractor(waves, sampling_rate=16000, return_tensors="pt")).pooler_output
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    padded = extractor([waves[0], waves[1, :9000]], sampling_rate=16000, return_tensors="pt")
+    alone = load_model(folder, "cpu").embed(waves[1, :9000], 16000)
+    np.testing.assert_allclose(models[0](**padded).pooler_output[1], alone, atol=1e-5)
+    for wrong, reason in (({"pool": "max"}, "pool: expected cls_mean"), ({"layers": [3]}, "blocks 1 to 2, and no 3")):
+        for call in (lambda wrong=wrong: AutoModel.from_pretrained(plain, **wrong),
+                     lambda wrong=wrong: AaPEConfig(encoder=vars(nano().config), **wrong)):  # fmt: skip
+            with pytest.raises(CheckpointError, match=reason):
+                call()
 
 
 def test_model_card(tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aape.commands.options import Device, Task
 from aape.errors import MAX_CLIPS, MAX_RATE, MAX_SEEDS, MAX_STEPS, ConfigError, require_at_most, require_positive
-from aape.models.config import MAX_LOOP_TO
+from aape.models.config import MAX_LOOP_TO, Pool
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,7 +42,9 @@ class ProbeConfig:
         learning_rates: peak rates to sweep on validation data [ours].
         validate_every: steps between evaluations.
         device: where to run.
-        loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
+        pool: what the vector is; by default the paper's for its tasks, the model's for others.
+        layers: blocks, counted from 1, whose outputs are averaged before, [] for the last; by default as for pool.
+        loop_to: length in seconds that shorter sounds are looped to, 0 for as they are; by default as for pool.
         yardsticks: also score the untrained encoder and log-mel statistics.
         max_bad_fraction: stop when more than this share of the files cannot be read.
     """
@@ -64,6 +66,8 @@ class ProbeConfig:
     learning_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     validate_every: int = 100
     device: Device = "auto"
+    pool: Pool | None = None
+    layers: tuple[int, ...] | None = None
     loop_to: float | None = None
     yardsticks: bool = True
     max_bad_fraction: float = 0.01
@@ -114,7 +118,7 @@ def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> di
     may_change = {field.name for field in dataclasses.fields(config)} - {"checkpoint", "data", "task"}
     claim(out, config, may_change=may_change, resume=True)
     labelled = read_probe_set(config)  # what is wrong with the set is said before hours of embedding
-    model = load_model(config.checkpoint, device=config.device, loop_to=config.loop_to)
+    model = load_model(config.checkpoint, config.device, pool=config.pool, layers=config.layers, loop_to=config.loop_to)
     is_main, seeds = accelerator is None or accelerator.is_main_process, config.seeds if config.yardsticks else 0
     environment = write_run_header(out, config, device=model.device) if is_main else {}
     features = compute_features(
@@ -131,7 +135,8 @@ def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> di
     readable = labelled.without(set(bad.reasons))
     protocol = build_protocol(readable, config, device)
     scores = _score(features, [clip.name for clip in labelled.clips], set(bad.reasons), protocol)
-    origin = {"pretraining": model.training, "environment": environment}
+    vector = {"pool": model.pool, "layers": model.layers, "loop_to": model.loop_to}
+    origin = {"vector": vector, "pretraining": model.training, "environment": environment}
     return _report(config, readable, protocol, scores, bad.reasons, origin)
 
 

@@ -55,7 +55,7 @@ def embeddings(
     accelerator: Accelerator | None = None,
     progress: Progress | None = None,
 ) -> Features:
-    """Return class token and mean patch token of every clip, (n, 2D), as `compute_once` does."""
+    """Return the vector of every clip, (n, E), as `compute_once` does."""
 
     def compute(share: Sequence[Clip]) -> Vectors:
         return model.embed_clips(list(share), progress=progress)

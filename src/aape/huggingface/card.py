@@ -11,7 +11,7 @@ _USE = """import aape
 model = aape.load_model("FOLDER")  # this repository, downloaded
 {call}
 """
-_EMBED = 'vector = model.embed("sound.wav")  # class token and mean patch token'
+_EMBED = 'vector = model.embed("sound.wav")'
 _CLASSIFY = 'result = model.classify("sound.wav")  # labels, scores, and the same for each window of a long recording'
 _HUB_USE = """import aape.huggingface  # registers the classes
 from transformers import AutoFeatureExtractor, {auto}

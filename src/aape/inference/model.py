@@ -104,8 +104,8 @@ class AudioModel(FrozenEncoder):
             ConfigError: no such pool, or no such blocks.
         """
         if pool is not None or layers is not None:
-            layers = self.layers if layers is None else layers
-            other = self._with(pool or self.pool, layers)
+            kind, layers = self.pool if pool is None else pool, self.layers if layers is None else layers
+            other = self._with(kind, layers)
             return other.embed(wav, sample_rate, lengths=lengths, channels_first=channels_first)
         cut = self._cut()
         sounds, is_batch = self._open(wav, sample_rate, lengths, channels_first)

@@ -83,11 +83,9 @@ def read_pooling(values: Mapping[str, Any], depth: int, where: str) -> tuple[Poo
     Raises:
         CheckpointError: there is no such pool, or no such block.
     """
-    layers = values.get("layers") or []
-    if not isinstance(layers, (list, tuple)):
-        raise CheckpointError(f"{where}: layers: expected a list of blocks, got {layers!r}")
+    kind, layers = values.get("pool"), values.get("layers")
     try:
-        return check_pooling(values.get("pool") or "cls_mean", layers, depth)
+        return check_pooling("cls_mean" if kind is None else kind, [] if layers is None else layers, depth)
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
 

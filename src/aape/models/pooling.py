@@ -43,7 +43,8 @@ def pool(tokens: Tensor, kind: Pool, num_freq: int) -> Tensor:
     mean = grid.mean(2, keepdim=True)
     if kind == "frequency":
         return mean.flatten(1)
-    spread = (grid - mean).square().mean(2).sqrt()
+    # A norm, whose gradient is 0 where all patches are equal; that of a square root would be NaN there.
+    spread = torch.linalg.vector_norm(grid - mean, dim=2) / grid.shape[2] ** 0.5
     return torch.cat([mean.flatten(1), spread.flatten(1)], -1)
 
 
@@ -79,6 +80,8 @@ def check_pooling(kind: str, layers: Sequence[int], depth: int) -> tuple[Pool, t
     """
     if kind not in POOLS:
         raise ConfigError(f"pool: expected {', '.join(POOLS[:-1])} or {POOLS[-1]}, got {kind!r}")
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
+        raise ConfigError(f"layers: expected a list of blocks, got {layers!r}")
     for layer in layers:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= depth:
             raise ConfigError(f"layers: the encoder has blocks 1 to {depth}, and no {layer!r}")

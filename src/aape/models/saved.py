@@ -104,8 +104,8 @@ def save_model(
         "training": training or {},
     }
     where = os.fspath(folder)
-    read_pooling({"pool": pool, "layers": layers and list(layers)}, encoder.config.depth, where)
-    optional = {"loop_to": read_loop_to(loop_to, where), "pool": pool, "layers": layers and list(layers), "card": card}
+    read_pooling({"pool": pool, "layers": layers}, encoder.config.depth, where)
+    optional = {"loop_to": read_loop_to(loop_to, where), "pool": pool, "layers": [*(layers or ())], "card": card}
     config |= {key: value for key, value in optional.items() if value} | _describe_head(head, labels, multi_label)
     tensors = _tensors(encoder, head, dtype, where)
     target.mkdir(parents=True, exist_ok=True)

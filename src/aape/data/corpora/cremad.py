@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from aape.data.clips import Clip
-from aape.data.corpora.layout import Corpus, assemble, read_table, require
+from aape.data.corpora.layout import PAPER_VECTOR, Corpus, assemble, read_table, require
 from aape.data.labelled import LabelledSet
 from aape.data.manifest import read_manifest
 from aape.errors import DataError
@@ -72,4 +72,4 @@ def split_actors(clips_per_actor: Counter[str]) -> dict[str, str]:
     return dealt
 
 
-CREMAD = Corpus("CREMA-D", read, probing={"steps": 50_000, "batch": 16})
+CREMAD = Corpus("CREMA-D", read, probing={"steps": 50_000, "batch": 16, **PAPER_VECTOR})

@@ -14,6 +14,10 @@ from aape.data.clips import Clip
 from aape.data.labelled import LabelledSet, label_clips
 from aape.errors import DataError
 
+# What the paper probes, whatever a model recommends: class token and mean patch token of the last block, of clips as
+# they are.
+PAPER_VECTOR: dict[str, Any] = {"pool": "cls_mean", "layers": [], "loop_to": 0.0}
+
 
 @dataclass(frozen=True)
 class Corpus:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aape.data.clips import Clip
-from aape.data.corpora.layout import Corpus, assemble, require
+from aape.data.corpora.layout import PAPER_VECTOR, Corpus, assemble, require
 from aape.data.labelled import LabelledSet
 from aape.errors import DataError
 
@@ -39,4 +39,4 @@ def read(root: Path) -> LabelledSet:
     return assemble("NSynth", root, clips, classes=CLASSES, published=PUBLISHED, groups=groups)
 
 
-NSYNTH = Corpus("NSynth", read, probing={"steps": 50_000, "batch": 512})
+NSYNTH = Corpus("NSynth", read, probing={"steps": 50_000, "batch": 512, **PAPER_VECTOR})

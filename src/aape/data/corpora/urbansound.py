@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aape.data.clips import Clip
-from aape.data.corpora.layout import Corpus, assemble, read_table, require
+from aape.data.corpora.layout import PAPER_VECTOR, Corpus, assemble, read_table, require
 from aape.data.labelled import LabelledSet
 
 NAMES = """
@@ -27,4 +27,4 @@ def read(root: Path) -> LabelledSet:
     return assemble("UrbanSound8K", root, clips, classes=CLASSES, published={"clips": 8732}, folds=folds, groups=groups)
 
 
-US8K = Corpus("UrbanSound8K", read, probing={"steps": 8000, "batch": 128})
+US8K = Corpus("UrbanSound8K", read, probing={"steps": 8000, "batch": 128, **PAPER_VECTOR})
