@@ -66,13 +66,13 @@ def kill_and_compare(
     for kill in range(kills):
         process = subprocess.Popen([sys.executable, "-m", "aape", *arguments], stderr=subprocess.DEVNULL)
         until = (kill + 1) * num_chunks // (kills + 2)
-        while process.poll() is None and (not partial.is_dir() or len(list(partial.glob("*.npz"))) < until):
+        while process.poll() is None and (not partial.is_dir() or len(list(partial.glob("*.chunk"))) < until):
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
         assert not broken.exists()
-        done.append(len(list(partial.glob("*.npz"))))
+        done.append(len(list(partial.glob("*.chunk"))))
     run_to_the_end(arguments)
     assert not partial.exists()
     run_to_the_end(command(folder, model, whole, batch))

@@ -59,7 +59,7 @@ def test_embed_command_refusals(folder, tmp_path, capsys):
         ([str(text), str(tmp_path), *model, *out], "none of 2 inputs could be read; the first: "),
         ([str(tmp_path / "none"), *model, *out], "none: a folder, and no sound file in it"),
         ([str(text), *model, "--out", str(text / "v.npz")], "text.wav is no folder, and none can be made"),
-        ([str(text), *model, "--out", str(tmp_path)], "name a file that ends in .npz or .csv"),
+        ([str(text), *model, "--out", str(tmp_path)], "name a file that ends in .npz, .csv or .parquet"),
         ([str(text), "--model", "nope", *out], "shipped models"),
     ):
         assert main(["embed", *arguments, "--device", "cpu"]) == 2
@@ -97,5 +97,5 @@ def test_csv_has_the_numbers_of_npz_to_the_bit(tmp_path, capsys):
     capsys.readouterr()
     for name in ("v.txt", "v", "v.csv.gz", "new/v.json"):
         assert main([*command, str(tmp_path / name)]) == 2
-        assert "name a file that ends in .npz or .csv" in capsys.readouterr().err
+        assert "name a file that ends in .npz, .csv or .parquet" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

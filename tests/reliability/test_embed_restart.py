@@ -1,6 +1,7 @@
 """`aape embed` killed at any moment and started again: the bytes of a run that was never killed."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import embed_kills
 from aape.cli import main
 from aape.data.demo import AUDIO
 from aape.inference import AudioModel
+from aape.runs.chunks import Chunks
 from notes import save_nano
 
 
@@ -41,29 +43,47 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def test_a_restart_does_only_what_is_left(tmp_path, model, monkeypatch):
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Let so many chunks be finished before the process ends; return the names of the files in each that is begun."""
+    embed_chunks, write = AudioModel.embed_chunks, Chunks.write
+
+    def stop(count):
+        begun, written = [], []
+
+        def counting(self, chunks, **options):
+            def noted():
+                for chunk in chunks:
+                    begun.append([os.path.basename(clip.name) for clip in chunk])
+                    yield chunk
+
+            return embed_chunks(self, noted(), **options)
+
+        def stopping(self, index, needed=0):
+            if len(written) == count:
+                raise Killed
+            written.append(index)
+            return write(self, index, needed)
+
+        monkeypatch.setattr(AudioModel, "embed_chunks", counting)
+        monkeypatch.setattr(Chunks, "write", stopping)
+        return begun
+
+    return stop
+
+
+def test_a_restart_does_only_what_is_left(tmp_path, model, stop_at):
     """Finished work is used; what has changed since, a file or the model, is done anew."""
     folder = embed_kills.write_files(tmp_path / "in", AUDIO, 24)
     out = tmp_path / "v.npz"
-    embedded = []
-    embed_clips = AudioModel.embed_clips
-
-    def counting(self, clips, **options):
-        if len(embedded) >= stop_at:
-            raise Killed
-        embedded.append([os.path.basename(clip.name) for clip in clips])
-        return embed_clips(self, clips, **options)
-
-    monkeypatch.setattr(AudioModel, "embed_clips", counting)
-    stop_at = 2
+    begun = stop_at(2)
     with pytest.raises(Killed):
         main(embed_kills.command(folder, model, out, 2))
-    assert [len(chunk) for chunk in embedded] == [8, 8]
+    assert [len(chunk) for chunk in begun[:2]] == [8, 8]
     soundfile.write(folder / "0001.wav", 0.1 * np.random.default_rng(5).standard_normal(4000), embed_kills.RATE)
-    embedded.clear()
-    stop_at = 9
+    begun = stop_at(9)
     assert main(embed_kills.command(folder, model, out, 2)) == 0
-    assert [chunk[0] for chunk in embedded] == ["0000.wav", "0016.wav"]
+    assert [chunk[0] for chunk in begun] == ["0000.wav", "0016.wav"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "model", "v.npz"]
     again = out.read_bytes()
     out.unlink()
@@ -78,40 +98,38 @@ def test_a_damaged_partial_result_is_done_anew(tmp_path, model):
     assert main(embed_kills.command(folder, model, out, 2)) == 0
     expected = out.read_bytes()
     partial = tmp_path / "v.npz.partial"
-    partial.mkdir()
-    keep = []
+    contents = {}
     replace = os.replace
+
+    def keep(source, target):
+        contents[target] = Path(source).read_bytes()
+        replace(source, target)
+
     # The name of a chunk is what its vectors depend on: find it out, then put rubbish there.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "replace", lambda source, target: (keep.append(target), replace(source, target)))
+        patch.setattr(os, "replace", keep)
         assert main(embed_kills.command(folder, model, out, 2)) == 0
-    chunk = next(path for path in keep if path.parent == partial)
-    for rubbish in (b"", b"PK\x03\x04 and no more", b"\x80\x04N."):
-        partial.mkdir()
+    chunk = next(path for path in contents if path.parent == partial)
+    whole = contents[chunk]
+    flipped = whole[:99] + bytes([whole[99] ^ 4]) + whole[100:]
+    for rubbish in (b"", b"PK\x03\x04 and no more", whole[:-1], whole[1:], whole + b"\0", bytes(len(whole)), flipped):
+        partial.mkdir(exist_ok=True)
         chunk.write_bytes(rubbish)
         assert main(embed_kills.command(folder, model, out, 2)) == 0
         assert out.read_bytes() == expected
 
 
-def test_what_is_left_of_another_run_names_no_row_of_this_one(tmp_path, model, monkeypatch):
+def test_what_is_left_of_another_run_names_no_row_of_this_one(tmp_path, model, monkeypatch, stop_at):
     """The same files under other names: every vector must stand beside its own."""
     folder = embed_kills.write_files(tmp_path / "in", AUDIO, 12)
     (folder / "0002.wav").write_bytes(b"RIFF")  # as `write_files` leaves 0007
     (tmp_path / "t.csv").write_text("file\n" + "".join(f"in/{index:04d}.wav\n" for index in range(12)))
     out, arguments = tmp_path / "v.npz", ["--model", str(model), "--out", str(tmp_path / "v.npz"), "--batch", "1"]
     monkeypatch.chdir(tmp_path)
-    embed_clips, calls = AudioModel.embed_clips, []
-
-    def stop_at_second(self, clips, **options):
-        calls.append(clips)
-        if len(calls) == 2:
-            raise Killed
-        return embed_clips(self, clips, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AudioModel, "embed_clips", stop_at_second)
-        with pytest.raises(Killed):
-            main(["embed", *(f"./in/{index:04d}.wav" for index in range(12)), *arguments])
+    stop_at(1)
+    with pytest.raises(Killed):
+        main(["embed", *(f"./in/{index:04d}.wav" for index in range(12)), *arguments])
+    stop_at(9)
     assert main(["embed", "t.csv", *arguments]) == 0
     with np.load(out) as arrays:
         assert arrays["file"].tolist() == [f"in/{index:04d}.wav" for index in range(12) if index not in (2, 7)]

@@ -1,41 +1,54 @@
-"""`aape embed`: many files to one of their vectors, restartable.
+"""`aape embed`: many files to one of their vectors, restartable, by one process or several.
 
 Files are embedded in chunks, each by itself, and every finished chunk is kept in a folder beside the output until the
 whole is written. A chunk is known by all that its vectors depend on, so a restart uses what still holds and nothing
-else, and the result has the bytes of an unbroken run.
+else, and the result has the bytes of an unbroken run. No more than a block of vectors is held in memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device
 from aape.errors import ConfigError, require_positive
+from aape.models.config import Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from aape.data.clips import Clip
-    from aape.inference.model import AudioModel, BadClips, Progress
-    from aape.inference.segments import FloatArray
+    from aape.inference.encoding import Embedded, Progress
+    from aape.inference.model import AudioModel, BadClips
+    from aape.inference.segments import End
+    from aape.runs.chunks import Chunks, Growing
 
-CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together
+CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together,
+CHUNK_BYTES = 1 << 25  # unless they are this large: 3 minutes of a CD, 35 of MP3
 
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """`aape embed`: sound files in, one vector per file out.
+    """`aape embed`: sound files in, their vectors out.
 
     Args:
         inputs: sound files, folders of them, tables (as for `--data`), tar shards, or - for names on standard input.
         model: a name (tiny is part of the package) or a saved folder.
-        out: file to write, .npz (`embedding` (n, 2D) and `file` (n,), of parts of files also `start` and `end` in
-            seconds) or .csv; started again after a kill, it continues where it was.
+        out: file to write, .npz (`embedding` (n, E) and `file` (n,), of windows and parts of files also `start` and
+            `end` in seconds), .csv or .parquet; started again after a kill, it continues where it was.
+        pool: what a vector is, cls_mean, the paper's class token and mean patch token, frequency, the mean over time of
+            each frequency patch, frequency_std, the same and its standard deviation, cls or mean; by default the
+            model's.
+        layers: blocks, counted from 1, whose outputs are averaged before, [] for the last; by default the model's.
+        window: length in seconds of windows, for a vector of each; without it one for each file.
+        hop: seconds from one window to the next; by default the window's length.
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
+        precision: arithmetic; auto is bfloat16 on a GPU and float32 elsewhere.
+        root: folder that the names in `file` are relative to; by default they are as in the inputs.
         batch: clips per forward pass, at most; on a CPU never more than 4.
         device: where to run.
     """
@@ -43,7 +56,13 @@ class EmbedConfig:
     inputs: list[str] = field(metadata={"positional": True})
     model: str
     out: str
+    pool: Pool | None = None
+    layers: tuple[int, ...] | None = None
+    window: float | None = None
+    hop: float | None = None
     loop_to: float | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    root: str | None = None
     batch: int = 16
     device: Device = "auto"
 
@@ -54,102 +73,203 @@ class EmbedConfig:
 def embed(config: EmbedConfig) -> None:
     """Embed sound files into one file, rows in input order.
 
-    NPZ has `embedding` (n, 2D) float32 and `file` (n,); CSV a column `file` and one for each number, exact to the bit.
+    Its columns are `file`, `start` and `end` in seconds where there are windows or parts of files (of a whole file 0
+    and NaN), and `embedding`, float32; see `aape.runs.columns`.
 
-    Where inputs are parts of files, there are also `start` and `end` (n,), in seconds; of a whole file 0 and NaN.
-
-    What cannot be read is listed on standard error with the reason, and the rest is done.
+    What cannot be read is listed on standard error with the reason, and the rest is done. Processes that torchrun has
+    started share the work, and rank 0 writes.
 
     Raises:
-        AapeError: no input, an output that is neither NPZ nor CSV, no such model, or nothing that could be read.
+        AapeError: no input, an output of no known ending, no such model, windows, pool or blocks, a file outside
+            `root`, or nothing that could be read.
     """
-    import shutil
     from pathlib import Path
 
     from aape.data.manifest import read_inputs
     from aape.inference import load_model
-    from aape.inference.recordings import readable_clips
-    from aape.runs.files import folder_for, npz, require_ending, write_atomically
-    from aape.runs.lock import locked
+    from aape.inference.segments import cutting
+    from aape.runs.chunks import Chunks
+    from aape.runs.columns import ENDINGS
+    from aape.runs.files import folder_for, require_ending
     from aape.runs.progress import list_bad, progress_bar
 
     out = Path(config.out)
-    require_ending(out, ".npz", ".csv")
+    require_ending(out, *ENDINGS)
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, folders, tables or tar shards")
+    chunks = Chunks(out)
+    if chunks.world > 1 and "-" in config.inputs:
+        raise ConfigError("-: of several processes, one would get the names: write them into a table")
+    options = {name: getattr(config, name) for name in ("pool", "layers", "loop_to", "precision")}
     with folder_for(out):
-        model = load_model(config.model, config.device, loop_to=config.loop_to)
+        model = load_model(config.model, config.device, **options)
+        cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
-        partial = out.with_name(f"{out.name}.partial")
-        with locked(partial):
-            with progress_bar("embedding", len(clips)) as progress:
-                vectors, bad = _embed_in_chunks(model, clips, config.batch, partial, progress)
-            done = readable_clips(clips, bad)
-            if done:
-                is_csv = out.suffix.lower() == ".csv"
-                rows = _rows(done)
-                write_atomically(out, _csv(rows, vectors) if is_csv else npz(embedding=vectors, **rows))
-            shutil.rmtree(partial, ignore_errors=True)
+        names = [clip.file if config.root is None else _below(config.root, clip.file) for clip in clips]
+        work = _Work(config, model, list(_pieces(clips, CHUNK_BATCHES * config.batch)), names, chunks)
+        with chunks.opened(work.settings(), map(_key, work.pieces)):
+            with progress_bar("embedding", len(clips), is_shown=chunks.is_lead) as progress:
+                work.do(progress)
+            if not chunks.is_lead:
+                return
+            count, bad = work.write(out)
         bad = unlisted + bad
         list_bad(bad, len(clips) + len(unlisted))
-    print(f"{len(done)} vectors of {vectors.shape[1]} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
+    print(f"{count} vectors of {model.embed_dim} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
 
 
-def _rows(clips: Sequence[Clip]) -> dict[str, NDArray[Any]]:
-    """Return the columns that say what each vector is of."""
-    import numpy as np
+def _below(root: str, name: str) -> str:
+    """Return a file's name relative to a folder, with slashes."""
+    import os
 
-    columns = {"file": np.asarray([clip.file for clip in clips], dtype=np.str_)}
-    if any(clip.end is not None for clip in clips):
-        columns["start"] = np.asarray([clip.start for clip in clips])
-        columns["end"] = np.asarray([clip.end for clip in clips], dtype=np.float64)  # None, the whole, becomes NaN
-    return columns
-
-
-def _embed_in_chunks(
-    model: AudioModel, clips: Sequence[Clip], batch_size: int, partial: Path, progress: Progress
-) -> tuple[FloatArray, BadClips]:
-    """Embed clips, using the finished chunks in a folder and leaving there what is finished."""
-    import hashlib
-    import json
-
-    import numpy as np
-
-    from aape import __version__
-    from aape.runs.files import file_state, npz, read_npz, write_atomically
-
-    parts: list[FloatArray] = [np.empty((0, model.embed_dim), np.float32)]
-    bad: BadClips = []
-    settings = [__version__, model.fingerprint(), model.device.type, batch_size]
-    size = CHUNK_BATCHES * batch_size
-    for first in range(0, len(clips), size):
-        chunk = clips[first : first + size]
-        states = [[c.name, c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in chunk]
-        key = json.dumps([*settings, states])
-        path = partial / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()}.npz"
-        arrays = read_npz(path)
-        if arrays is None or arrays.keys() != {"embedding", "bad"}:
-
-            def shift(done: int, _: int, first: int = first) -> None:
-                progress(first + done, len(clips))
-
-            vectors, refused = model.embed_clips(chunk, batch_size=batch_size, progress=shift)
-            arrays = {"embedding": vectors, "bad": np.asarray(refused, np.str_).reshape(-1, 2)}
-            write_atomically(path, npz(**arrays))
-        parts.append(arrays["embedding"])
-        bad += [(str(name), str(reason)) for name, reason in arrays["bad"]]
-        progress(first + len(chunk), len(clips))
-    return np.concatenate(parts), bad
+    for absolute in (os.path.abspath, os.path.realpath):  # one of the two may be known by a link
+        folder = os.path.join(absolute(root), "")
+        path = absolute(name)
+        if path.startswith(folder):
+            return path[len(folder) :].replace(os.sep, "/")
+    raise ConfigError(f"root: {name} does not lie in {root}")
 
 
-def _csv(rows: dict[str, NDArray[Any]], vectors: FloatArray) -> bytes:
-    """Lay out one line per vector; a number's shortest text that is read back as the same float32."""
-    import csv
-    import io
+def _pieces(clips: Sequence[Clip], most: int) -> Iterator[Sequence[Clip]]:
+    """Cut a list of clips where so many, or large files, have come together."""
+    from aape.runs.files import file_state
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*rows, *range(vectors.shape[1])])
-    for *cells, vector in zip(*rows.values(), vectors, strict=True):
-        writer.writerow([*cells, *map(str, vector)])
-    return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode
+    first, num_bytes = 0, 0
+    for index, clip in enumerate(clips, start=1):
+        if clip.end is None:  # how much of it a part is, the size of a file does not say
+            num_bytes += (file_state(clip.path) or (0,))[0] if clip.size is None else clip.size
+        if index - first == most or num_bytes >= CHUNK_BYTES or index == len(clips):
+            yield clips[first:index]
+            first, num_bytes = index, 0
+
+
+def _key(piece: Sequence[Clip]) -> list[object]:
+    """Return, for each clip, all that its vectors depend on besides the settings."""
+    from aape.runs.files import file_state
+
+    return [[c.name, c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in piece]
+
+
+def _number(firsts: Sequence[int], item: Embedded | End) -> int:
+    """Return which of the chunks that begin at these rows an item is of."""
+    from bisect import bisect
+
+    return bisect(firsts, item.row) - 1
+
+
+@dataclass
+class _Work:
+    """What a run does: the clips of each chunk, all their names, and the chunks.
+
+    The body of a chunk is a row for each vector, its notes are which clips are bad, and why.
+    """
+
+    config: EmbedConfig
+    model: AudioModel
+    pieces: Sequence[Sequence[Clip]]
+    names: Sequence[str]
+    chunks: Chunks
+
+    def settings(self) -> dict[str, object]:
+        """Return what every vector depends on besides its clip."""
+        from aape import __version__
+
+        settings = {"version": __version__, "model": self.model.fingerprint(), "device": self.model.device.type}
+        return settings | {name: getattr(self.config, name) for name in ("window", "hop", "batch")}
+
+    @property
+    def row(self) -> np.dtype:
+        """The type of a row of a chunk."""
+        import numpy as np
+
+        numbers = ("vector", "<f4", (self.model.embed_dim,))
+        return np.dtype([("clip", "<u4"), ("start", "<f8"), ("end", "<f8"), numbers])
+
+    def do(self, progress: Progress) -> None:
+        """Embed what is left for this process; each chunk is kept as soon as it is finished."""
+        import itertools
+        from functools import partial
+
+        config, total, before = self.config, len(self.names), 0
+        for indices in self.chunks.rounds():
+            taken, firsts = list[int](), [0]  # chunks, and the first row of each and of the next
+
+            def clips(indices: Iterator[int], taken: list[int], firsts: list[int]) -> Iterator[Sequence[Clip]]:
+                for index in indices:
+                    taken.append(index)
+                    firsts.append(firsts[-1] + len(self.pieces[index]))
+                    yield self.pieces[index]
+
+            def shown(read: int, _: int, before: int = before) -> None:
+                progress(min(total, before + read + self.chunks.num_elsewhere()), total)
+
+            shown(0, 0)
+            items = self.model.embed_chunks(
+                clips(indices, taken, firsts), window=config.window, hop=config.hop, batch_size=config.batch,
+                progress=shown,
+            )  # fmt: skip
+            # `firsts` grows while items come, and is always ahead of them
+            for number, group in itertools.groupby(items, partial(_number, firsts)):
+                with self.chunks.write(taken[number], len(self.pieces[taken[number]]) * self.row.itemsize) as chunk:
+                    self._keep(group, firsts[number], chunk)
+            before += firsts[-1]
+
+    def _keep(self, items: Iterable[Embedded | End], first: int, chunk: Growing) -> None:
+        """Write vectors as they come, and without those of a clip that turns out bad."""
+        import numpy as np
+
+        from aape.inference.segments import End
+
+        row, bad, clip, start = self.row, list[tuple[int, str]](), -1, 0
+        for item in items:
+            if item.row != clip:
+                clip, start = item.row, chunk.size
+            if isinstance(item, End):
+                chunk.cut(start)
+                bad.append((clip - first, str(item.error and item.error.reason)))
+            else:
+                chunk.write(np.array((clip - first, item.start, item.end, item.vector), row).tobytes())
+        chunk.notes = bad
+
+    def write(self, out: Path) -> tuple[int, BadClips]:
+        """Make one file of the finished chunks; return how many vectors there are, and the bad clips."""
+        import numpy as np
+
+        from aape.runs.columns import write_table
+
+        count, bad = 0, list[tuple[str, str]]()
+        for index, piece in enumerate(self.pieces):
+            with self.chunks.read(index) as (_, size, notes):
+                count += size // self.row.itemsize
+                bad += [(piece[clip].name, reason) for clip, reason in notes]
+        if count:
+            has_times = self.config.window is not None or any(c.end is not None for piece in self.pieces for c in piece)
+            times = [("start", "<f8"), ("end", "<f8")] if has_times else []
+            numbers = ("embedding", "<f4", (self.model.embed_dim,))
+            dtype = np.dtype([("file", f"<U{max(map(len, self.names))}"), *times, numbers])
+            write_table(out, dtype, count, lambda: self._blocks(dtype), folder=self.chunks.folder)
+        return count, bad
+
+    def _blocks(self, dtype: np.dtype) -> Iterator[NDArray[Any]]:
+        """Read the rows of the output back."""
+        import numpy as np
+
+        from aape.runs.columns import BLOCK_BYTES
+
+        first, step = 0, max(1, BLOCK_BYTES // self.row.itemsize) * self.row.itemsize
+        for index, piece in enumerate(self.pieces):
+            names = np.array(self.names[first : first + len(piece)])
+            starts = np.array([clip.start for clip in piece])
+            ends = np.array([clip.end for clip in piece], np.float64)  # None, the whole, becomes NaN
+            first += len(piece)
+            with self.chunks.read(index) as (file, size, _):
+                for at in range(0, size, step):
+                    rows = np.frombuffer(file.read(min(step, size - at)), self.row)
+                    clip = rows["clip"]
+                    block = np.empty(len(rows), dtype)
+                    block["file"], block["embedding"] = names[clip], rows["vector"]
+                    if "start" in (dtype.names or ()):
+                        has_windows = self.config.window is not None
+                        block["start"] = starts[clip] + (rows["start"] if has_windows else 0)
+                        block["end"] = starts[clip] + rows["end"] if has_windows else ends[clip]
+                    yield block

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +38,17 @@ def make_folder(folder: Path, option: str = "out") -> list[Path]:
 
 
 def require_ending(out: Path, *endings: str) -> None:
-    """Refuse a file to write whose name ends otherwise, in any case of letters, or that is a folder: ConfigError."""
+    """Refuse a file to write whose name ends otherwise, in any case of letters, or that is a folder.
+
+    Raises:
+        ConfigError: that, or what writes .parquet is not installed.
+    """
     if out.suffix.lower() not in endings or out.is_dir():
         is_folder = " is a folder" if out.is_dir() else ""
-        raise ConfigError(f"out: {out}{is_folder}: name a file that ends in {' or '.join(endings)}")
+        names = f"{', '.join(endings[:-1])} or {endings[-1]}".removeprefix(" or ")
+        raise ConfigError(f"out: {out}{is_folder}: name a file that ends in {names}")
+    if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(f"out: {out}: writing Parquet needs pyarrow: pip install 'aape[parquet]'")
 
 
 @contextlib.contextmanager
@@ -77,19 +85,39 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under another name beside it, flush it to the disk, and only then give it its name."""
-    with writing(path, len(content)):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    with replacing(path, len(content)) as file, writing(path, len(content)):
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, needed: int = 0, folder: Path | None = None) -> Iterator[IO[bytes]]:
+    """Open a file that grows under another name, and gets its own when all is on the disk; after an error it is gone.
+
+    Args:
+        path: its name in the end.
+        needed: bytes that it takes, about, for the message where there is no room.
+        folder: where it grows, on the same disk; by default beside `path`.
+
+    Raises:
+        AapeError: it could not be written; what is written within is for the caller to guard with `writing`.
+    """
+    with writing(path, needed):
+        descriptor, temporary = tempfile.mkstemp(dir=folder or path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    file = os.fdopen(descriptor, "w+b")
     try:
-        with writing(path, len(content)), os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+        yield file
+        with writing(path, needed):
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files for their owner only; results get what the user's umask gives every other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+            file.close()
+            # mkstemp makes files for their owner only; results get what the user's umask gives every other file.
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
     except BaseException:
+        with contextlib.suppress(OSError):  # the rest finds no room either
+            file.close()
         Path(temporary).unlink(missing_ok=True)
         raise
 
@@ -115,9 +143,19 @@ def npz(**arrays: NDArray[Any]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+            add_array(archive, name, array.dtype, array.shape, [array])
     return content.getvalue()
+
+
+def add_array(
+    archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+) -> None:
+    """Add an array to an NPZ, block by block along its first axis."""
+    with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(member, header)
+        for block in blocks:
+            member.write(np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8).data)
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]] | None:

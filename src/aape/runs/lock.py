@@ -18,9 +18,10 @@ from aape.errors import ConfigError, one_line, writing
 from aape.runs.files import make_folder, sweep
 
 LOCK_NAME = ".lock"
+SHARED_NAME = ".shared"  # of what processes share in a folder, see aape.runs.chunks
 # What a run writes before its first step
-_HEADER = {LOCK_NAME, "config.yaml", "environment.json", "data.sha256", "stats.json", "hparams.yml", ".plan.json",
-           "aape-demo"}  # fmt: skip
+_HEADER = {LOCK_NAME, SHARED_NAME, "config.yaml", "environment.json", "data.sha256", "stats.json", "hparams.yml",
+           ".plan.json", "aape-demo"}  # fmt: skip
 _held: set[tuple[int, int]] = set()  # device and inode of this process's locks
 
 
@@ -34,7 +35,7 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         ConfigError: another process is at work there, and which; or the folder cannot be made.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if ranks()[0] > 0:
         yield
         return
     folder = Path(out)
@@ -51,7 +52,11 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
         sweep(folder)
         names = {path.name for path in folder.rglob("*") if path.is_file()}
         is_header = all(name in _HEADER or name.startswith("events.out.tfevents") for name in names)
-        if folder.absolute() in made and is_header and (isinstance(error, Exception) or names <= {LOCK_NAME}):
+        if (
+            folder.absolute() in made
+            and is_header
+            and (isinstance(error, Exception) or names <= {LOCK_NAME, SHARED_NAME})
+        ):
             shutil.rmtree(folder)
             _remove(made[1:])
         raise
@@ -76,7 +81,7 @@ def _lock(folder: Path) -> int:
             raise ConfigError(f"{folder} is in use by this process: choose another --out")
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        if not _acquire(descriptor):
+        if not acquire(descriptor):
             os.close(descriptor)
             raise ConfigError(
                 f"{folder} is in use by {_holder(path)}: wait until it has ended, or choose another --out"
@@ -94,21 +99,49 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _acquire(descriptor: int) -> bool:
-    """Take a lock without waiting; returns whether no other process has it.
+def acquire(descriptor: int, first: int = 0, count: int = 0, *, waits: bool = False, is_shared: bool = False) -> bool:
+    """Take a lock of bytes of an open file, there or not, 0 for all behind; returns whether no other process has it.
 
     A record lock, of the process and not of the open file: data workers that are forked do not inherit it, and so do
-    not keep it when their parent is killed. Windows and some network file systems have none: there, nothing is held.
+    not keep it when their parent is killed. It goes when the process closes the file, by any descriptor. Windows and
+    some network file systems have none: there, nothing is held.
     """
     try:
         import fcntl
     except ImportError:
         return True
+    kind = (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, kind, count, first)
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
+
+
+def release(descriptor: int, first: int, count: int) -> None:
+    """Give up the lock of bytes."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_UN, count, first)
+
+
+def ranks() -> tuple[int, int]:
+    """Return the number of this process among those that torchrun has started, and how many these are.
+
+    Raises:
+        ConfigError: the environment makes no sense.
+    """
+    texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world = map(int, texts)
+        if not 0 <= rank < world:
+            raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"RANK={texts[0]} of WORLD_SIZE={texts[1]}: start processes with torchrun, or unset both"
+        ) from None
+    return rank, world
 
 
 def _release(descriptor: int) -> None:

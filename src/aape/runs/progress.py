@@ -23,9 +23,11 @@ def _bar(title: str, *notes: str) -> Progress:
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar; yields what is to be called with (done, total)."""
-    with _bar(title) as bar:
+def progress_bar(title: str, total: int, *, is_shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, if this rank draws; yields what is to be called with (done, total)."""
+    bar = _bar(title)
+    bar.disable = not is_shown
+    with bar:
         task = bar.add_task(title, total=total)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -1,0 +1,254 @@
+"""Work cut into chunks, each kept in a folder when it is finished, so that a restart does only what is left.
+
+Processes share it, if torchrun has started several: each takes chunks that are neither finished nor taken, by a lock of
+the kernel's that goes with the process. Rank 0 keeps the folder, waits for the others, does what those left that died,
+and makes the result. A chunk is known by all that its content depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from aape.errors import ConfigError, writing
+from aape.runs.files import file_state, replacing
+from aape.runs.lock import SHARED_NAME, acquire, locked, ranks, release
+
+SECONDS_TO_BEGIN = 600.0  # that others wait for rank 0
+SECONDS_TO_LOOK = 0.2  # between looks at what other processes do
+_END = struct.Struct("<QQI")  # bytes of a body and of the notes behind it, CRC-32 of both
+_LEAD = 0  # the byte that rank 0 locks; a chunk's follow
+
+
+class Finished(NamedTuple):
+    """A chunk that is read: its body, from the start of the file, and its notes."""
+
+    file: IO[bytes]
+    size: int  # of the body, bytes
+    notes: Any
+
+
+class Growing:
+    """A chunk that is written: a body of bytes, and notes, any JSON."""
+
+    def __init__(self, file: IO[bytes], path: Path, needed: int) -> None:
+        self.notes: Any = None
+        self.size = 0
+        self._file, self._path, self._needed = file, path, needed
+
+    def write(self, content: bytes) -> None:
+        """Append to the body."""
+        with writing(self._path, max(self._needed, self.size + len(content))):
+            self._file.write(content)
+        self.size += len(content)
+
+    def cut(self, size: int) -> None:
+        """Drop what was written behind so many bytes."""
+        if size < self.size:
+            with writing(self._path, self._needed):
+                self._file.seek(size)
+                self._file.truncate()
+            self.size = size
+
+    def close(self) -> None:
+        """Write notes and checksum."""
+        notes, size = json.dumps(self.notes).encode(), self.size
+        self.write(notes)
+        with writing(self._path, self._needed):
+            self._file.flush()
+            crc = _crc(self._file, self.size)
+        self.write(_END.pack(size, len(notes), crc))
+
+
+class Chunks:
+    """The chunks of one result.
+
+    Args:
+        out: the file that comes of them; they lie in `OUT.partial`, and go when it is there.
+
+    Raises:
+        ConfigError: this process is said to be one of several, in a way that makes no sense.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.rank, self.world = ranks()
+        self.folder = out.with_name(f"{out.name}.partial")
+        self._out, self._before = out, file_state(out)
+        self._names: list[str] = []
+        self._sizes: list[int] = []
+        self._left: set[int] = set()
+        self._mine: set[int] = set()
+        self._elsewhere, self._looked = 0, -math.inf
+        self._descriptor = -1
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this process makes the result."""
+        return self.rank == 0
+
+    @contextlib.contextmanager
+    def opened(self, settings: Mapping[str, object], keys: Iterable[Sequence[object]]) -> Iterator[None]:
+        """Open the folder; rank 0 removes it in the end.
+
+        Args:
+            settings: what the content of every chunk depends on, by a word for it; JSON.
+            keys: for each chunk, what each of its items depends on; JSON.
+
+        Raises:
+            ConfigError: another command is at work there; or settings or keys are not those of rank 0, or it has not
+                begun, or has ended before the result was there.
+        """
+        for key in keys:
+            digest = hashlib.sha256(json.dumps([settings, key], default=str).encode()).hexdigest()
+            self._names.append(f"{digest}.chunk")
+            self._sizes.append(len(key))
+        self._left = set(range(len(self._names)))
+        inputs = hashlib.sha256("".join(self._names).encode()).hexdigest()
+        plan = json.loads(json.dumps({**settings, "inputs": inputs}))
+        with locked(self.folder):
+            self._descriptor = self._lead(plan) if self.is_lead else self._follow(plan)
+            try:
+                yield
+                if self.is_lead:
+                    # One that comes late must not find chunks that have gone, and do them again.
+                    acquire(self._descriptor, 1, waits=True)
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                elif (
+                    self._descriptor >= 0
+                    and acquire(self._descriptor, _LEAD, 1, is_shared=True)
+                    and self.folder.exists()
+                ):
+                    raise ConfigError("rank 0 has ended before the others: start the command again, it goes on")
+            finally:
+                if self._descriptor >= 0:
+                    os.close(self._descriptor)
+
+    def _lead(self, plan: Mapping[str, object]) -> int:
+        """Say what the work is, and then by a lock that it has begun."""
+        path, content = self.folder / SHARED_NAME, json.dumps(plan).encode()
+        with writing(path, len(content)):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, content)
+        acquire(descriptor, _LEAD, 1, waits=True)  # the others only try it
+        return descriptor
+
+    def _follow(self, plan: Mapping[str, object]) -> int:
+        """Wait until rank 0 has begun, and do the same work; -1 if the result is there already."""
+        until = time.monotonic() + SECONDS_TO_BEGIN
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(self.folder / SHARED_NAME, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+                if not acquire(descriptor, _LEAD, 1, is_shared=True):
+                    break
+                os.close(descriptor)
+            if file_state(self._out) not in (None, self._before):
+                self._left = set()
+                return -1
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"rank {self.rank}: rank 0 has not begun within {SECONDS_TO_BEGIN / 60:g} minutes: "
+                    f"start all with the same --out, on a file system with locks"
+                )
+            time.sleep(SECONDS_TO_LOOK)
+        lead = json.loads(os.read(descriptor, os.fstat(descriptor).st_size))
+        other = [name for name in plan if lead.get(name) != plan[name]]
+        if other:
+            os.close(descriptor)
+            names = ", ".join(other)
+            raise ConfigError(f"rank {self.rank}: {names} not as in rank 0: start all with the same files and options")
+        return descriptor
+
+    def rounds(self) -> Iterator[Iterator[int]]:
+        """Yield, until none is left for this process, the chunks that are for it to do now, each to be written."""
+        while True:
+            yield self._take()
+            if not self._left or not self.is_lead:
+                return
+            time.sleep(SECONDS_TO_LOOK)
+
+    def _take(self) -> Iterator[int]:
+        """Take chunks one after the other; each process begins elsewhere, so that they seldom meet."""
+        count = len(self._names)
+        first = count * self.rank // self.world
+        for index in sorted(self._left, key=lambda index: (index - first) % count):
+            if not acquire(self._descriptor, 1 + index, 1):
+                continue
+            if not _is_whole(self.folder / self._names[index]):
+                yield index
+                continue
+            release(self._descriptor, 1 + index, 1)
+            self._left.discard(index)
+
+    @contextlib.contextmanager
+    def write(self, index: int, needed: int = 0) -> Iterator[Growing]:
+        """Write a chunk that was taken; it is finished when the block ends.
+
+        Args:
+            index: of the chunk.
+            needed: bytes that it takes at least, for the message where there is no room.
+
+        Raises:
+            AapeError: there is no room for it.
+        """
+        path = self.folder / self._names[index]
+        with replacing(path, needed) as file:
+            chunk = Growing(file, path, needed)
+            yield chunk
+            chunk.close()
+        release(self._descriptor, 1 + index, 1)
+        self._left.discard(index)
+        self._mine.add(index)
+
+    def num_elsewhere(self) -> int:
+        """Count the items of chunks that others have finished, or an earlier run; as of a second ago."""
+        if time.monotonic() - self._looked > (1.0 if self.world > 1 else math.inf):
+            self._looked, names = time.monotonic(), set(os.listdir(self.folder))
+            indices = (index for index, name in enumerate(self._names) if name in names and index not in self._mine)
+            self._elsewhere = sum(self._sizes[index] for index in indices)
+        return self._elsewhere
+
+    @contextlib.contextmanager
+    def read(self, index: int) -> Iterator[Finished]:
+        """Open a finished chunk."""
+        with open(self.folder / self._names[index], "rb") as file:
+            size, num_notes, _ = _end(file)
+            file.seek(size)
+            notes = json.loads(file.read(num_notes))
+            file.seek(0)
+            yield Finished(file, size, notes)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            size, num_notes, crc = _end(file)
+            is_long_enough = file.tell() == size + num_notes + _END.size
+            return is_long_enough and _crc(file, size + num_notes) == crc
+    except (OSError, struct.error):
+        return False
+
+
+def _end(file: IO[bytes]) -> tuple[int, int, int]:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - _END.size))
+    size, num_notes, crc = _END.unpack(file.read(_END.size))
+    return size, num_notes, crc
+
+
+def _crc(file: IO[bytes], count: int) -> int:
+    """Return the CRC-32 of the first bytes of a file, and stay behind them."""
+    file.seek(0)
+    crc = 0
+    while count > 0 and (block := file.read(min(count, 1 << 20))):
+        crc, count = zlib.crc32(block, crc), count - len(block)
+    return crc
