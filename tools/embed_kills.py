@@ -1,9 +1,11 @@
 """Kill `aape embed` again and again, start it again, and compare what it wrote with an unbroken run.
 
     python tools/embed_kills.py --data CORPUS --files 2000 --kills 10 --model tiny
+    python tools/embed_kills.py --data CORPUS --ranks 2
 
 The files are cut from recordings in CORPUS, a tenth to half a second each; every fiftieth is no sound. A kill (SIGKILL)
-comes up to 50 ms after another share of the work has been finished.
+comes up to 50 ms after another share of the work has been finished. With --ranks, torchrun starts so many processes,
+one of which is killed; torchrun ends the others.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 
 from aape.data.audio.decoding import read_audio
@@ -49,13 +51,8 @@ def command(folder: Path, model: Path | str, out: Path, batch: int) -> list[str]
     return [*arguments, "--device", "cpu"]
 
 
-def run_to_the_end(arguments: Sequence[str]) -> None:
-    """Run `aape` and let it finish."""
-    subprocess.run([sys.executable, "-m", "aape", *arguments], check=True, capture_output=True)
-
-
 def kill_and_compare(
-    folder: Path, work: Path, model: Path | str, *, batch: int, kills: int, seed: int = 1
+    folder: Path, work: Path, model: Path | str, *, batch: int, kills: int, seed: int = 1, ranks: int = 1
 ) -> tuple[list[int], bool]:
     """Embed with kills and without; return the chunks finished at each kill, and whether the bytes are the same."""
     broken, whole = work / "broken.npz", work / "whole.npz"
@@ -63,19 +60,22 @@ def kill_and_compare(
     arguments, draw = command(folder, model, broken, batch), random.Random(seed)
     num_chunks = -(-len(list(folder.iterdir())) // (4 * batch))
     done = []
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m"] if ranks > 1 else []
+    program = [sys.executable, "-m", *launch, "aape", *arguments]
     for kill in range(kills):
-        process = subprocess.Popen([sys.executable, "-m", "aape", *arguments], stderr=subprocess.DEVNULL)
+        process = psutil.Popen(program, stderr=subprocess.DEVNULL)
         until = (kill + 1) * num_chunks // (kills + 2)
         while process.poll() is None and (not partial.is_dir() or len(list(partial.glob("*.chunk"))) < until):
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
+        (draw.choice(process.children()) if ranks > 1 else process).kill()
+        assert process.wait() == (1 if ranks > 1 else -signal.SIGKILL), "it was finished before it could be killed"
         assert not broken.exists()
         done.append(len(list(partial.glob("*.chunk"))))
-    run_to_the_end(arguments)
+    subprocess.run(program, check=True, capture_output=True)
     assert not partial.exists()
-    run_to_the_end(command(folder, model, whole, batch))
+    program = [sys.executable, "-m", "aape", *command(folder, model, whole, batch)]
+    subprocess.run(program, check=True, capture_output=True)
     with np.load(whole, allow_pickle=False) as arrays:
         files = len(list(folder.iterdir()))
         assert len(arrays["embedding"]) == files - len(range(7, files, BAD_EVERY))
@@ -90,11 +90,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--ranks", type=int, default=1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = write_files(work / "in", options.data, options.files)
-        done, is_equal = kill_and_compare(folder, work, options.model, batch=options.batch, kills=options.kills)
+        done, is_equal = kill_and_compare(
+            folder, work, options.model, batch=options.batch, kills=options.kills, ranks=options.ranks
+        )
         size = (work / "whole.npz").stat().st_size
     chunks = -(-options.files // (4 * options.batch))
     print(f"{options.files} files, {len(done)} kills, with {done} of {chunks} chunks finished: {size} bytes", end=", ")

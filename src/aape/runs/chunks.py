@@ -108,13 +108,14 @@ class Chunks:
             ConfigError: another command is at work there; or settings or keys are not those of rank 0, or it has not
                 begun, or has ended before the result was there.
         """
+        shared, inputs = json.dumps(settings), hashlib.sha256()
         for key in keys:
-            digest = hashlib.sha256(json.dumps([settings, key], default=str).encode()).hexdigest()
-            self._names.append(f"{digest}.chunk")
+            text = json.dumps(key)
+            inputs.update(text.encode())
+            self._names.append(f"{hashlib.sha256(f'{shared} {text}'.encode()).hexdigest()}.chunk")
             self._sizes.append(len(key))
         self._left = set(range(len(self._names)))
-        inputs = hashlib.sha256("".join(self._names).encode()).hexdigest()
-        plan = json.loads(json.dumps({**settings, "inputs": inputs}))
+        plan = json.loads(shared) | {"inputs": inputs.hexdigest()}
         with locked(self.folder):
             self._descriptor = self._lead(plan) if self.is_lead else self._follow(plan)
             try:
