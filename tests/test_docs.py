@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def commands(request, page, desk, monkeypatch):
     """What the first words of commands call, when it is not `aape`; and what takes minutes is made shorter."""
     recover = windows.recover_tones
     monkeypatch.setattr(windows, "recover_tones", lambda _, __, seed, progress: recover(9, 3, seed, progress=progress))
+    if page == "command-line.md":
+        launch = [sys.executable, "-m", "torch.distributed.run"]
+        return {"torchrun": lambda arguments: subprocess.run([*launch, *arguments], check=False).returncode}
     if page != "adapters.md":
         return {}
     pytest.importorskip("onnxruntime")

@@ -105,7 +105,9 @@ def embed(config: EmbedConfig) -> None:
         model = load_model(config.model, config.device, **options)
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
-        names = [clip.file if config.root is None else _below(config.root, clip.file) for clip in clips]
+        names = [clip.file for clip in clips]
+        if config.root is not None:
+            names = _relative(names, config.root)
         work = _Work(config, model, list(_pieces(clips, CHUNK_BATCHES * config.batch)), names, chunks)
         with chunks.opened(work.settings(), map(_key, work.pieces)):
             with progress_bar("embedding", len(clips), is_shown=chunks.is_lead) as progress:
@@ -118,16 +120,24 @@ def embed(config: EmbedConfig) -> None:
     print(f"{count} vectors of {model.embed_dim} numbers -> {out}" + (f", {len(bad)} left out" if bad else ""))
 
 
-def _below(root: str, name: str) -> str:
-    """Return a file's name relative to a folder, with slashes."""
+def _relative(names: Sequence[str], root: str) -> list[str]:
+    """Return names of files relative to a folder, with slashes."""
+    import functools
     import os
 
-    for absolute in (os.path.abspath, os.path.realpath):  # one of the two may be known by a link
-        folder = os.path.join(absolute(root), "")
-        path = absolute(name)
-        if path.startswith(folder):
-            return path[len(folder) :].replace(os.sep, "/")
-    raise ConfigError(f"root: {name} does not lie in {root}")
+    target = os.path.realpath(root)
+
+    @functools.cache
+    def below(folder: str) -> str:
+        at, parts = os.path.realpath(folder) if ".." in folder else os.path.abspath(folder), [""]
+        while os.path.realpath(at) != target:  # a folder may be known by a link
+            at, part = os.path.split(at)
+            if not part:
+                raise ConfigError(f"root: {folder or '.'} does not lie in {root}")
+            parts.append(part)
+        return "/".join(reversed(parts))
+
+    return [below(folder) + file for folder, file in map(os.path.split, names)]
 
 
 def _pieces(clips: Sequence[Clip], most: int) -> Iterator[Sequence[Clip]]:

@@ -20,12 +20,18 @@ TRACKERS = {"tensorboard": "pip install 'aape[train]'", "wandb": "pip install wa
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for "auto", the fastest, "cpu", "cuda" or "mps"; ConfigError if it is not there."""
+    """Return the device for "auto", the fastest, "cpu", "cuda" or "mps"; of several processes, each has its GPU.
+
+    Raises:
+        ConfigError: it is not there.
+    """
     has = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = "cuda" if has["cuda"] else "mps" if has["mps"] else "cpu"
     if not has.get(name, False):
         raise ConfigError(f"device {name!r} is not available here; --device auto takes what there is")
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device(name, int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     return torch.device(name)
 
 
