@@ -27,7 +27,9 @@ print(flush=True)
 time.sleep(float(sys.argv[4]))
 try:
     with chunks.opened({"setting": setting}, ([index] for index in range(24))):
+        print(flush=True)
         for indices in chunks.rounds():
+            chunks.num_elsewhere()
             for index in indices:
                 with chunks.write(index) as chunk:
                     chunk.write(b"%d" % index)
@@ -96,7 +98,8 @@ def test_one_that_is_killed_costs_its_unfinished_chunks_only(tmp_path, until):
 def test_without_rank_0_the_others_finish_and_say_so(tmp_path):
     """Nobody must take work that is done for a result that is there, or do it twice."""
     out = tmp_path / "out"
-    killed, other = [start(out, rank, seconds=0.05) for rank in (0, 1)]
+    killed, other = [start(out, rank, seconds=0.2) for rank in (0, 1)]
+    assert other.stdout.readline() == "\n"  # it has begun
     while finished(out) < 5:
         time.sleep(0.005)
     killed.kill()
