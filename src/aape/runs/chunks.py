@@ -212,7 +212,7 @@ class Chunks:
         self._mine.add(index)
 
     def num_elsewhere(self) -> int:
-        """Count the items of chunks that others have finished, or an earlier run; as of a second ago, and for rank 0."""
+        """Count for rank 0 the items of chunks that others have finished, or an earlier run; as of a second ago."""
         if self.is_lead and time.monotonic() - self._looked > (1.0 if self.world > 1 else math.inf):
             self._looked, names = time.monotonic(), set(os.listdir(self.folder))
             indices = (index for index, name in enumerate(self._names) if name in names and index not in self._mine)
