@@ -239,7 +239,7 @@ def test_classify_command_refusals(tmp_path, inputs, capsys):
         ([*model], "missing required INPUT"),
         ([wave, "--model", "tiny"], "has no classifier"),
         ([str(inputs / "broken.wav"), *model], "broken.wav: damaged or empty"),
-        ([wave, *model, "--out", "r.txt"], "ends in .json or .csv"),
+        ([wave, *model, "--out", "r.txt"], "ends in .json, .csv or .parquet"),
         ([wave, *model, "--threshold", "2"], "within 0 and 1"),
         ([wave, *model, "--top", "0"], "top must be"),
     ):
@@ -322,6 +322,36 @@ def test_events_on_the_command_line(tmp_path, tagger, monkeypatch, capsys):
         name = "A.TXT" if track == "../A" else f"tracks/{track}.txt"
         assert (tmp_path / name).read_text(encoding="utf-8") == label_track(expected[file])
     assert sorted(path.name for path in tmp_path.rglob("*.txt")) == ["a.txt", "a.txt", "b.txt"]
+
+
+def test_tables_in_parquet(tmp_path, tagger, monkeypatch):
+    """The same rows as in a CSV, with numbers as numbers, also where there are none."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    arguments, _ = tagger
+    options = ["--window", "0.5", "--hop", "0.2"]
+    for ending in ("csv", "parquet"):
+        outputs = ["--out", f"r.{ending}", "--events", f"e.{ending}"]
+        assert main(["classify", "in", *arguments, *options, *outputs]) == 0
+    for name in ("r", "e"):
+        rows = parquet.read_table(f"{name}.parquet").to_pylist()
+        lines = read_csv(f"{name}.csv")
+        assert list(rows[0]) == list(lines[0])
+        for row, line in zip(rows, lines, strict=True):
+            formats = {"start": ".3f", "end": ".3f", "score": ".6f"}
+            assert {key: format(value, formats.get(key, "")) for key, value in row.items()} == line
+    assert main(["classify", "in", *arguments, "--min-duration", "60", "--events", "none.parquet"]) == 0
+    none = parquet.read_table("none.parquet")
+    assert (none.num_rows, none.schema) == (0, parquet.read_schema("e.parquet"))
+
+
+@pytest.mark.parametrize("option", ["out", "events"])
+def test_parquet_without_what_writes_it(tmp_path, tagger, monkeypatch, capsys, option):
+    """An hour of work must not end at an import."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["classify", "in", *tagger[0], f"--{option}", str(tmp_path / "r.parquet")]) == 2
+    assert f"error: {option}: " in (error := capsys.readouterr().err)
+    assert "pip install 'aape[parquet]'" in error
 
 
 def test_events_have_a_threshold_of_a_half(tmp_path, tagger, monkeypatch):

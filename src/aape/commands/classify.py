@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     PredictionT = TypeVar("PredictionT", bound=Prediction)
 
 EVENT_THRESHOLD = 0.5  # of events, where none is asked for
-EVENT_FILES = "a folder, or a file that ends in .csv or, for one recording, .txt"
+EVENT_FILES = "a folder, or a file that ends in .csv, .parquet or, for one recording, .txt"
 _FORMATS = {"start": ".3f", "end": ".3f", "seconds": ".3f", "score": ".6f"}  # of the columns of a CSV
 
 
@@ -38,9 +38,10 @@ class ClassifyConfig:
         thresholds: table with columns label and threshold; labels that it does not name have that of --threshold.
         window: length in seconds of windows; by default files of up to 10.24 s are one, and others have some of 6.08 s.
         hop: seconds from one window to the next; by default the window's length.
-        out: file to write, .json (with the labels and times of each window) or .csv (with them if there is --window).
-        events: what sounds when, by label the windows that reach its threshold, joined; a .csv, or label tracks for
-            Audacity, a .txt of one recording or a folder of them.
+        out: file to write, .json (with the labels and times of each window), or .csv or .parquet (with them if there is
+            --window).
+        events: what sounds when, by label the windows that reach its threshold, joined; a .csv or .parquet, or label
+            tracks for Audacity, a .txt of one recording or a folder of them.
         min_duration: leave out events that are shorter, in seconds.
         min_gap: join windows of a label that are less than this apart, in seconds.
         batch: clips per forward pass, at most; on a CPU never more than 4.
@@ -91,7 +92,7 @@ def classify(config: ClassifyConfig) -> None:
         raise ConfigError("nothing to classify: name sound files, folders, tables or tar shards")
     out = None if config.out is None else Path(config.out)
     if out is not None:
-        require_ending(out, ".json", ".csv")
+        require_ending(out, ".json", ".csv", ".parquet")
     event_files = None if config.events is None else _EventFiles(config.events)
     _refuse_overwriting(config)
     check_request(config.top, config.threshold)
@@ -216,13 +217,17 @@ class _EventFiles:
     def __init__(self, name: str) -> None:
         from pathlib import Path
 
+        from aape.runs.files import require_ending
+
         self.path = Path(name)
         self.is_folder = self.path.is_dir() or not self.path.suffix or name.endswith(("/", os.sep))
         self.is_track = not self.is_folder and self.path.suffix.lower() == ".txt"
         self.names: dict[str, str] = {}  # of the label tracks in a folder, by recording
         is_file = self.is_folder and self.path.is_file()
-        if is_file or not (self.is_folder or self.is_track or self.path.suffix.lower() == ".csv"):
+        if is_file or not (self.is_folder or self.path.suffix.lower() in (".csv", ".parquet", ".txt")):
             raise ConfigError(f"events: {name}{' is a file' if is_file else ''}: name {EVENT_FILES}")
+        if not self.is_folder:
+            require_ending(self.path, ".csv", ".parquet", ".txt", option="events")  # and what writes it is installed
 
     @property
     def any_file(self) -> Path:
@@ -245,7 +250,7 @@ class _EventFiles:
 
         if not (self.is_folder or self.is_track):
             rows = ((item.clip.file, e.start, e.end, e.label, e.score) for item in done for e in item.events)
-            write_atomically(self.path, _csv(["file", "start", "end", "label", "score"], rows))
+            _write_rows(self.path, ["file", "start", "end", "label", "score"], rows)
             return
         tracks: dict[Path, list[Event]] = {}
         for item in done:
@@ -275,7 +280,7 @@ def _track_names(inputs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
 
 
 def _write_labels(path: Path, done: Sequence[_Done], *, has_windows: bool) -> None:
-    from aape.runs.files import write_atomically, write_json
+    from aape.runs.files import write_json
 
     if path.suffix.lower() == ".json":
         write_json(path, [{"file": item.clip.file, **asdict(item.result)} for item in done])
@@ -293,17 +298,36 @@ def _write_labels(path: Path, done: Sequence[_Done], *, has_windows: bool) -> No
                 for rank, pair in enumerate(zip(piece.labels, piece.scores, strict=True), start=1):
                     yield (*head, rank, *pair)
 
-    write_atomically(path, _csv([*columns, "rank", "label", "score"], rows()))
+    _write_rows(path, [*columns, "rank", "label", "score"], rows())
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Iterable[str | float]]) -> bytes:
-    """Lay out rows, times to the millisecond."""
+def _write_rows(path: Path, columns: Sequence[str], rows: Iterable[Iterable[str | float]]) -> None:
+    """Write a table, in a CSV with times to the millisecond."""
     import csv
     import io
 
+    from aape.runs.files import write_atomically
+
+    if path.suffix.lower() == ".parquet":
+        _write_parquet(path, columns, [tuple(row) for row in rows])
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     formats = [_FORMATS.get(column, "") for column in columns]
     writer.writerows(map(format, row, formats) for row in rows)
-    return text.getvalue().encode(errors="backslashreplace")  # a name may be no Unicode
+    write_atomically(path, text.getvalue().encode(errors="backslashreplace"))  # a name may be no Unicode
+
+
+def _write_parquet(path: Path, columns: Sequence[str], rows: Sequence[tuple[str | float, ...]]) -> None:
+    import numpy as np
+
+    from aape.runs.columns import write_table
+
+    fields = []
+    for column, cells in zip(columns, zip(*rows, strict=True) if rows else [()] * len(columns), strict=True):
+        width = max((len(str(cell)) for cell in cells), default=0) or 1
+        fields.append((column, {"file": f"<U{width}", "label": f"<U{width}", "rank": "<i4"}.get(column, "<f8")))
+    dtype, step = np.dtype(fields), 1 << 14
+    blocks = (np.array(rows[first : first + step], dtype) for first in range(0, len(rows), step))
+    write_table(path, dtype, len(rows), lambda: blocks)

@@ -37,8 +37,10 @@ def make_folder(folder: Path, option: str = "out") -> list[Path]:
     return made
 
 
-def require_ending(out: Path, *endings: str) -> None:
+def require_ending(out: Path, *endings: str, option: str = "out") -> None:
     """Refuse a file to write whose name ends otherwise, in any case of letters, or that is a folder.
+
+    `option` is what named it.
 
     Raises:
         ConfigError: that, or what writes .parquet is not installed.
@@ -46,9 +48,9 @@ def require_ending(out: Path, *endings: str) -> None:
     if out.suffix.lower() not in endings or out.is_dir():
         is_folder = " is a folder" if out.is_dir() else ""
         names = f"{', '.join(endings[:-1])} or {endings[-1]}".removeprefix(" or ")
-        raise ConfigError(f"out: {out}{is_folder}: name a file that ends in {names}")
+        raise ConfigError(f"{option}: {out}{is_folder}: name a file that ends in {names}")
     if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError(f"out: {out}: writing Parquet needs pyarrow: pip install 'aape[parquet]'")
+        raise ConfigError(f"{option}: {out}: writing Parquet needs pyarrow: pip install 'aape[parquet]'")
 
 
 @contextlib.contextmanager
