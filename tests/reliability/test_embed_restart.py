@@ -59,11 +59,11 @@ def stop_at(monkeypatch):
 
             return embed_chunks(self, noted(), **options)
 
-        def stopping(self, index, needed=0):
+        def stopping(self, index):
             if len(written) == count:
                 raise Killed
             written.append(index)
-            return write(self, index, needed)
+            return write(self, index)
 
         monkeypatch.setattr(AudioModel, "embed_chunks", counting)
         monkeypatch.setattr(Chunks, "write", stopping)

@@ -206,7 +206,7 @@ def do(chunks, keys, at_second):
     """Do chunks of one byte, and something else in the second."""
     with chunks.opened({}, keys):
         for index in next(chunks.rounds()):
-            with chunks.write(index, needed=5000) as chunk:
+            with chunks.write(index) as chunk:
                 chunk.write(b"x")
                 if index:
                     at_second()

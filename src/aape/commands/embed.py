@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from aape.inference.segments import End
     from aape.runs.chunks import Chunks, Growing
 
-CHUNK_BATCHES = 4  # forward passes' worth of files whose vectors are kept together,
-CHUNK_BYTES = 1 << 25  # unless they are this large: 3 minutes of a CD, 35 of MP3
-
 
 @dataclass(frozen=True)
 class EmbedConfig:
@@ -87,6 +84,7 @@ def embed(config: EmbedConfig) -> None:
 
     from aape.data.manifest import read_inputs
     from aape.inference import load_model
+    from aape.inference.chunks import check_inputs, chunk_key, chunked
     from aape.inference.segments import cutting
     from aape.runs.chunks import Chunks
     from aape.runs.columns import ENDINGS
@@ -98,8 +96,7 @@ def embed(config: EmbedConfig) -> None:
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, folders, tables or tar shards")
     chunks = Chunks(out)
-    if chunks.world > 1 and "-" in config.inputs:
-        raise ConfigError("-: of several processes, one would get the names: write them into a table")
+    check_inputs(config.inputs, chunks.world)
     options = {name: getattr(config, name) for name in ("pool", "layers", "loop_to", "precision")}
     with folder_for(out):
         model = load_model(config.model, config.device, **options)
@@ -108,10 +105,10 @@ def embed(config: EmbedConfig) -> None:
         names = [clip.file for clip in clips]
         if config.root is not None:
             names = _relative(names, config.root)
-        work = _Work(config, model, list(_pieces(clips, CHUNK_BATCHES * config.batch)), names, chunks)
-        with chunks.opened(work.settings(), map(_key, work.pieces)):
+        work = _Work(config, model, list(chunked(clips, config.batch)), names, chunks)
+        with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
             with progress_bar("embedding", len(clips), is_shown=chunks.is_lead) as progress:
-                work.do(progress)
+                chunks.fill(work.pieces, work.compute, work.keep, progress)
             if not chunks.is_lead:
                 return
             count, bad = work.write(out)
@@ -138,33 +135,6 @@ def _relative(names: Sequence[str], root: str) -> list[str]:
         return "/".join(reversed(parts))
 
     return [below(folder) + file for folder, file in map(os.path.split, names)]
-
-
-def _pieces(clips: Sequence[Clip], most: int) -> Iterator[Sequence[Clip]]:
-    """Cut a list of clips where so many, or large files, have come together."""
-    from aape.runs.files import file_state
-
-    first, num_bytes = 0, 0
-    for index, clip in enumerate(clips, start=1):
-        if clip.end is None:  # how much of it a part is, the size of a file does not say
-            num_bytes += (file_state(clip.path) or (0,))[0] if clip.size is None else clip.size
-        if index - first == most or num_bytes >= CHUNK_BYTES or index == len(clips):
-            yield clips[first:index]
-            first, num_bytes = index, 0
-
-
-def _key(piece: Sequence[Clip]) -> list[object]:
-    """Return, for each clip, all that its vectors depend on besides the settings."""
-    from aape.runs.files import file_state
-
-    return [[c.name, c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in piece]
-
-
-def _number(firsts: Sequence[int], item: Embedded | End) -> int:
-    """Return which of the chunks that begin at these rows an item is of."""
-    from bisect import bisect
-
-    return bisect(firsts, item.row) - 1
 
 
 @dataclass
@@ -195,50 +165,29 @@ class _Work:
         numbers = ("vector", "<f4", (self.model.embed_dim,))
         return np.dtype([("clip", "<u4"), ("start", "<f8"), ("end", "<f8"), numbers])
 
-    def do(self, progress: Progress) -> None:
-        """Embed what is left for this process; each chunk is kept as soon as it is finished."""
-        import itertools
-        from functools import partial
+    def compute(self, pieces: Iterable[Sequence[Clip]], progress: Progress) -> Iterator[tuple[int, Embedded | End]]:
+        """Embed the clips of chunks."""
+        config = self.config
+        items = self.model.embed_chunks(
+            pieces, window=config.window, hop=config.hop, batch_size=config.batch, progress=progress
+        )
+        return ((item.row, item) for item in items)
 
-        config, total, before = self.config, len(self.names), 0
-        for indices in self.chunks.rounds():
-            taken, firsts = list[int](), [0]  # chunks, and the first row of each and of the next
-
-            def clips(indices: Iterator[int], taken: list[int], firsts: list[int]) -> Iterator[Sequence[Clip]]:
-                for index in indices:
-                    taken.append(index)
-                    firsts.append(firsts[-1] + len(self.pieces[index]))
-                    yield self.pieces[index]
-
-            def shown(read: int, _: int, before: int = before) -> None:
-                progress(min(total, before + read + self.chunks.num_elsewhere()), total)
-
-            shown(0, 0)
-            items = self.model.embed_chunks(
-                clips(indices, taken, firsts), window=config.window, hop=config.hop, batch_size=config.batch,
-                progress=shown,
-            )  # fmt: skip
-            # `firsts` grows while items come, and is always ahead of them
-            for number, group in itertools.groupby(items, partial(_number, firsts)):
-                with self.chunks.write(taken[number], len(self.pieces[taken[number]]) * self.row.itemsize) as chunk:
-                    self._keep(group, firsts[number], chunk)
-            before += firsts[-1]
-
-    def _keep(self, items: Iterable[Embedded | End], first: int, chunk: Growing) -> None:
+    def keep(self, items: Iterable[tuple[int, Embedded | End]], chunk: Growing) -> None:
         """Write vectors as they come, and without those of a clip that turns out bad."""
         import numpy as np
 
         from aape.inference.segments import End
 
-        row, bad, clip, start = self.row, list[tuple[int, str]](), -1, 0
-        for item in items:
-            if item.row != clip:
-                clip, start = item.row, chunk.size
+        row, bad, last, start = self.row, list[tuple[int, str]](), -1, 0
+        for clip, item in items:
+            if clip != last:
+                last, start = clip, chunk.size
             if isinstance(item, End):
                 chunk.cut(start)
-                bad.append((clip - first, str(item.error and item.error.reason)))
+                bad.append((clip, str(item.error and item.error.reason)))
             else:
-                chunk.write(np.array((clip - first, item.start, item.end, item.vector), row).tobytes())
+                chunk.write(np.array((clip, item.start, item.end, item.vector), row).tobytes())
         chunk.notes = bad
 
     def write(self, out: Path) -> tuple[int, BadClips]:

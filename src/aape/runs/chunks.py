@@ -7,8 +7,11 @@ and makes the result. A chunk is known by all that its content depends on.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
+import io
+import itertools
 import json
 import math
 import os
@@ -16,9 +19,9 @@ import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
 from aape.errors import ConfigError, writing
 from aape.runs.files import file_state, replacing
@@ -27,6 +30,9 @@ from aape.runs.lock import SHARED_NAME, acquire, locked, ranks, release
 SECONDS_TO_BEGIN = 600.0  # that others wait for rank 0
 SECONDS_TO_LOOK = 0.2  # between looks at what other processes do
 _END = struct.Struct("<QQI")  # bytes of a body and of the notes behind it, CRC-32 of both
+Progress: TypeAlias = Callable[[int, int], None]
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 _LEAD = 0  # the byte that rank 0 locks; a chunk's follow
 
 
@@ -41,40 +47,44 @@ class Finished(NamedTuple):
 class Growing:
     """A chunk that is written: a body of bytes, and notes, any JSON."""
 
-    def __init__(self, file: IO[bytes], path: Path, needed: int) -> None:
+    def __init__(self, path: Path) -> None:
         self.notes: Any = None
         self.size = 0
-        self._file, self._path, self._needed = file, path, needed
+        self._path = path
+        self._file: IO[bytes] = io.BytesIO()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Open the file, and write notes and checksum in the end."""
+        with replacing(self._path, lambda: self.size) as self._file:
+            yield
+            notes, size = json.dumps(self.notes).encode(), self.size
+            self.write(notes)
+            with writing(self._path, self.size):
+                self._file.flush()
+                crc = _crc(self._file, self.size)
+            self.write(_END.pack(size, len(notes), crc))
 
     def write(self, content: bytes) -> None:
         """Append to the body."""
-        with writing(self._path, max(self._needed, self.size + len(content))):
-            self._file.write(content)
         self.size += len(content)
+        with writing(self._path, self.size):
+            self._file.write(content)
 
     def cut(self, size: int) -> None:
         """Drop what was written behind so many bytes."""
         if size < self.size:
-            with writing(self._path, self._needed):
+            with writing(self._path, self.size):
                 self._file.seek(size)
                 self._file.truncate()
             self.size = size
-
-    def close(self) -> None:
-        """Write notes and checksum."""
-        notes, size = json.dumps(self.notes).encode(), self.size
-        self.write(notes)
-        with writing(self._path, self._needed):
-            self._file.flush()
-            crc = _crc(self._file, self.size)
-        self.write(_END.pack(size, len(notes), crc))
 
 
 class Chunks:
     """The chunks of one result.
 
     Args:
-        out: the file that comes of them; they lie in `OUT.partial`, and go when it is there.
+        out: the file that comes of them, or the folder of several; they lie in `OUT.partial`, and go when it is there.
 
     Raises:
         ConfigError: this process is said to be one of several, in a way that makes no sense.
@@ -83,7 +93,7 @@ class Chunks:
     def __init__(self, out: Path) -> None:
         self.rank, self.world = ranks()
         self.folder = out.with_name(f"{out.name}.partial")
-        self._out, self._before = out, file_state(out)
+        self._out, self._before = out, _state(out)
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._left: set[int] = set()
@@ -153,7 +163,7 @@ class Chunks:
                 if not acquire(descriptor, _LEAD, 1, is_shared=True):
                     break
                 os.close(descriptor)
-            if file_state(self._out) not in (None, self._before):
+            if _state(self._out) not in ([], self._before):
                 self._left = set()
                 return -1
             if time.monotonic() > until:
@@ -169,6 +179,49 @@ class Chunks:
             names = ", ".join(other)
             raise ConfigError(f"rank {self.rank}: {names} not as in rank 0: start all with the same files and options")
         return descriptor
+
+    def fill(
+        self,
+        pieces: Sequence[Sequence[ItemT]],
+        compute: Callable[[Iterator[Sequence[ItemT]], Progress], Iterable[tuple[int, ResultT]]],
+        keep: Callable[[Iterator[tuple[int, ResultT]], Growing], None],
+        progress: Progress,
+    ) -> None:
+        """Do what is left for this process; each chunk is kept as soon as it is finished.
+
+        Args:
+            pieces: the items of each chunk.
+            compute: gets pieces, which it may take ahead, and what to call with the number of items begun; yields in
+                order results, each with the number of its item, counted through all pieces; of each one or more.
+            keep: writes a chunk, from results with the number of the item in it.
+            progress: called with (done, total) items.
+
+        Raises:
+            AapeError: there is no room for a chunk.
+        """
+        total, before = sum(map(len, pieces)), 0
+        for indices in self.rounds():
+            taken, firsts = list[int](), [0]  # chunks, and the number of the first item of each and of the next
+
+            def ahead(indices: Iterator[int], taken: list[int], firsts: list[int]) -> Iterator[Sequence[ItemT]]:
+                for index in indices:
+                    taken.append(index)
+                    firsts.append(firsts[-1] + len(pieces[index]))
+                    yield pieces[index]
+
+            def shown(begun: int, _: int, before: int = before) -> None:
+                progress(min(total, before + begun + self.num_elsewhere()), total)
+
+            def chunk_of(result: tuple[int, ResultT], firsts: list[int] = firsts) -> int:
+                return bisect.bisect(firsts, result[0]) - 1
+
+            shown(0, 0)
+            results = compute(ahead(indices, taken, firsts), shown)
+            for number, group in itertools.groupby(results, chunk_of):
+                first = firsts[number]
+                with self.write(taken[number]) as chunk:
+                    keep(((item - first, result) for item, result in group), chunk)
+            before += firsts[-1]
 
     def rounds(self) -> Iterator[Iterator[int]]:
         """Yield, until none is left for this process, the chunks that are for it to do now, each to be written."""
@@ -192,21 +245,15 @@ class Chunks:
             self._left.discard(index)
 
     @contextlib.contextmanager
-    def write(self, index: int, needed: int = 0) -> Iterator[Growing]:
+    def write(self, index: int) -> Iterator[Growing]:
         """Write a chunk that was taken; it is finished when the block ends.
-
-        Args:
-            index: of the chunk.
-            needed: bytes that it takes at least, for the message where there is no room.
 
         Raises:
             AapeError: there is no room for it.
         """
-        path = self.folder / self._names[index]
-        with replacing(path, needed) as file:
-            chunk = Growing(file, path, needed)
+        chunk = Growing(self.folder / self._names[index])
+        with chunk.opened():
             yield chunk
-            chunk.close()
         release(self._descriptor, 1 + index, 1)
         self._left.discard(index)
         self._mine.add(index)
@@ -228,6 +275,12 @@ class Chunks:
             notes = json.loads(file.read(num_notes))
             file.seek(0)
             yield Finished(file, size, notes)
+
+
+def _state(out: Path) -> list[tuple[int, int]]:
+    """Return what tells one result from another."""
+    files = sorted(path for path in out.rglob("*") if path.is_file()) if out.is_dir() else [out]
+    return [state for state in map(file_state, files) if state is not None]
 
 
 def _is_whole(path: Path) -> bool:

@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,7 +92,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, needed: int = 0, folder: Path | None = None) -> Iterator[IO[bytes]]:
+def replacing(path: Path, needed: int | Callable[[], int] = 0, folder: Path | None = None) -> Iterator[IO[bytes]]:
     """Open a file that grows under another name, and gets its own when all is on the disk; after an error it is gone.
 
     Args:
