@@ -42,7 +42,7 @@ VERBS: dict[str, str] = {
     "demo": "demo:demo",
 }
 # Verbs without --resume that use what they had finished when they were stopped
-RESTARTED = ("embed", "data pack", "probe", "table run")
+RESTARTED = ("embed", "classify", "data pack", "probe", "table run")
 
 
 def load_verb(name: str) -> tuple[Callable[[Any], object], type]:
@@ -133,7 +133,8 @@ def _how_to_go_on(verb: str, config: Any) -> str:
 
         saved = "go on with --resume, from the last checkpoint"
         return saved if has_progress(config.out) else "no checkpoint yet, --resume begins anew"
-    return f"the same command {'goes on where it was' if verb in RESTARTED else 'begins anew'}"
+    is_kept = verb in RESTARTED and getattr(config, "is_kept", True)
+    return f"the same command {'goes on where it was' if is_kept else 'begins anew'}"
 
 
 def _overview(names: Iterable[str], before: str = "aape") -> str:

@@ -13,9 +13,9 @@ import torch
 
 import aape
 from aape.cli import main
-from aape.commands.classify import _track_names as track_names
 from aape.errors import AudioError, CheckpointError, ConfigError
 from aape.inference import AudioModel, events, label_track, load_model
+from aape.inference.label_files import track_names
 from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
 from notes import FRONT_END, nano

@@ -106,12 +106,12 @@ class FrozenEncoder:
         self._modules.double()
         return self
 
-    def fingerprint(self) -> str:
-        """Return a digest of all that a vector depends on besides the sound."""
+    def fingerprint(self, *, with_head: bool = False) -> str:
+        """Return a digest of all that a vector depends on besides the sound, and if asked for of the classifier."""
         digest = hashlib.sha256(f"{self.loop_to} {self.pool} {self.layers} {self.precision}".encode())
         for config in (self.encoder.config, self.front_end):
             digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-        for name, tensor in sorted(self.encoder.state_dict().items()):
+        for name, tensor in sorted((self._modules if with_head else self.encoder).state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -84,7 +84,8 @@ class Chunks:
     """The chunks of one result.
 
     Args:
-        out: the file that comes of them, or the folder of several; they lie in `OUT.partial`, and go when it is there.
+        out: the file that comes of them, or the folder of several; they lie in `OUT.partial` or `OUT/.partial`, and go
+            when it is there.
 
     Raises:
         ConfigError: this process is said to be one of several, in a way that makes no sense.
@@ -92,14 +93,21 @@ class Chunks:
 
     def __init__(self, out: Path) -> None:
         self.rank, self.world = ranks()
-        self.folder = out.with_name(f"{out.name}.partial")
-        self._out, self._before = out, _state(out)
+        self.folder = out / ".partial" if out.is_dir() else out.with_name(f"{out.name}.partial")
+        self._out = out
+        self._before = self._state()
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._left: set[int] = set()
         self._mine: set[int] = set()
         self._elsewhere, self._looked = 0, -math.inf
         self._descriptor = -1
+
+    def _state(self) -> list[tuple[int, int]]:
+        """Return what tells one result from another."""
+        files = sorted(self._out.rglob("*")) if self._out.is_dir() else [self._out]
+        states = (file_state(path) for path in files if self.folder not in path.parents and path.is_file())
+        return [state for state in states if state is not None]
 
     @property
     def is_lead(self) -> bool:
@@ -163,7 +171,7 @@ class Chunks:
                 if not acquire(descriptor, _LEAD, 1, is_shared=True):
                     break
                 os.close(descriptor)
-            if _state(self._out) not in ([], self._before):
+            if self._state() not in ([], self._before):
                 self._left = set()
                 return -1
             if time.monotonic() > until:
@@ -275,12 +283,6 @@ class Chunks:
             notes = json.loads(file.read(num_notes))
             file.seek(0)
             yield Finished(file, size, notes)
-
-
-def _state(out: Path) -> list[tuple[int, int]]:
-    """Return what tells one result from another."""
-    files = sorted(path for path in out.rglob("*") if path.is_file()) if out.is_dir() else [out]
-    return [state for state in map(file_state, files) if state is not None]
 
 
 def _is_whole(path: Path) -> bool:
