@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from aape.inference import AudioModel
+from aape.inference.encoding import spectrogram
+from aape.inference.segments import Segment
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.saved import save_model
@@ -42,10 +44,10 @@ print(json.dumps(peaks))
 """
 
 
-def build(size: str) -> AudioModel:
+def build(size: str, **options: Any) -> AudioModel:
     """Build a model with random weights."""
     torch.manual_seed(0)
-    return AudioModel(AudioEncoder(encoder_config(size)), FrontEndConfig(mean=-6.0, std=4.0)).to(DEVICE)
+    return AudioModel(AudioEncoder(encoder_config(size)), FrontEndConfig(mean=-6.0, std=4.0), **options).to(DEVICE)
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:
@@ -65,7 +67,8 @@ def beside_ast(turns: int) -> dict[str, Any]:
         inputs = extractor(wave, sampling_rate=RATE, return_tensors="pt")["input_values"]
         return inputs.to(DEVICE)
 
-    ours = next(iter(model._cut([wave]))).spectrogram[None, None]
+    (segment,) = (item for item in model._stream([[wave]], model._cut()) if isinstance(item, Segment))
+    ours = spectrogram(segment, model.log_mel, model.device, torch.float32)[None, None]
     theirs = ast_inputs()
 
     def embed_ast(inputs: torch.Tensor) -> Any:

@@ -9,13 +9,24 @@ from aape.inference.events import Event, events, label_track
 from aape.inference.labels import Classification, Prediction
 
 if TYPE_CHECKING:
+    from aape.inference.clusters import Embedder
     from aape.inference.loading import load_model, random_model
     from aape.inference.model import AudioModel
 
-__all__ = ["AudioModel", "Classification", "Event", "Prediction", "events", "label_track", "load_model", "random_model"]
+__all__ = [
+    "AudioModel",
+    "Classification",
+    "Embedder",
+    "Event",
+    "Prediction",
+    "events",
+    "label_track",
+    "load_model",
+    "random_model",
+]
 
 # Loaded when first used: a process that only reads needs no torch.
-_MODULES = {"AudioModel": "model", "load_model": "loading", "random_model": "loading"}
+_MODULES = {"AudioModel": "model", "Embedder": "clusters", "load_model": "loading", "random_model": "loading"}
 
 
 def __getattr__(name: str) -> Any:

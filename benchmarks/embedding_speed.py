@@ -1,0 +1,141 @@
+"""What embedding many files, and many windows, costs beside its parts; and bfloat16 beside float32.
+
+    python benchmarks/embedding_speed.py FOLDER [--turns 7] [--files 200] [--minutes 60]
+
+FOLDER holds short sound files, of which the first ones are taken. Writes results/embedding_cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aape.data.clips import Clip, load_clip
+from aape.data.manifest import read_inputs
+from aape.inference import load_model
+from aape.inference.encoding import CPU_BATCH_FRAMES, spectrogram
+from aape.inference.reading import read_clips
+from aape.inference.segments import Segment
+from aape.models.pooling import POOLS, pool
+from inference_speed import RATE, build, write_file
+from measuring import TURNS, time_in_turns, write
+
+WINDOW, HOP = 2.0, 1.0  # seconds
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def alone(form: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a form that runs in one thread."""
+
+    def run() -> Any:
+        with one_thread(), torch.inference_mode():
+            return form()
+
+    return run
+
+
+def files_beside_parts(clips: list[Clip], turns: int) -> dict[str, Any]:
+    """Time the vectors of files, and decoding, log-mel and forward pass each alone in one thread."""
+    model = load_model("tiny", "cpu")
+    cut = model._cut()
+    segments = [item for item in read_clips(clips, cut, model._loop_samples) if isinstance(item, Segment)]
+
+    def log_mels() -> list[torch.Tensor]:
+        return [spectrogram(segment, model.log_mel, model.device, torch.float32) for segment in segments]
+
+    by_length: dict[int, list[torch.Tensor]] = {}
+    for frames in log_mels():
+        by_length.setdefault(frames.shape[-1], []).append(frames)
+    batches = [
+        torch.stack(frames[first : first + CPU_BATCH_FRAMES // length])[:, None]
+        for length, frames in by_length.items()
+        for first in range(0, len(frames), CPU_BATCH_FRAMES // length)
+    ]
+    forms = {
+        "files": lambda: model.embed_clips(clips),
+        "decoding": alone(lambda: list(read_clips(clips, cut, model._loop_samples))),
+        "log_mel": alone(log_mels),
+        "forward": alone(lambda: [pool(model._tokens(x), model.pool, model._num_freq) for x in batches]),
+    }
+    seconds = time_in_turns(forms, turns)
+    bound = (seconds["decoding"] + seconds["log_mel"] + seconds["forward"]) / CORES
+    return {"clips": len(clips), "cores": CORES, "seconds": seconds, "files_over_bound": seconds["files"] / bound}
+
+
+def bfloat16_beside_float32(clips: list[Clip], turns: int) -> dict[str, Any]:
+    """Time both precisions at base, and compare the vectors of every pool."""
+    sounds = [np.resize(load_clip(clip), 6 * RATE) for clip in clips[:16]]
+    models = {precision: build("base", precision=precision) for precision in ("float32", "bfloat16")}
+    seconds = time_in_turns(
+        {name: lambda model=model: model.embed(sounds, RATE) for name, model in models.items()}, turns
+    )
+    cosines = {}
+    for kind in POOLS:
+        one, other = (model.embed(sounds, RATE, pool=kind).astype(np.float64) for model in models.values())
+        products = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+        cosines[kind] = float(products.min())
+    return {"seconds": seconds, "times_as_fast": seconds["float32"] / seconds["bfloat16"], "smallest_cosine": cosines}
+
+
+def windows_beside_plain(folder: Path, minutes: int, turns: int) -> dict[str, Any]:
+    """Time a window of 2 s every second, and every 2 s, beside the segments of a plain vector."""
+    model = load_model("tiny", "cpu")
+    clip = Clip(write_file(folder / "long.wav", minutes), "long")
+    forms = {"plain": {}, "hop 2 s": {"window": WINDOW}, "hop 1 s": {"window": WINDOW, "hop": HOP}}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(turns):
+        for name, options in forms.items():
+            start = time.perf_counter()
+            for _ in model.embed_chunks([[clip]], **options):
+                pass
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    over = {name: medians["hop 1 s"] / (WINDOW / HOP * medians[name]) for name in ("plain", "hop 2 s")}
+    return {"minutes": minutes, "seconds": medians, "hop_1_over_twice": over}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="folder of short sound files")
+    parser.add_argument("--turns", type=int, default=TURNS, help="turns per measurement; the median is reported")
+    parser.add_argument("--files", type=int, default=200, help="files that are embedded")
+    parser.add_argument("--minutes", type=int, default=60, help="length of the recording that is cut into windows")
+    parser.add_argument("--dry", action="store_true", help="print the results and write nothing")
+    options = parser.parse_args()
+    clips = read_inputs(options.folder)[0][: options.files]
+    results: dict[str, Any] = {"turns": options.turns}
+    results["files_beside_parts"] = files_beside_parts(clips, options.turns)
+    print(results["files_beside_parts"], flush=True)
+    results["bfloat16"] = bfloat16_beside_float32(clips, options.turns)
+    print(results["bfloat16"], flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        results["windows"] = windows_beside_plain(Path(folder), options.minutes, options.turns)
+    print(results["windows"], flush=True)
+    if not options.dry:
+        write("embedding_cpu", results)
+
+
+if __name__ == "__main__":
+    main()
