@@ -190,7 +190,7 @@ class AudioModel(FrozenEncoder):
         num_workers: int = 0,
         progress: Progress | None = None,
     ) -> tuple[FloatArray, BadClips]:
-        """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 24 s of sound.
+        """Embed a data set, at most `batch_size` spectrograms per forward pass; a CPU takes 12 s of sound.
 
         The clips are read by this process, or by `num_workers` others, ahead of the model; the result is the same.
         After every clip `progress` is called with (done, total).

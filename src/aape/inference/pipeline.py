@@ -51,11 +51,12 @@ def encode(
             otherwise computed by all of them.
     """
     groups = _batches(stream, batch_size)
-    head = list(_until_second_batch(groups))
-    is_single = sum(isinstance(group, list) for group in head) < 2
-    groups = itertools.chain(head, groups)
-    done = _inline(groups, compute) if is_single and not is_repeatable else _in_threads(groups, compute, device)
-    return _in_order(done)
+    if not is_repeatable:
+        head = list(_until_second_batch(groups))
+        groups = itertools.chain(head, groups)
+        if sum(isinstance(group, list) for group in head) < 2:
+            return _in_order(_inline(groups, compute))
+    return _in_order(_in_threads(groups, compute, device))
 
 
 def _batches(stream: Iterable[Segment | End], batch_size: Callable[[int], int]) -> Iterator[Group]:
