@@ -36,7 +36,9 @@ def start(folder, out, *more, rank=0, world=1, threads=1):
 
 def test_a_rank_is_killed_and_the_other_ends_with_the_bytes_of_one(desk):
     """What several GPUs do in a night must not depend on how many there were, nor end with the first that dies."""
-    lead, killed = [start(desk, "two.npz", rank=rank, world=2, threads=1 + rank) for rank in (0, 1)]
+    lead, killed = [
+        start(desk, "two.npz", "--workers", str(2 * rank), rank=rank, world=2, threads=1 + rank) for rank in (0, 1)
+    ]
     while len(list(desk.glob("two.npz.partial/*.chunk"))) < 8:
         time.sleep(0.005)
     killed.kill()

@@ -24,6 +24,7 @@ VERBS = {
     "probe": ["probe", "--data", TABLE, "--checkpoint", "tiny", "--split", "split", "--out", "out/run"],
     "stats": ["stats", "--data", "sound", "--out", "out/stats.json"],
     "embed": ["embed", "sound", "--model", "tiny", "--out", "out/v.npz", "--device", "cpu"],
+    "workers": ["embed", "sound", "--model", "tiny", "--out", "out/v.npz", "--device", "cpu", "--workers", "2"],
     "pack": ["data", "pack", "--data", "sound", "--out", "out/shards", "--clips-per-shard", "200"],
     "check": ["data", "check", "--data", "sound", "--out", "out/report.json"],
     "queue": ["table", "run", "list.txt"],
@@ -32,7 +33,8 @@ VERBS = {
 AGAIN = {"pretrain": "--resume", "finetune": "--resume", "stats": "begins anew", "check": "begins anew",
          "demo": "begins anew"}  # fmt: skip
 QUICK = [("pack", signal.SIGTERM, True, 2.0), ("embed", signal.SIGHUP, False, 3.0),
-         ("pretrain", signal.SIGINT, True, 4.0), ("finetune", signal.SIGHUP, True, 5.0)]  # fmt: skip
+         ("workers", signal.SIGINT, True, 3.0), ("pretrain", signal.SIGINT, True, 4.0),
+         ("finetune", signal.SIGHUP, True, 5.0)]  # fmt: skip
 OTHERS = [
     (verb, number, is_group, delay)
     for verb in VERBS

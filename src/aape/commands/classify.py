@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device
-from aape.errors import ConfigError, one_line, require_positive
+from aape.errors import MAX_WORKERS, ConfigError, one_line, require_at_most, require_positive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +46,9 @@ class ClassifyConfig:
             tracks for Audacity, a .txt of one recording or a folder of them.
         min_duration: leave out events that are shorter, in seconds.
         min_gap: join windows of a label that are less than this apart, in seconds.
-        batch: clips per forward pass, at most; on a CPU never more than 4.
+        precision: arithmetic; auto is bfloat16 on a GPU and float32 elsewhere.
+        batch: clips per forward pass, at most; on a CPU no more than 12 s of sound.
+        workers: processes that read and resample ahead of the model; 0 for this one.
         device: where to run.
     """
 
@@ -61,7 +63,9 @@ class ClassifyConfig:
     events: str | None = None
     min_duration: float = 0.0
     min_gap: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     batch: int = 16
+    workers: int = 0
     device: Device = "auto"
 
     @property
@@ -71,6 +75,7 @@ class ClassifyConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "batch")
+        require_at_most(self, workers=MAX_WORKERS)
         for name in ("min_duration", "min_gap"):
             if getattr(self, name) and self.events is None:
                 raise ConfigError(f"{name}: it is of events: give --events, too")
@@ -117,7 +122,7 @@ def classify(config: ClassifyConfig) -> None:
         check_inputs(config.inputs, chunks.world)
         if results is None and chunks.world > 1:
             raise ConfigError("several processes: name a file for their results, --out or --events")
-        model = load_model(config.model, config.device)
+        model = load_model(config.model, config.device, precision=config.precision)
         model.require_head()
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
@@ -184,7 +189,8 @@ class _Work:
     ) -> Iterator[tuple[int, Classification | End]]:
         """Label the clips of chunks."""
         config = self.config
-        return enumerate(self.model.classify_chunks(pieces, **self.options, batch_size=config.batch, progress=progress))
+        options = self.options | {"batch_size": config.batch, "num_workers": config.workers, "progress": progress}
+        return enumerate(self.model.classify_chunks(pieces, **options))
 
     def keep(self, items: Iterable[tuple[int, Classification | End]], chunk: Growing) -> None:
         """Keep results, or why there is none."""

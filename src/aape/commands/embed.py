@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device
-from aape.errors import ConfigError, require_positive
+from aape.errors import MAX_WORKERS, ConfigError, require_at_most, require_positive
 from aape.models.config import Pool
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class EmbedConfig:
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
         precision: arithmetic; auto is bfloat16 on a GPU and float32 elsewhere.
         root: folder that the names in `file` are relative to; by default they are as in the inputs.
-        batch: clips per forward pass, at most; on a CPU never more than 4.
+        batch: clips per forward pass, at most; on a CPU no more than 12 s of sound.
+        workers: processes that read and resample ahead of the model; 0 for this one.
         device: where to run.
     """
 
@@ -61,10 +62,12 @@ class EmbedConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     root: str | None = None
     batch: int = 16
+    workers: int = 0
     device: Device = "auto"
 
     def __post_init__(self) -> None:
         require_positive(self, "batch")
+        require_at_most(self, workers=MAX_WORKERS)
 
 
 def embed(config: EmbedConfig) -> None:
@@ -169,7 +172,12 @@ class _Work:
         """Embed the clips of chunks."""
         config = self.config
         items = self.model.embed_chunks(
-            pieces, window=config.window, hop=config.hop, batch_size=config.batch, progress=progress
+            pieces,
+            window=config.window,
+            hop=config.hop,
+            batch_size=config.batch,
+            num_workers=config.workers,
+            progress=progress,
         )
         return ((item.row, item) for item in items)
 
