@@ -26,6 +26,7 @@ PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figur
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 MORE_PAGES = (
     "../experiments/aliasing/README.md",
+    "../experiments/pooling/README.md",
     "../experiments/small_data/README.md",
     "../src/aape/recipes/README.md",
 )

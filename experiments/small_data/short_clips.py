@@ -24,7 +24,8 @@ CROP_SECONDS = 3
 def main() -> None:
     """Embed, probe, print."""
     config = resolve(parse(ProbeConfig, sys.argv[1:], verb="probe"))
-    labelled, model = read_probe_set(config), load_model(config.checkpoint, device=config.device, loop_to=0)
+    labelled = read_probe_set(config)
+    model = load_model(config.checkpoint, config.device, pool="cls_mean", layers=[], loop_to=0)
     protocol, rate = build_protocol(labelled, config, "cpu"), model.log_mel.sample_rate
     waves = [load_clip(clip, sample_rate=rate) for clip in labelled.clips]
     looped = [np.resize(wave, max(len(wave), CROP_SECONDS * rate)) for wave in waves]

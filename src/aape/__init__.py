@@ -2,7 +2,7 @@
 
 >>> import aape
 >>> model = aape.load_model("tiny")
->>> vector = model.embed("dog.wav")  # (2D,): class token and mean patch token
+>>> vector = model.embed("dog.wav")  # (E,): what the model recommends
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The interface of the HEAR benchmark (2021): `hear-validator aape.adapters.hear`, or heareval with `--module`.
 
-https://hearbenchmark.com/hear-api.html. Letters: B clips, L samples, Nt time patches of 160 ms, D width.
+https://hearbenchmark.com/hear-api.html. Letters: B clips, L samples, Nt time patches of 160 ms, D width, E of a vector.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HearModel(nn.Module):
         self.model = model
         self.encoder = model.encoder  # so that `to` moves it
         self.sample_rate = model.front_end.sample_rate
-        self.scene_embedding_size = model.embed_dim  # 2D
+        self.scene_embedding_size = model.embed_dim
         num_freq = model.front_end.n_mels // model.encoder.patch_size
         self.timestamp_embedding_size = num_freq * model.encoder.embed_dim  # Nf * D
 
@@ -44,7 +44,7 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
-    """Embed clips: (B, L) samples at `model.sample_rate` -> (B, 2D) float32, on the device of `audio`.
+    """Embed clips: (B, L) samples at `model.sample_rate` -> (B, E) float32, on the device of `audio`.
 
     Raises:
         AudioError: no clips, or samples that cannot be used.
