@@ -68,7 +68,7 @@ from aape.cli import main
 folder = sys.argv[1]
 for index in range(4):
     soundfile.write(f"{folder}/{index}.wav", 0.1 * np.random.default_rng(index).standard_normal(16000), 16000)
-assert aape.load_model("tiny").embed(f"{folder}/0.wav").shape == (384,)
+assert aape.load_model("tiny").embed(f"{folder}/0.wav").shape == (3072,)
 assert main(["embed", folder, "--model", "tiny", "--out", f"{folder}/vectors.npz"]) == 0
 options = "--model nano --steps 1 --clips 2 --workers 0 --crop-seconds 1 --device cpu".split()
 assert main(["pretrain", "--data", folder, "--out", f"{folder}/run", *options]) == 0

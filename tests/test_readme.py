@@ -13,5 +13,5 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict[str, object] = {}
     exec(code, scope)
-    assert scope["vector"].shape == (384,)
+    assert scope["vector"].shape == (3072,)
     assert scope["stem"].num_patches == 304

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from pooling import CACHE, ENCODERS, FINALISTS, LAYERS, LOOPS, SETS, STATISTICS, read_set, title
 
 from aape.downstream.metrics import accuracy, balanced_accuracy, bootstrap_scores, confusion_matrix, percentile_interval
-from aape.models.pooling import POOLS, pooled_dim
+from aape.models.pooling import POOLS
 
-PAPER = ("cls_mean", (12,))
+LAST = (12,)
+PAPER = ("cls_mean", LAST)
 UNTRAINED = ("untrained", "untrained_min", "untrained_max")
 MARGIN = 3.0  # points; for less, nothing changes
 VECTORS = [(kind, layers) for kind in POOLS for layers in LAYERS]
@@ -68,10 +69,9 @@ class Scores:
     def choose(self, names: list[str]) -> tuple[Any, Any]:
         """Return the vector with the highest mean over sets, and the one that the rule of the page takes."""
         best = max(VECTORS, key=lambda vector: self.mean(vector, names))
-        if self.is_ahead(best, PAPER, names):
-            ties = [vector for vector in VECTORS if not self.is_ahead(best, vector, names)]
-            return best, min(ties, key=lambda v: (pooled_dim(v[0], 192, 8), len(v[1]), -self.mean(v, names)))
-        return best, PAPER
+        kind = max(POOLS, key=lambda kind: self.mean((kind, LAST), names))
+        other = max(((kind, layers) for layers in LAYERS), key=lambda vector: self.mean(vector, names))
+        return best, other if self.is_ahead(other, (kind, LAST), names) else (kind, LAST)
 
     def is_ahead(self, vector: Any, other: Any, names: list[str]) -> bool:
         """Say whether the lead of a vector is at least `MARGIN`, or its interval above 0."""

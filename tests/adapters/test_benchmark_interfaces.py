@@ -25,7 +25,7 @@ def test_the_hear_validator_passes(hear_validate, monkeypatch, capsys):
 
 def test_the_hear_validator_takes_a_path(hear_validate, monkeypatch, capsys):
     """HEAR gives the path of the weights to `load_model`."""
-    assert hear.load_model("tiny").scene_embedding_size == 384
+    assert hear.load_model("tiny").scene_embedding_size == 3072
     with pytest.raises(aape.CheckpointError):
         hear_validate.ValidateModel("aape.adapters.hear", "nowhere", "cpu")()
 

@@ -43,7 +43,7 @@ for vectors in (run(model.embed), run(reload)):
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
 assert run(frames) == [model.embed_frames(file)[0].shape for file in files]
 assert all(run(train))
-assert run(hub) == [(1, 384)] * len(files)
+assert run(hub) == [(1, 3072)] * len(files)
 assert torch.get_num_threads() == 2
 print("done")
 """
