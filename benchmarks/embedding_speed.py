@@ -2,7 +2,8 @@
 
     python benchmarks/embedding_speed.py FOLDER [--turns 7] [--files 200] [--minutes 60]
 
-FOLDER holds short sound files, of which the first ones are taken. Writes results/embedding_cpu.json.
+FOLDER holds short sound files, of which the first ones are taken. Writes results/embedding_cpu.json. Where there is a
+CUDA device, it measures clips a second from decoded sound instead, and writes results/embedding_gpu.json.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import torch
 from aape.data.clips import Clip, load_clip
 from aape.data.manifest import read_inputs
 from aape.inference import load_model
-from aape.inference.encoding import CPU_BATCH_FRAMES, spectrogram
+from aape.inference.encoding import CPU_BATCH_FRAMES, spectrograms
+from aape.inference.pipeline import _batches
 from aape.inference.reading import read_clips
 from aape.inference.segments import Segment
 from aape.models.pooling import POOLS, pool
-from inference_speed import RATE, build, write_file
+from inference_speed import DEVICE, RATE, build, noise, write_file
 from measuring import TURNS, time_in_turns, write
+from stem_speed import BFLOAT16_PEAK, operations
 
 WINDOW, HOP = 2.0, 1.0  # seconds
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,22 +64,18 @@ def files_beside_parts(clips: list[Clip], turns: int) -> dict[str, Any]:
     cut = model._cut()
     segments = [item for item in read_clips(clips, cut, model._loop_samples) if isinstance(item, Segment)]
 
-    def log_mels() -> list[torch.Tensor]:
-        return [spectrogram(segment, model.log_mel, model.device, torch.float32) for segment in segments]
+    groups = _batches(segments, lambda num_frames: CPU_BATCH_FRAMES // num_frames)
+    batches = [[segment for _, segment in group] for group in groups if isinstance(group, list)]
 
-    by_length: dict[int, list[torch.Tensor]] = {}
-    for frames in log_mels():
-        by_length.setdefault(frames.shape[-1], []).append(frames)
-    batches = [
-        torch.stack(frames[first : first + CPU_BATCH_FRAMES // length])[:, None]
-        for length, frames in by_length.items()
-        for first in range(0, len(frames), CPU_BATCH_FRAMES // length)
-    ]
+    def log_mels() -> list[torch.Tensor]:
+        return [spectrograms(batch, model.log_mel, model.device, torch.float32) for batch in batches]
+
+    xs = log_mels()
     forms = {
         "files": lambda: model.embed_clips(clips),
         "decoding": alone(lambda: list(read_clips(clips, cut, model._loop_samples))),
         "log_mel": alone(log_mels),
-        "forward": alone(lambda: [pool(model._tokens(x), model.pool, model._num_freq) for x in batches]),
+        "forward": alone(lambda: [pool(model._tokens(x), model.pool, model._num_freq) for x in xs]),
     }
     seconds = time_in_turns(forms, turns)
     bound = (seconds["decoding"] + seconds["log_mel"] + seconds["forward"]) / CORES
@@ -115,17 +114,45 @@ def windows_beside_plain(folder: Path, minutes: int, turns: int) -> dict[str, An
     return {"minutes": minutes, "seconds": medians, "hop_1_over_twice": over}
 
 
+def from_decoded_sound(turns: int, num_clips: int = 4096, batch: int = 64) -> dict[str, Any]:
+    """Time clips of 6 s that lie in memory, through `base` in its device's precision; and the share of its peak."""
+    model = build("base")
+    clip = noise(6)
+
+    def embed() -> None:
+        sounds = ([clip] for _ in range(num_clips))
+        for _ in model._vectors(
+            model._stream(sounds, model._cut()), model._cut(), batch_size=batch, is_repeatable=True
+        ):
+            pass
+
+    seconds = time_in_turns({"embed": embed}, turns)["embed"]
+    x = torch.zeros(1, 1, model.log_mel.n_mels, 608, device=model.device)
+    operations_per_clip = operations(lambda: model._tokens(x))
+    rate, name = num_clips / seconds, torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    peak = next((peak for key, peak in BFLOAT16_PEAK.items() if key in name), None)
+    share = peak and rate * operations_per_clip / peak
+    return {"clips": num_clips, "batch": batch, "precision": model.precision, "clips_per_second": rate,
+            "operations_per_clip": operations_per_clip, "share_of_peak": share}  # fmt: skip
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="folder of short sound files")
+    parser.add_argument("folder", help="folder of short sound files; unused on a GPU")
     parser.add_argument("--turns", type=int, default=TURNS, help="turns per measurement; the median is reported")
     parser.add_argument("--files", type=int, default=200, help="files that are embedded")
     parser.add_argument("--minutes", type=int, default=60, help="length of the recording that is cut into windows")
     parser.add_argument("--dry", action="store_true", help="print the results and write nothing")
     options = parser.parse_args()
-    clips = read_inputs(options.folder)[0][: options.files]
     results: dict[str, Any] = {"turns": options.turns}
+    if DEVICE == "cuda":
+        results |= from_decoded_sound(options.turns)
+        print(results)
+        if not options.dry:
+            write("embedding_gpu", results)
+        return
+    clips = read_inputs(options.folder)[0][: options.files]
     results["files_beside_parts"] = files_beside_parts(clips, options.turns)
     print(results["files_beside_parts"], flush=True)
     results["bfloat16"] = bfloat16_beside_float32(clips, options.turns)

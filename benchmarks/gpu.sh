@@ -9,4 +9,5 @@ python benchmarks/stem_speed.py "$@"
 if [ -n "$CORPUS" ]; then
     python benchmarks/pretraining_speed.py --data "$CORPUS" --model base --clips 32 --views 16 --seconds 6 --workers 0 8
 fi
+python benchmarks/embedding_speed.py - "$@"
 python benchmarks/table.py

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from aape.inference import AudioModel
-from aape.inference.encoding import spectrogram
+from aape.inference.encoding import spectrograms
 from aape.inference.segments import Segment
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
@@ -68,7 +68,7 @@ def beside_ast(turns: int) -> dict[str, Any]:
         return inputs.to(DEVICE)
 
     (segment,) = (item for item in model._stream([[wave]], model._cut()) if isinstance(item, Segment))
-    ours = spectrogram(segment, model.log_mel, model.device, torch.float32)[None, None]
+    ours = spectrograms([segment], model.log_mel, model.device, torch.float32)
     theirs = ast_inputs()
 
     def embed_ast(inputs: torch.Tensor) -> Any:

@@ -26,6 +26,7 @@ def main() -> None:
         ("stem", "The stem", stem),
         ("pretraining", "Pre-training", pretraining),
         ("inference", "Inference", inference),
+        ("embedding", "Embedding many files", embedding),
     )
     for device in ("cpu", "gpu"):
         for name, title, section in sections:
@@ -162,6 +163,30 @@ def inference(result: dict[str, Any]) -> list[str]:
         over = starting["over_import_torch"].get(name)
         lines.append(f"- `{name}`: {seconds:.2f}" + (f" ({over:.2f})" if over is not None else ""))
     return lines
+
+
+def embedding(result: dict[str, Any]) -> list[str]:
+    """Lay out what many files cost beside their parts, and on a GPU how many clips a second there are."""
+    if "clips_per_second" in result:
+        share = result["share_of_peak"]
+        of_peak = "" if share is None else f", {100 * share:.0f} % of the peak in bfloat16"
+        what = f"`base`, {result['precision']}, clips of 6 s that lie decoded in memory, {result['batch']} a batch"
+        return ["", f"{what}: {result['clips_per_second']:.0f} a second{of_peak}."]
+    files, precision, windows = result["files_beside_parts"], result["bfloat16"], result["windows"]
+    seconds = files["seconds"]
+    return [
+        "",
+        f"{files['clips']} files with `tiny`: {seconds['files']:.2f} s. In one thread each, decoding takes "
+        f"{seconds['decoding']:.2f} s, log-mel {seconds['log_mel']:.2f} s, forward passes {seconds['forward']:.2f} s; "
+        f"the files take {files['files_over_bound']:.3f} times the sum over {files['cores']} cores.",
+        "",
+        f"`base` in bfloat16 is {precision['times_as_fast']:.2f} times as fast as in float32; the smallest cosine of "
+        f"16 vectors, of any pool, is {min(precision['smallest_cosine'].values()):.5f}.",
+        "",
+        f"{windows['minutes']} min in windows of 2 s, one every second: {windows['seconds']['hop 1 s']:.1f} s, "
+        f"{windows['hop_1_over_twice']['plain']:.3f} of twice the time of one vector, and "
+        f"{windows['hop_1_over_twice']['hop 2 s']:.3f} of twice that of a window every 2 s.",
+    ]
 
 
 def time_cell(times: dict[str, float], name: str) -> str:

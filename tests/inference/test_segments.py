@@ -14,7 +14,7 @@ from aape.data.clips import Clip
 from aape.data.log_mel import LogMel
 from aape.errors import AudioError
 from aape.inference import AudioModel
-from aape.inference.encoding import spectrogram
+from aape.inference.encoding import spectrograms
 from aape.inference.segments import End, cutting, segments
 from notes import FRONT_END, nano, save_nano
 
@@ -43,7 +43,7 @@ def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     whole = log_mel(torch.from_numpy(wave)[None])[0, 0]
     assert len(windows) == len(sizes)
     for window, part in zip(windows, whole.split(sizes, dim=-1), strict=True):
-        frames = spectrogram(window, log_mel, torch.device("cpu"), torch.float64)
+        frames = spectrograms([window], log_mel, torch.device("cpu"), torch.float64)[0, 0]
         assert frames.shape[-1] == -(-part.shape[-1] // 16) * 16 == window.padded
         torch.testing.assert_close(frames[:, : part.shape[-1]], part, atol=1e-10, rtol=0)
         assert not frames[:, part.shape[-1] :].any()

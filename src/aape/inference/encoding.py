@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -173,8 +174,7 @@ class FrozenEncoder:
 
         def compute(batch: list[Segment]) -> FloatArray:
             with torch.inference_mode(), autocast(device, precision):
-                parts = [spectrogram(segment, self.log_mel, device, dtype) for segment in batch]
-                return function(torch.stack(parts)[:, None]).to(dtype).cpu().numpy()
+                return function(spectrograms(batch, self.log_mel, device, dtype)).to(dtype).cpu().numpy()
 
         def most(num_frames: int) -> int:
             return max(1, min(batch_size, CPU_BATCH_FRAMES // num_frames) if device.type == "cpu" else batch_size)
@@ -209,11 +209,15 @@ class FrozenEncoder:
         return round(self.loop_to * self.log_mel.sample_rate)
 
 
-def spectrogram(segment: Segment, log_mel: LogMel, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the standardised log-mel (F, T) of a segment, zero-padded to whole patches."""
-    samples = torch.from_numpy(segment.samples).to(device, torch.promote_types(dtype, torch.float32))
-    frames = log_mel(samples[None])[0, 0, :, segment.lead : segment.lead + segment.num_frames]
-    return F.pad(frames, (0, segment.padded - segment.num_frames)).to(dtype)
+def spectrograms(batch: Sequence[Segment], log_mel: LogMel, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the standardised log-mel of segments of equal length (B, 1, F, T), zero-padded to whole patches."""
+    parts = []
+    for (_, lead, num_frames), group in itertools.groupby(batch, lambda s: (len(s.samples), s.lead, s.num_frames)):
+        samples = torch.from_numpy(np.stack([segment.samples for segment in group]))
+        frames = log_mel(samples.to(device, torch.promote_types(dtype, torch.float32)))
+        frames = frames[..., lead : lead + num_frames]
+        parts.append(F.pad(frames, (0, batch[0].padded - num_frames)).to(dtype))
+    return torch.cat(parts)
 
 
 def raising(items: Iterable[ItemT | End]) -> Iterator[ItemT]:
