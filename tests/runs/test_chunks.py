@@ -28,6 +28,7 @@ time.sleep(float(sys.argv[4]))
 try:
     with chunks.opened({"setting": setting}, ([index] for index in range(24))):
         print(flush=True)
+        time.sleep(float(sys.argv[5]))
         for indices in chunks.rounds():
             chunks.num_elsewhere()
             for index in indices:
@@ -48,9 +49,9 @@ except AapeError as error:
 posix = pytest.mark.skipif(os.name != "posix", reason="no record locks there")
 
 
-def start(out, rank, *, seconds=0.02, setting="a", delay=0.0):
+def start(out, rank, *, seconds=0.02, setting="a", delay=0.0, pause=0.0):
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(out), str(seconds), setting, str(delay)], text=True,
+        [sys.executable, "-c", WORKER, str(out), str(seconds), setting, str(delay), str(pause)], text=True,
         env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout.readline() == "\n"
@@ -125,6 +126,21 @@ def test_one_that_comes_late_finds_nothing_to_do(tmp_path):
         assert process.returncode == 0
     assert out.stat() == before
     rows_of(out)
+
+
+@posix
+def test_one_that_falls_behind_finds_nothing_to_do(tmp_path):
+    """It has joined in time, and takes its first chunk when the result is there and the folder has gone."""
+    out = tmp_path / "out"
+    lead = start(out, 0, seconds=0.05)
+    behind = start(out, 1, pause=4.0)
+    assert behind.stdout.readline() == "\n"
+    assert lead.communicate(timeout=60)[1] == ""
+    before = out.stat()
+    assert behind.communicate(timeout=60)[1] == ""
+    assert behind.returncode == 0
+    assert out.stat() == before
+    assert set(rows_of(out)) == {0}
 
 
 @posix

@@ -246,6 +246,8 @@ class Chunks:
         for index in sorted(self._left, key=lambda index: (index - first) % count):
             if not acquire(self._descriptor, 1 + index, 1):
                 continue
+            if not (self.folder / SHARED_NAME).exists():  # rank 0 has made the result, and let go of all chunks
+                return
             if not _is_whole(self.folder / self._names[index]):
                 yield index
                 continue
