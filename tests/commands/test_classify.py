@@ -472,3 +472,46 @@ def test_windows_and_events_that_are_refused(tmp_path, tagger, monkeypatch, caps
         assert message in errors[0].replace(os.sep, "/"), options
     assert not list(tmp_path.glob("e.*"))
     assert not list(tmp_path.glob("r.*"))
+
+
+def test_nothing_of_the_user_is_overwritten(tmp_path, tagger, monkeypatch, capsys):
+    """The table that a run reads, its model, or a transcript beside a recording would be gone without a word."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("rec")
+    soundfile.write("rec/t.wav", noise(1), RATE)
+    for name in ("list.csv", "list.txt"):
+        (tmp_path / name).write_text("file\nrec/t.wav\n")
+    (tmp_path / "rec/t.txt").write_text("what was said\n")
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for words, reason in (
+        (["embed", "list.csv", "--out", "list.csv"], "out: list.csv is an input"),
+        (["classify", "rec/t.wav", "--out", "model/config.json"], "part of the model"),
+        (["classify", "list.csv", "--out", "./list.csv"], "would be overwritten"),
+        (["classify", "list.txt", "--events", "list.txt"], "would be overwritten"),
+        (["classify", "rec", "--events", "rec"], "rec/t.txt is there, and is no label track"),
+    ):
+        assert main([*words, *tagger[0]]) == 2, words
+        assert reason in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    for _ in range(2):  # tracks of an earlier run are replaced
+        assert main(["classify", "list.csv", "--events", "tracks", *tagger[0]]) == 0
+
+
+def test_names_as_long_as_they_may_be(tmp_path, tagger, monkeypatch):
+    """The work would be done, and then be lost for the name of a temporary file."""
+    monkeypatch.chdir(tmp_path)
+    name = "n" * 240
+    soundfile.write(f"{name}.wav", noise(1), RATE)
+    words = ["classify", f"{name}.wav", "--out", f"{name}.json", "--events", "tracks"]
+    assert main([*words, *tagger[0]]) == 0
+    assert os.listdir("tracks") == [f"{name}.txt"]
+    assert [item["end"] for item in json.loads((tmp_path / f"{name}.json").read_bytes())] == [1.0]
+
+
+def test_the_length_of_a_recording_is_not_that_of_its_windows(tmp_path, tagger, monkeypatch):
+    """A rest shorter than a patch has no window, and is there all the same."""
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.wav", noise(2.1), RATE)
+    assert main(["classify", "a.wav", *tagger[0], "--window", "1", "--out", "a.json"]) == 0
+    (result,) = json.loads((tmp_path / "a.json").read_bytes())
+    assert (result["end"], result["windows"][-1]["end"]) == (2.1, 2.0)

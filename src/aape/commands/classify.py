@@ -100,8 +100,9 @@ def classify(config: ClassifyConfig) -> None:
     from aape.inference.label_files import EventFiles, write_labels
     from aape.inference.labels import check_request
     from aape.inference.segments import cutting
+    from aape.models.saved import find_model
     from aape.runs.chunks import Chunks
-    from aape.runs.files import folder_for, require_ending
+    from aape.runs.files import folder_for, refuse_overwriting, require_ending
     from aape.runs.progress import list_bad, progress_bar
 
     if not config.inputs:
@@ -126,8 +127,11 @@ def classify(config: ClassifyConfig) -> None:
         model.require_head()
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
+        inputs, folder = [*config.inputs, *(clip.path for clip in clips)], find_model(config.model)
+        refuse_overwriting("out", [] if out is None else [out], inputs, folder)
         if event_files is not None:
             event_files.plan(config.inputs, clips)
+            refuse_overwriting("events", event_files.paths(), inputs, folder)
         work = _Work(config, model, clips)
         with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
             with progress_bar("classifying", len(clips), is_shown=chunks.is_lead) as progress:

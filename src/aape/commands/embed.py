@@ -89,9 +89,10 @@ def embed(config: EmbedConfig) -> None:
     from aape.inference import load_model
     from aape.inference.chunks import check_inputs, chunk_key, chunked
     from aape.inference.segments import cutting
+    from aape.models.saved import find_model
     from aape.runs.chunks import Chunks
     from aape.runs.columns import ENDINGS
-    from aape.runs.files import folder_for, require_ending
+    from aape.runs.files import folder_for, refuse_overwriting, require_ending
     from aape.runs.progress import list_bad, progress_bar
 
     out = Path(config.out)
@@ -106,6 +107,7 @@ def embed(config: EmbedConfig) -> None:
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
         names = [clip.file for clip in clips]
+        refuse_overwriting("out", [out], [*config.inputs, *(clip.path for clip in clips)], find_model(config.model))
         if config.root is not None:
             names = _relative(names, config.root)
         work = _Work(config, model, list(chunked(clips, config.batch)), names, chunks)
@@ -158,7 +160,7 @@ class _Work:
         from aape import __version__
 
         settings = {"version": __version__, "model": self.model.fingerprint(), "device": self.model.device.type}
-        return settings | {name: getattr(self.config, name) for name in ("window", "hop", "batch")}
+        return settings | {name: getattr(self.config, name) for name in ("window", "hop", "batch", "root")}
 
     @property
     def row(self) -> np.dtype:

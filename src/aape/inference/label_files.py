@@ -58,6 +58,16 @@ class EventFiles:
             raise ConfigError(f"events: {self.path} is {rule}: name {EVENT_FILES}")
         if self.is_folder:
             self.names = track_names(inputs, files)
+            parents = {parent for path in self.paths() for parent in path.parents}
+            for path in self.paths():
+                if path in parents or path.is_dir():
+                    raise ConfigError(f"events: {path} would be a label track and a folder: name another folder")
+                if path.exists() and not _is_track(path):
+                    raise ConfigError(f"events: {path} is there, and is no label track: name another folder")
+
+    def paths(self) -> list[Path]:
+        """Return the files that will be written."""
+        return [self.path / name for name in self.names.values()] if self.is_folder else [self.path]
 
     def write(self, done: Sequence[Labelled]) -> None:
         """Write each file whole or not at all."""
@@ -71,8 +81,18 @@ class EventFiles:
             tracks.setdefault(track, []).extend(item.events)
         for track, events in tracks.items():
             make_folder(track.parent, "events")
-            text = label_track(sorted(events, key=lambda event: (event.start, event.label)))
+            text = label_track(sorted(set(events), key=lambda event: (event.start, event.label)))
             write_atomically(track, text.encode(errors="backslashreplace"))
+
+
+def _is_track(path: Path) -> bool:
+    """Say whether a file may be a label track, of which it takes one line or none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            line = file.readline(1000)
+        return not line or len([float(cell) for cell in line.split("\t")[:2]]) == 2
+    except (OSError, ValueError):
+        return False
 
 
 def track_names(inputs: Sequence[str], files: Sequence[str]) -> dict[str, str]:

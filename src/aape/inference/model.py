@@ -375,5 +375,6 @@ class AudioModel(FrozenEncoder):
                 segment, scores = item
                 summary.add(segment.padded, segment.start, segment.end, scores)
                 continue
+            summary.end = item.stop
             yield summary.result() if item.error is None else item
             summary = Summary(labels, top, threshold)

@@ -110,7 +110,7 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
             samples = item.get_all_samples()
         except RuntimeError as error:
             raise AudioError(name, f"its decoder says: {error}") from error
-        return samples.data.mean(0), samples.sample_rate
+        return samples.data.mean(0) if samples.data.ndim == 2 else samples.data, samples.sample_rate
     source: Any
     if isinstance(item, Mapping):
         source = next((item[key] for key in ("array", "raw", "bytes", "path") if item.get(key) is not None), None)

@@ -7,7 +7,7 @@ its log-mel is that of the whole recording. Nothing here needs torch: `reading` 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -54,6 +54,7 @@ class End(NamedTuple):
 
     row: int
     error: AudioError | None = None
+    stop: float = 0.0  # its length in seconds
     closes: bool = False  # later recordings share no batch with this one and those before
 
 
@@ -82,7 +83,7 @@ def cutting(front_end: FrontEndConfig, patch_size: int, window: float | None = N
         bounds = f"{least * step / rate:g} to {most * step / rate:g} s"
         try:
             count = float(seconds) * rate / step
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ConfigError(f"{name} must be {bounds}, got {seconds!r}") from error
         if not least - 1e-3 <= count <= most + 1e-3:  # also true of NaN
             raise ConfigError(f"{name} must be {bounds}, got {seconds:g}")
@@ -121,20 +122,18 @@ def segments(row: int, blocks: Blocks, cut: Cut, loop_to: int = 0) -> Iterator[S
         cut: where to cut.
         loop_to: samples that shorter recordings are looped to.
     """
-    count = 0
+    stop = 0
     try:
         looped, length = loop(blocks, loop_to)
-        for segment in _segments(row, looped, cut, length):
-            yield segment
-            count += 1
-        error = None if count else AudioError("recording", "no samples in it")
+        stop = yield from _segments(row, looped, cut, length)
+        error = None if stop else AudioError("recording", "no samples in it")
     except AudioError as reason:
         error = reason
-    yield End(row, error)
+    yield End(row, error, stop / cut.rate)
 
 
-def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Iterator[Segment]:
-    """Cut a recording; `length` are its samples where its loop follows."""
+def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Generator[Segment, None, int]:
+    """Cut a recording, and return its number of samples; `length` is that number where its loop follows."""
     step = cut.hop_length
     held: FloatArray = np.zeros(0, np.float32)  # samples from `origin` on
     origin, first, is_long = 0, 0, False
@@ -164,7 +163,7 @@ def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Iterato
         is_long = is_long or origin + len(held) >= cut.whole * step
         while is_long and origin + len(held) > (first + cut.window - 1) * step + cut.reach:
             if cut.is_asked and length is not None and is_covered(length):
-                return
+                return length
             yield segment(first + cut.window)
             first += cut.hop
         unused = (first - _lead(first, cut)) * step - origin
@@ -173,6 +172,7 @@ def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Iterato
     while total and not is_covered(total):
         yield segment(min(first + (cut.window if is_long else cut.whole), 1 + total // step))
         first += cut.hop if is_long else cut.whole
+    return total if length is None else length
 
 
 def _lead(first: int, cut: Cut) -> int:

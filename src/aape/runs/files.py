@@ -72,6 +72,14 @@ def folder_for(out: Path, option: str = "out") -> Iterator[None]:
         raise
 
 
+def refuse_overwriting(key: str, outputs: Iterable[Path], inputs: Iterable[str], model: Path) -> None:
+    """Refuse outputs that are inputs, or files of a model, by any name: a ConfigError that begins with `key`."""
+    read = {os.path.realpath(path) for path in [*inputs, *map(os.fspath, model.iterdir())]}
+    for path in outputs:
+        if os.path.realpath(path) in read:
+            raise ConfigError(f"{key}: {path} is an input, too, or part of the model: it would be overwritten")
+
+
 def sweep(folder: Path) -> None:
     """Remove what processes that were killed have left half-written in a folder."""
     for path in folder.rglob(f".*{TEMPORARY}"):
@@ -104,7 +112,8 @@ def replacing(path: Path, needed: int | Callable[[], int] = 0, folder: Path | No
         AapeError: it could not be written; what is written within is for the caller to guard with `writing`.
     """
     with writing(path, needed):
-        descriptor, temporary = tempfile.mkstemp(dir=folder or path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+        prefix = f".{path.name[:40]}."  # a name may be as long as a file system takes
+        descriptor, temporary = tempfile.mkstemp(dir=folder or path.parent, prefix=prefix, suffix=TEMPORARY)
     file = os.fdopen(descriptor, "w+b")
     try:
         yield file
