@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,7 +110,6 @@ def classify(config: ClassifyConfig) -> None:
     if out is not None:
         require_ending(out, ".json", ".csv", ".parquet")
     event_files = None if config.events is None else EventFiles(config.events)
-    _refuse_overwriting(config)
     check_request(config.top, config.threshold)
     with ExitStack() as stack:
         if out is not None:
@@ -127,11 +125,12 @@ def classify(config: ClassifyConfig) -> None:
         model.require_head()
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(config.inputs)
-        inputs, folder = [*config.inputs, *(clip.path for clip in clips)], find_model(config.model)
+        inputs = [*config.inputs, *(clip.path for clip in clips), *filter(None, [config.thresholds])]
+        folder = find_model(config.model)
         refuse_overwriting("out", [] if out is None else [out], inputs, folder)
         if event_files is not None:
             event_files.plan(config.inputs, clips)
-            refuse_overwriting("events", event_files.paths(), inputs, folder)
+            refuse_overwriting("events", event_files.paths(), [*inputs, *filter(None, [config.out])], folder)
         work = _Work(config, model, clips)
         with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
             with progress_bar("classifying", len(clips), is_shown=chunks.is_lead) as progress:
@@ -234,18 +233,6 @@ class _Work:
 def _in_file(piece: PieceT, clip: Clip) -> PieceT:
     """Return a piece of a clip as one of its file."""
     return replace(piece, start=clip.start + piece.start, end=clip.start + piece.end)
-
-
-def _refuse_overwriting(config: ClassifyConfig) -> None:
-    """Refuse an output that is an input, or the other output: ConfigError."""
-    uses = {os.path.realpath(path): "an input" for path in config.inputs}
-    for name in ("thresholds", "out", "events"):
-        path = getattr(config, name)
-        if path is None or os.path.isdir(path):
-            continue
-        use = uses.setdefault(os.path.realpath(path), name)
-        if use != name and name != "thresholds":
-            raise ConfigError(f"{name}: {path} is {use}, too: it would be overwritten")
 
 
 def _shortened(result: Classification, top: int, *, has_windows: bool) -> Classification:

@@ -73,11 +73,13 @@ def folder_for(out: Path, option: str = "out") -> Iterator[None]:
 
 
 def refuse_overwriting(key: str, outputs: Iterable[Path], inputs: Iterable[str], model: Path) -> None:
-    """Refuse outputs that are inputs, or files of a model, by any name: a ConfigError that begins with `key`."""
+    """Refuse outputs that are in other use too, by any name: a ConfigError that begins with `key`."""
     read = {os.path.realpath(path) for path in [*inputs, *map(os.fspath, model.iterdir())]}
     for path in outputs:
         if os.path.realpath(path) in read:
-            raise ConfigError(f"{key}: {path} is an input, too, or part of the model: it would be overwritten")
+            raise ConfigError(
+                f"{key}: {path} is an input, another output or part of the model: it would be overwritten"
+            )
 
 
 def sweep(folder: Path) -> None:
