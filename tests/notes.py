@@ -6,16 +6,20 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import torch
 
 from aape.cli import main
 from aape.data.demo import AUDIO
+from aape.inference import AudioModel
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
 from aape.models.saved import save_model
 
 NOTES = sorted(AUDIO.glob("*.opus"))
 FRONT_END = FrontEndConfig(mean=-6.0, std=4.0)
+LABELS = ["bell", "drum", "flute [low]", "Ωmega"]
 
 
 def link_notes(folder, count=None):
@@ -50,6 +54,27 @@ def save_nano(folder, **options):
     """Save that encoder."""
     save_model(folder, nano(), FRONT_END, **options)
     return folder
+
+
+def classifier(*, multi_label=False, labels=LABELS):
+    """Build that encoder with a classifier."""
+    torch.manual_seed(0)
+    head = ClassificationHead(64, 4)
+    with torch.no_grad():
+        head.linear.weight.mul_(40)  # scores that differ
+    return AudioModel(nano(), FRONT_END, head=head, labels=labels, multi_label=multi_label)
+
+
+def save_classifier(folder, model):
+    """Save such a model."""
+    options = {"head": model.head, "labels": model.labels, "multi_label": model.multi_label}
+    save_model(folder, model.encoder, FRONT_END, **options)
+    return folder
+
+
+def noise(seconds, seed=0):
+    """Return noise at 16 kHz, (samples,), float32."""
+    return 0.1 * np.random.default_rng(seed).standard_normal(int(seconds * 16000)).astype(np.float32)
 
 
 def read_lines(path):

@@ -187,6 +187,7 @@ def test_names_are_relative_to_the_root(notes_and_model, tmp_path, monkeypatch, 
             assert arrays["file"].tolist() == [f"more/{name}" for name in expected]
     out.unlink()
     capsys.readouterr()
+    (tmp_path / "archive" / "mor").mkdir()
     assert main(["embed", str(archive), "--model", str(model), "--out", str(out), "--root", "../mor"]) == 2
     assert "archive/more does not lie in ../mor" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("v.npz*"))
@@ -216,6 +217,8 @@ def test_a_recording_that_breaks_off_leaves_no_windows(notes_and_model, tmp_path
         (["--window", "1", "--hop", "1.5"], "hop must be 0.01 to 1 s"),
         (["--window", "1.005"], "window must be a multiple of 0.01 s"),
         (["--layers", "3"], "layers: the encoder has blocks 1 to 2"),
+        (["--layers", "1", "2"], "--layers: a list is one argument: 1,2"),
+        (["--root", "nowhere"], "root: nowhere: no such folder"),
         (["--pool", "max"], "--pool: expected one of cls_mean, frequency"),
         (["--precision", "fp8"], "--precision: expected one of auto, float32, bfloat16"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aape.errors import ConfigError
-from aape.inference import AudioModel, load_model
+from aape.inference import AudioModel, load_model, random_model
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.pooling import POOLS
@@ -54,6 +54,7 @@ def test_precision_is_part_of_what_vectors_depend_on():
     one, other, auto = (load_model("tiny", "cpu", precision=name) for name in ("float32", "bfloat16", "auto"))
     assert one.fingerprint() == auto.fingerprint() != other.fingerprint()
     assert auto.precision == "float32"
+    assert random_model(other, 0).precision == "bfloat16"
     with pytest.raises(ConfigError, match="precision: expected auto, float32, bfloat16, got 'half'"):
         load_model("tiny", "cpu", precision="half")
 

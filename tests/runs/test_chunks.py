@@ -19,8 +19,10 @@ WORKER = """
 import json, sys, time
 from pathlib import Path
 from aape.errors import AapeError
+from aape.runs import chunks
 from aape.runs.chunks import Chunks
 
+chunks.SECONDS_TO_JOIN = 10.0
 out, seconds, setting = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 chunks = Chunks(out)
 print(flush=True)
@@ -114,18 +116,28 @@ def test_without_rank_0_the_others_finish_and_say_so(tmp_path):
 
 
 @posix
-def test_one_that_comes_late_finds_nothing_to_do(tmp_path):
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_one_that_comes_late_finds_nothing_to_do(tmp_path, has_begun):
     """It must neither wait for ever nor begin anew, and a result of an earlier run is not this one's."""
     out = tmp_path / "out"
     out.write_text("of an earlier run")
-    late, later = (start(out, 1, delay=delay) for delay in (0.0, 2.0))
-    assert start(out, 0, seconds=0.0).communicate(timeout=60)[1] == ""
+    late = start(out, 1, delay=2.0) if has_begun else None
+    lead = start(out, 0, seconds=0.0)
+    while out.read_text() == "of an earlier run":
+        time.sleep(0.005)
     before = out.stat()
-    for process in (late, later):
+    for process in (late or start(out, 1), lead):
         assert process.communicate(timeout=60)[1] == ""
         assert process.returncode == 0
     assert out.stat() == before
-    rows_of(out)
+    assert set(rows_of(out)) == {0}
+
+
+@posix
+def test_one_that_never_comes_is_not_waited_for_long(tmp_path):
+    """The result is there, and a queue of commands would stand still."""
+    assert start(tmp_path / "out", 0, seconds=0.0).communicate(timeout=60)[1] == ""
+    assert set(rows_of(tmp_path / "out")) == {0}
 
 
 @posix

@@ -95,7 +95,7 @@ def classify(config: ClassifyConfig) -> None:
 
     from aape.data.manifest import read_inputs
     from aape.inference import load_model
-    from aape.inference.chunks import check_inputs, chunk_key
+    from aape.inference.chunks import chunk_key, named_inputs
     from aape.inference.label_files import EventFiles, write_labels
     from aape.inference.labels import check_request
     from aape.inference.segments import cutting
@@ -118,19 +118,19 @@ def classify(config: ClassifyConfig) -> None:
             stack.enter_context(folder_for(event_files.any_file, "events"))
         results = event_files.path if out is None and event_files is not None else out
         chunks = Chunks(results or Path(stack.enter_context(TemporaryDirectory(prefix="aape-"))) / "results")
-        check_inputs(config.inputs, chunks.world)
+        inputs = named_inputs(config.inputs, chunks.world)
         if results is None and chunks.world > 1:
             raise ConfigError("several processes: name a file for their results, --out or --events")
         model = load_model(config.model, config.device, precision=config.precision)
         model.require_head()
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
-        clips, unlisted = read_inputs(config.inputs)
-        inputs = [*config.inputs, *(clip.path for clip in clips), *filter(None, [config.thresholds])]
+        clips, unlisted = read_inputs(inputs)
+        read = [*inputs, *(clip.path for clip in clips), *filter(None, [config.thresholds])]
         folder = find_model(config.model)
-        refuse_overwriting("out", [] if out is None else [out], inputs, folder)
+        refuse_overwriting("out", [] if out is None else [out], read, folder)
         if event_files is not None:
-            event_files.plan(config.inputs, clips)
-            refuse_overwriting("events", event_files.paths(), [*inputs, *filter(None, [config.out])], folder)
+            event_files.plan(inputs, clips)
+            refuse_overwriting("events", event_files.paths(), [*read, *filter(None, [config.out])], folder)
         work = _Work(config, model, clips)
         with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
             with progress_bar("classifying", len(clips), is_shown=chunks.is_lead) as progress:

@@ -87,7 +87,7 @@ def embed(config: EmbedConfig) -> None:
 
     from aape.data.manifest import read_inputs
     from aape.inference import load_model
-    from aape.inference.chunks import check_inputs, chunk_key, chunked
+    from aape.inference.chunks import chunk_key, chunked, named_inputs
     from aape.inference.segments import cutting
     from aape.models.saved import find_model
     from aape.runs.chunks import Chunks
@@ -100,14 +100,16 @@ def embed(config: EmbedConfig) -> None:
     if not config.inputs:
         raise ConfigError("nothing to embed: name sound files, folders, tables or tar shards")
     chunks = Chunks(out)
-    check_inputs(config.inputs, chunks.world)
+    inputs = named_inputs(config.inputs, chunks.world)
+    if config.root is not None and not Path(config.root).is_dir():
+        raise ConfigError(f"root: {config.root}: no such folder")
     options = {name: getattr(config, name) for name in ("pool", "layers", "loop_to", "precision")}
     with folder_for(out):
         model = load_model(config.model, config.device, **options)
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
-        clips, unlisted = read_inputs(config.inputs)
+        clips, unlisted = read_inputs(inputs)
         names = [clip.file for clip in clips]
-        refuse_overwriting("out", [out], [*config.inputs, *(clip.path for clip in clips)], find_model(config.model))
+        refuse_overwriting("out", [out], [*inputs, *(clip.path for clip in clips)], find_model(config.model))
         if config.root is not None:
             names = _relative(names, config.root)
         work = _Work(config, model, list(chunked(clips, config.batch)), names, chunks)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import os
 import re
 import sys
 import types
@@ -46,7 +47,8 @@ class Option:
     @property
     def takes_many(self) -> bool:
         """Whether it is a list: as a positional option, of all the arguments without a name."""
-        return typing.get_origin(self.type) in (list, tuple)
+        kinds = (self.type, *typing.get_args(self.type))
+        return any(typing.get_origin(kind) in (list, tuple) for kind in kinds)
 
     @property
     def is_switch(self) -> bool:
@@ -210,9 +212,14 @@ def _named(argument: str, pending: list[str], table: Mapping[str, Option]) -> tu
         return key.removeprefix("no_"), "false"
     if key not in named:
         raise ConfigError.unknown_key(f"--{name}", named.values())
-    if not has_value and (not pending or pending[0].startswith("--")):
+    if not has_value and pending and not pending[0].startswith("--"):
+        value = pending.pop(0)
+    if not value:  # also that of an empty variable of the shell
         raise ConfigError(f"{named[key]} needs a value")
-    return key, value if has_value else pending.pop(0)
+    is_list = key in table and table[key].takes_many
+    if is_list and pending and _NUMBER.fullmatch(pending[0]) and not os.path.exists(pending[0]):
+        raise ConfigError(f"{named[key]}: a list is one argument: {value},{pending[0]}")
+    return key, value
 
 
 def _check(option: Option, value: Any, where: str) -> Any:

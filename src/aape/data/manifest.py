@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from aape.data.audio.decoding import AUDIO_EXTENSIONS
 from aape.data.clips import Clip
@@ -20,6 +20,7 @@ from aape.data.tables import TABLE_EXTENSIONS, text_encoding
 from aape.errors import DataError
 
 BadInputs: TypeAlias = list[tuple[str, str]]  # name and reason
+PathT = TypeVar("PathT")
 _EXTENSIONS = " ".join(AUDIO_EXTENSIONS)
 
 
@@ -100,16 +101,11 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
         bad.append((str(error.filename), f"a folder that cannot be read: {error.strerror or error}"))
 
     is_list = isinstance(inputs, Iterable) and not (isinstance(inputs, (str, bytes)) or hasattr(inputs, "read"))
-    items: Iterable[object] = inputs if is_list else [inputs]  # type: ignore[assignment]
-    for item in items:
+    for item in expanded(inputs if is_list else [inputs]):  # type: ignore[arg-type]
         if not isinstance(item, (str, os.PathLike)):
             raise DataError(f"{type(item).__name__}: not a path; `embed` and `classify` take arrays and open files")
         entry = os.fspath(item)
-        if entry == "-":
-            more_clips, more_bad = read_inputs(_names_on_stdin())
-            clips += more_clips
-            bad += more_bad
-        elif os.path.isdir(entry):
+        if os.path.isdir(entry):
             count = len(clips) + len(bad)
             for file in _walk(Path(entry), (*AUDIO_EXTENSIONS, ".tar"), is_closed):
                 _add_file(str(file), clips, bad)
@@ -141,6 +137,11 @@ def _add_file(file: str, clips: list[Clip], bad: BadInputs) -> None:
     clips += members
     if not members:
         bad.append((file, f"no audio in it (looked for {_EXTENSIONS})"))
+
+
+def expanded(inputs: Iterable[PathT]) -> list[PathT | str]:
+    """Return inputs with the names on standard input in place of `-`; DataError if there are none."""
+    return [name for item in inputs for name in (_names_on_stdin() if str(item) == "-" else [item])]
 
 
 def _names_on_stdin() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from aape.data.clips import Clip
+from aape.data.manifest import expanded
 from aape.errors import ConfigError
 from aape.runs.files import file_state
 
@@ -28,7 +29,13 @@ def chunk_key(clips: Sequence[Clip]) -> list[object]:
     return [[c.name, c.path, file_state(c.path), c.offset, c.size, c.start, c.end] for c in clips]
 
 
-def check_inputs(inputs: Sequence[str], world: int) -> None:
-    """Refuse names on standard input for several processes, of which one would get them: ConfigError."""
+def named_inputs(inputs: Sequence[str], world: int) -> list[str]:
+    """Return inputs with the names on standard input in place of `-`.
+
+    Raises:
+        ConfigError: there are several processes, of which one would get the names.
+        DataError: there are none.
+    """
     if world > 1 and "-" in inputs:
         raise ConfigError("-: one of several processes would get the names: write them into a table")
+    return expanded(inputs)

@@ -101,7 +101,7 @@ def track_names(inputs: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     Where two would have one name, as those of `a.wav` and `a.flac`, all keep the ending of their file.
     """
     paths = {file: os.path.abspath(file) for file in files}
-    folders = [entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in inputs if entry != "-"]
+    folders = [entry if os.path.isdir(entry) else os.path.dirname(entry) for entry in inputs]
     try:
         base = os.path.commonpath([*map(os.path.abspath, folders), *map(os.path.dirname, paths.values())])
     except ValueError as error:

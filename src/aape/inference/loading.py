@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -60,4 +61,5 @@ def random_model(model: AudioModel, seed: int) -> AudioModel:
         torch.manual_seed(seed)
         encoder = AudioEncoder(model.encoder.config)
     encoder.to(model.device, model.encoder.cls_token.dtype)
-    return AudioModel(encoder, model.front_end, loop_to=model.loop_to, pool=model.pool, layers=model.layers)
+    options: dict[str, Any] = {name: getattr(model, name) for name in ("loop_to", "pool", "layers", "precision")}
+    return AudioModel(encoder, model.front_end, **options)

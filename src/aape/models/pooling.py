@@ -5,6 +5,7 @@ Letters: B clips, N = Nf * Nt patch tokens of Nf frequency and Nt time patches, 
 
 from __future__ import annotations
 
+import numbers
 import typing
 from collections.abc import Sequence
 
@@ -80,11 +81,12 @@ def check_pooling(kind: str, layers: Sequence[int], depth: int) -> tuple[Pool, t
     """
     if kind not in POOLS:
         raise ConfigError(f"pool: expected {', '.join(POOLS[:-1])} or {POOLS[-1]}, got {kind!r}")
+    layers = layers.tolist() if isinstance(layers, np.ndarray) else layers
     if not isinstance(layers, Sequence) or isinstance(layers, str):
         raise ConfigError(f"layers: expected a list of blocks, got {layers!r}")
     for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 1 <= layer <= depth:
+        if isinstance(layer, bool) or not isinstance(layer, numbers.Integral) or not 1 <= layer <= depth:
             raise ConfigError(f"layers: the encoder has blocks 1 to {depth}, and no {layer!r}")
     if len(set(layers)) < len(layers):
         raise ConfigError(f"layers: a block is named twice in {list(layers)}")
-    return kind, tuple(sorted(layers)) or (depth,)
+    return kind, tuple(sorted(map(int, layers))) or (depth,)

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias, TypeVar
 
 from aape.errors import ConfigError, writing
-from aape.runs.files import file_state, replacing
+from aape.runs.files import replacing
 from aape.runs.lock import SHARED_NAME, acquire, locked, ranks, release
 
 SECONDS_TO_BEGIN = 600.0  # that others wait for rank 0
+SECONDS_TO_JOIN = 60.0  # that rank 0, when all is done, waits for those that have not begun
 SECONDS_TO_LOOK = 0.2  # between looks at what other processes do
 _END = struct.Struct("<QQI")  # bytes of a body and of the notes behind it, CRC-32 of both
 Progress: TypeAlias = Callable[[int, int], None]
@@ -94,20 +95,12 @@ class Chunks:
     def __init__(self, out: Path) -> None:
         self.rank, self.world = ranks()
         self.folder = out / ".partial" if out.is_dir() else out.with_name(f"{out.name}.partial")
-        self._out = out
-        self._before = self._state()
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._left: set[int] = set()
         self._mine: set[int] = set()
         self._elsewhere, self._looked = 0, -math.inf
         self._descriptor = -1
-
-    def _state(self) -> list[tuple[int, int]]:
-        """Return what tells one result from another."""
-        files = sorted(self._out.rglob("*")) if self._out.is_dir() else [self._out]
-        states = (file_state(path) for path in files if self.folder not in path.parents and path.is_file())
-        return [state for state in states if state is not None]
 
     @property
     def is_lead(self) -> bool:
@@ -139,21 +132,19 @@ class Chunks:
             try:
                 yield
                 if self.is_lead:
-                    # One that comes late must not find chunks that have gone, and do them again.
+                    self._wait_for_all()
+                    # One that has fallen behind must not find chunks that have gone, and do them again.
                     acquire(self._descriptor, 1, waits=True)
                     shutil.rmtree(self.folder, ignore_errors=True)
-                elif (
-                    self._descriptor >= 0
-                    and acquire(self._descriptor, _LEAD, 1, is_shared=True)
-                    and self.folder.exists()
-                ):
+                elif acquire(self._descriptor, _LEAD, 1, is_shared=True) and self.folder.exists():
                     raise ConfigError("rank 0 has ended before the others: start the command again, it goes on")
             finally:
-                if self._descriptor >= 0:
-                    os.close(self._descriptor)
+                os.close(self._descriptor)
 
     def _lead(self, plan: Mapping[str, object]) -> int:
         """Say what the work is, and then by a lock that it has begun."""
+        for path in self.folder.glob(f"{SHARED_NAME}-*"):  # an earlier run
+            path.unlink()
         path, content = self.folder / SHARED_NAME, json.dumps(plan).encode()
         with writing(path, len(content)):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
@@ -163,7 +154,7 @@ class Chunks:
         return descriptor
 
     def _follow(self, plan: Mapping[str, object]) -> int:
-        """Wait until rank 0 has begun, and do the same work; -1 if the result is there already."""
+        """Wait until rank 0 has begun, and do the same work."""
         until = time.monotonic() + SECONDS_TO_BEGIN
         while True:
             with contextlib.suppress(FileNotFoundError):
@@ -171,9 +162,6 @@ class Chunks:
                 if not acquire(descriptor, _LEAD, 1, is_shared=True):
                     break
                 os.close(descriptor)
-            if self._state() not in ([], self._before):
-                self._left = set()
-                return -1
             if time.monotonic() > until:
                 raise ConfigError(
                     f"rank {self.rank}: rank 0 has not begun within {SECONDS_TO_BEGIN / 60:g} minutes: "
@@ -186,7 +174,14 @@ class Chunks:
             os.close(descriptor)
             names = ", ".join(other)
             raise ConfigError(f"rank {self.rank}: {names} not as in rank 0: start all with the same files and options")
+        (self.folder / f"{SHARED_NAME}-{self.rank}").touch()
         return descriptor
+
+    def _wait_for_all(self) -> None:
+        """Give those that have not begun some time to find that all is done."""
+        until = time.monotonic() + SECONDS_TO_JOIN
+        while len(list(self.folder.glob(f"{SHARED_NAME}-*"))) < self.world - 1 and time.monotonic() < until:
+            time.sleep(SECONDS_TO_LOOK)
 
     def fill(
         self,

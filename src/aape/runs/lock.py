@@ -18,9 +18,9 @@ from aape.errors import ConfigError, one_line, writing
 from aape.runs.files import make_folder, sweep
 
 LOCK_NAME = ".lock"
-SHARED_NAME = ".shared"  # of what processes share in a folder, see aape.runs.chunks
+SHARED_NAME = ".shared"  # how the names of what processes share in a folder begin, see aape.runs.chunks
 # What a run writes before its first step
-_HEADER = {LOCK_NAME, SHARED_NAME, "config.yaml", "environment.json", "data.sha256", "stats.json", "hparams.yml",
+_HEADER = {LOCK_NAME, "config.yaml", "environment.json", "data.sha256", "stats.json", "hparams.yml",
            ".plan.json", "aape-demo"}  # fmt: skip
 _held: set[tuple[int, int]] = set()  # device and inode of this process's locks
 
@@ -51,11 +51,11 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
             raise
         sweep(folder)
         names = {path.name for path in folder.rglob("*") if path.is_file()}
-        is_header = all(name in _HEADER or name.startswith("events.out.tfevents") for name in names)
+        is_header = all(name in _HEADER or name.startswith(("events.out.tfevents", SHARED_NAME)) for name in names)
         if (
             folder.absolute() in made
             and is_header
-            and (isinstance(error, Exception) or names <= {LOCK_NAME, SHARED_NAME})
+            and (isinstance(error, Exception) or all(name.startswith((LOCK_NAME, SHARED_NAME)) for name in names))
         ):
             shutil.rmtree(folder)
             _remove(made[1:])
