@@ -1,4 +1,4 @@
-"""What embedding many files, and many windows, costs beside its parts; and bfloat16 beside float32.
+"""What embedding many files, and many windows, costs beside its parts; and bfloat16 and torch.compile beside float32.
 
     python benchmarks/embedding_speed.py FOLDER [--turns 7] [--files 200] [--minutes 60]
 
@@ -23,7 +23,7 @@ import torch
 
 from aape.data.clips import Clip, load_clip
 from aape.data.manifest import read_inputs
-from aape.inference import load_model
+from aape.inference import AudioModel, load_model
 from aape.inference.encoding import CPU_BATCH_FRAMES, spectrograms
 from aape.inference.pipeline import _batches
 from aape.inference.reading import read_clips
@@ -83,18 +83,21 @@ def files_beside_parts(clips: list[Clip], turns: int) -> dict[str, Any]:
 
 
 def bfloat16_beside_float32(clips: list[Clip], turns: int) -> dict[str, Any]:
-    """Time both precisions at base, and compare the vectors of every pool."""
+    """Time both precisions at base, and compiled blocks in float32; compare the vectors of every pool."""
     sounds = [np.resize(load_clip(clip), 6 * RATE) for clip in clips[:16]]
     models = {precision: build("base", precision=precision) for precision in ("float32", "bfloat16")}
+    models["compiled"] = build("base").compile()
     seconds = time_in_turns(
         {name: lambda model=model: model.embed(sounds, RATE) for name, model in models.items()}, turns
     )
     cosines = {}
     for kind in POOLS:
-        one, other = (model.embed(sounds, RATE, pool=kind).astype(np.float64) for model in models.values())
+        pair = (models[name].embed(sounds, RATE, pool=kind) for name in ("float32", "bfloat16"))
+        one, other = (vectors.astype(np.float64) for vectors in pair)
         products = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         cosines[kind] = float(products.min())
-    return {"seconds": seconds, "times_as_fast": seconds["float32"] / seconds["bfloat16"], "smallest_cosine": cosines}
+    times = {name: seconds["float32"] / seconds[name] for name in ("bfloat16", "compiled")}
+    return {"seconds": seconds, "times_as_fast": times, "smallest_cosine": cosines}
 
 
 def windows_beside_plain(folder: Path, minutes: int, turns: int) -> dict[str, Any]:
@@ -116,23 +119,25 @@ def windows_beside_plain(folder: Path, minutes: int, turns: int) -> dict[str, An
 
 def from_decoded_sound(turns: int, num_clips: int = 4096, batch: int = 64) -> dict[str, Any]:
     """Time clips of 6 s that lie in memory, through `base` in its device's precision; and the share of its peak."""
-    model = build("base")
+    model, compiled = build("base"), build("base").compile()
     clip = noise(6)
 
-    def embed() -> None:
+    def embed(model: AudioModel) -> None:
         sounds = ([clip] for _ in range(num_clips))
         for _ in model._vectors(
             model._stream(sounds, model._cut()), model._cut(), batch_size=batch, is_repeatable=True
         ):
             pass
 
-    seconds = time_in_turns({"embed": embed}, turns)["embed"]
+    forms = {"plain": lambda: embed(model), "compiled": lambda: embed(compiled)}
+    seconds = time_in_turns(forms, turns)
     x = torch.zeros(1, 1, model.log_mel.n_mels, 608, device=model.device)
     operations_per_clip = operations(lambda: model._tokens(x))
-    rate, name = num_clips / seconds, torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    rate, name = num_clips / seconds["plain"], torch.cuda.get_device_name() if DEVICE == "cuda" else ""
     peak = next((peak for key, peak in BFLOAT16_PEAK.items() if key in name), None)
     share = peak and rate * operations_per_clip / peak
     return {"clips": num_clips, "batch": batch, "precision": model.precision, "clips_per_second": rate,
+            "compiled_times_as_fast": seconds["plain"] / seconds["compiled"],
             "operations_per_clip": operations_per_clip, "share_of_peak": share}  # fmt: skip
 
 

@@ -46,6 +46,7 @@ class ClassifyConfig:
         min_duration: leave out events that are shorter, in seconds.
         min_gap: join windows of a label that are less than this apart, in seconds.
         precision: arithmetic; auto is bfloat16 on a GPU and float32 elsewhere.
+        compile: compile the encoder's blocks with torch.compile.
         batch: clips per forward pass, at most; on a CPU no more than 12 s of sound.
         workers: processes that read and resample ahead of the model; 0 for this one.
         device: where to run.
@@ -63,6 +64,7 @@ class ClassifyConfig:
     min_duration: float = 0.0
     min_gap: float = 0.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
     batch: int = 16
     workers: int = 0
     device: Device = "auto"
@@ -121,7 +123,7 @@ def classify(config: ClassifyConfig) -> None:
         inputs = named_inputs(config.inputs, chunks.world)
         if results is None and chunks.world > 1:
             raise ConfigError("several processes: name a file for their results, --out or --events")
-        model = load_model(config.model, config.device, precision=config.precision)
+        model = load_model(config.model, config.device, precision=config.precision, compile=config.compile)
         model.require_head()
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         clips, unlisted = read_inputs(inputs)

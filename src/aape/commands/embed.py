@@ -45,6 +45,7 @@ class EmbedConfig:
         hop: seconds from one window to the next; by default the window's length.
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. By default the model's.
         precision: arithmetic; auto is bfloat16 on a GPU and float32 elsewhere.
+        compile: compile the encoder's blocks with torch.compile.
         root: folder that the names in `file` are relative to; by default they are as in the inputs.
         batch: clips per forward pass, at most; on a CPU no more than 12 s of sound.
         workers: processes that read and resample ahead of the model; 0 for this one.
@@ -60,6 +61,7 @@ class EmbedConfig:
     hop: float | None = None
     loop_to: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
     root: str | None = None
     batch: int = 16
     workers: int = 0
@@ -103,7 +105,7 @@ def embed(config: EmbedConfig) -> None:
     inputs = named_inputs(config.inputs, chunks.world)
     if config.root is not None and not Path(config.root).is_dir():
         raise ConfigError(f"root: {config.root}: no such folder")
-    options = {name: getattr(config, name) for name in ("pool", "layers", "loop_to", "precision")}
+    options = {name: getattr(config, name) for name in ("pool", "layers", "loop_to", "precision", "compile")}
     with folder_for(out):
         model = load_model(config.model, config.device, **options)
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)

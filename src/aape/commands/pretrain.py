@@ -237,7 +237,7 @@ class Pretraining:
         return crop_spectrograms(waveform, num_samples, self.log_mel, encoder.num_frames, encoder.patch_size)
 
     def _make_loop(self, num_clips: int) -> Loop:
-        from aape.runs.devices import autocast
+        from aape.runs.devices import autocast, require_compiler
         from aape.runs.files import Records
         from aape.runs.guards import BadFiles, CollapseAlarm
         from aape.runs.loop import Loop
@@ -248,6 +248,7 @@ class Pretraining:
         parts: dict[str, Any] = {"method": self.method, "statistics": self.clip_statistics}
         modules = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         if optim.compile:
+            require_compiler(self.device)
             self.method.compile(dynamic=False)
         self.bad = BadFiles(num_clips, config.max_bad_fraction, Records(self.out / BAD_NAME))
         self.alarm = CollapseAlarm(config.clips // (self.accelerator.num_processes * optim.accumulate))

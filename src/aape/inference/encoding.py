@@ -25,7 +25,7 @@ from aape.inference.segments import Blocks, Cut, End, FloatArray, Segment, cutti
 from aape.models.config import MAX_LOOP_TO, FrontEndConfig
 from aape.models.encoder import AudioEncoder
 from aape.models.pooling import check_pooling, merge, pool, pooled_dim
-from aape.runs.devices import autocast
+from aape.runs.devices import autocast, require_compiler
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,6 +71,7 @@ class FrozenEncoder:
         self.loop_to = loop_to
         self.pool, self.layers = check_pooling(pool, layers, len(encoder.blocks))
         self._precision = precision
+        self._is_compiled = False
         self._modules = nn.ModuleList([encoder])
 
     @property
@@ -107,9 +108,22 @@ class FrozenEncoder:
         self._modules.double()
         return self
 
+    def compile(self) -> Self:
+        """Compile the blocks with torch.compile at their first use, for sounds of any length, in place.
+
+        Raises:
+            ConfigError: this computes on a CPU, and there is no compiler.
+        """
+        require_compiler(self.device)
+        for block in self.encoder.blocks:
+            block.compile(dynamic=True)
+        self._is_compiled = True
+        return self
+
     def fingerprint(self, *, with_head: bool = False) -> str:
         """Return a digest of all that a vector depends on besides the sound, and if asked for of the classifier."""
-        digest = hashlib.sha256(f"{self.loop_to} {self.pool} {self.layers} {self.precision}".encode())
+        settings = (self.loop_to, self.pool, self.layers, self.precision, self._is_compiled)
+        digest = hashlib.sha256(" ".join(map(str, settings)).encode())
         for config in (self.encoder.config, self.front_end):
             digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
         for name, tensor in sorted((self._modules if with_head else self.encoder).state_dict().items()):

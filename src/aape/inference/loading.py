@@ -22,6 +22,7 @@ def load_model(
     layers: Sequence[int] | None = None,
     loop_to: float | None = None,
     precision: str = "auto",
+    compile: bool = False,
 ) -> AudioModel:
     """Load a model for use. What is None is what the model recommends, saved with it.
 
@@ -34,14 +35,15 @@ def load_model(
         layers: blocks, counted from 1, whose outputs are averaged before; none for the last.
         loop_to: length in seconds that shorter sounds are looped to; 0 takes them as they are. `tiny` has 3.
         precision: "float32", "bfloat16", or "auto", bfloat16 on a GPU and float32 elsewhere.
+        compile: compile the blocks with torch.compile, which takes some seconds at the first sound.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged.
-        ConfigError: there is no such device, pool, block or precision, or `loop_to` is outside 0 to 600.
+        ConfigError: there is no such device, pool, block, precision or compiler, or `loop_to` is outside 0 to 600.
     """
     target = resolve_device(device)
     saved = read_model(name_or_path)
-    return AudioModel(
+    model = AudioModel(
         saved.encoder,
         saved.front_end,
         head=saved.head,
@@ -53,6 +55,7 @@ def load_model(
         layers=saved.layers if layers is None else layers,
         precision=precision,
     ).to(target)
+    return model.compile() if compile else model
 
 
 def random_model(model: AudioModel, seed: int) -> AudioModel:

@@ -6,6 +6,8 @@ import contextlib
 import gc
 import importlib.util
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Return the context of forward passes: "bfloat16", "float32", or "auto", bfloat16 where the hardware has it."""
     is_bfloat16 = has_fast_bfloat16(device) if precision == "auto" else precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Refuse torch.compile on a CPU without the compiler that it calls: a ConfigError."""
+    name = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    if device.type == "cpu" and shutil.which(name) is None:
+        raise ConfigError(f"compile: there is no {name} here: install it, or name another C++ compiler in CXX")
 
 
 def start_ranks(
