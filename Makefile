@@ -52,9 +52,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two processes of one thread each are faster than threads that compete for the cores.
+# Two processes of one thread each are faster than threads that compete for the cores; a file, with its fixtures, is for one.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
 test-kernels: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install --quiet triton

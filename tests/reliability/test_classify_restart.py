@@ -63,6 +63,8 @@ def test_killed_and_restarted(desk):
 
 def test_a_rank_is_killed_and_the_other_ends_with_the_bytes_of_one(desk):
     lead, killed = [start(desk, "two", rank, 2) for rank in (0, 1)]
+    while lead.poll() is None and not (desk / "two.json.partial/.shared-1").exists():
+        time.sleep(0.002)
     wait_for(desk, "two", 6)
     killed.kill()
     assert killed.communicate()[0] == ""

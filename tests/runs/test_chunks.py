@@ -22,7 +22,7 @@ from aape.errors import AapeError
 from aape.runs import chunks
 from aape.runs.chunks import Chunks
 
-chunks.SECONDS_TO_JOIN = 10.0
+chunks.SECONDS_TO_JOIN = 3.0
 out, seconds, setting = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 chunks = Chunks(out)
 print(flush=True)
@@ -121,7 +121,7 @@ def test_one_that_comes_late_finds_nothing_to_do(tmp_path, has_begun):
     """It must neither wait for ever nor begin anew, and a result of an earlier run is not this one's."""
     out = tmp_path / "out"
     out.write_text("of an earlier run")
-    late = start(out, 1, delay=2.0) if has_begun else None
+    late = start(out, 1, delay=1.5) if has_begun else None
     lead = start(out, 0, seconds=0.0)
     while out.read_text() == "of an earlier run":
         time.sleep(0.005)

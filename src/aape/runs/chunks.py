@@ -28,7 +28,7 @@ from aape.runs.files import replacing
 from aape.runs.lock import SHARED_NAME, acquire, locked, ranks, release
 
 SECONDS_TO_BEGIN = 600.0  # that others wait for rank 0
-SECONDS_TO_JOIN = 60.0  # that rank 0, when all is done, waits for those that have not begun
+SECONDS_TO_JOIN = 30.0  # that rank 0, when all is done, waits for those that have not begun
 SECONDS_TO_LOOK = 0.2  # between looks at what other processes do
 _END = struct.Struct("<QQI")  # bytes of a body and of the notes behind it, CRC-32 of both
 Progress: TypeAlias = Callable[[int, int], None]
@@ -168,13 +168,13 @@ class Chunks:
                     f"start all with the same --out, on a file system with locks"
                 )
             time.sleep(SECONDS_TO_LOOK)
+        (self.folder / f"{SHARED_NAME}-{self.rank}").touch()
         lead = json.loads(os.read(descriptor, os.fstat(descriptor).st_size))
         other = [name for name in plan if lead.get(name) != plan[name]]
         if other:
             os.close(descriptor)
             names = ", ".join(other)
             raise ConfigError(f"rank {self.rank}: {names} not as in rank 0: start all with the same files and options")
-        (self.folder / f"{SHARED_NAME}-{self.rank}").touch()
         return descriptor
 
     def _wait_for_all(self) -> None:
