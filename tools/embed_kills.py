@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 import soundfile
 
-from aape.data.audio.decoding import read_audio
+from aape.data.clips import load_clip
 from aape.data.manifest import read_inputs
 
 RATE = 16000
@@ -33,10 +33,10 @@ BAD_EVERY = 50
 def write_files(folder: Path, data: Path, count: int, seed: int = 0) -> Path:
     """Cut short sounds of many lengths from real recordings, and put files among them that are none."""
     folder.mkdir()
-    recordings, draw = [clip.path for clip in read_inputs([data])[0]], random.Random(seed)
+    recordings, draw = read_inputs([data])[0], random.Random(seed)
     for index in range(count):
         path = folder / f"{index:04}.wav"
-        wave = read_audio(draw.choice(recordings), sample_rate=RATE)
+        wave = load_clip(draw.choice(recordings), sample_rate=RATE)
         length = min(len(wave), draw.randint(RATE // 10, RATE // 2))
         start = draw.randint(0, len(wave) - length)
         soundfile.write(path, wave[start : start + length], RATE)
