@@ -262,6 +262,10 @@ def test_a_table_that_cannot_be_read_hides_no_other_input(folder: Path) -> None:
     clips, bad = read_inputs([folder / "bad.csv", folder / "b.wav"])
     assert [clip.name for clip in clips] == [str(folder / "b.wav")]
     assert bad == [(str(folder / "bad.csv"), "1 of 1 listed files are missing, the first is 'gone.wav'")]
+    write_csv(folder / "bad.csv", "file,start,end", "b.wav,90,91")
+    ((name, reason),) = read_inputs([folder / "bad.csv"])[1]
+    assert name == str(folder / "bad.csv")
+    assert reason.startswith("line 2: ")
 
 
 def test_names_that_a_link_makes_different_stay_apart(tmp_path: Path) -> None:

@@ -76,11 +76,20 @@ def test_an_empty_batch(embedder):
     assert result["error"].dtype.kind == "U"
 
 
+def test_other_columns_are_left_as_they_are(embedder):
+    """Labels are lists of any length, and a number must not become text."""
+    files = [NOTES[0].read_bytes()] * 2
+    others = {"tags": [["x"], ["y", "z"]], "mixed": [1, "a"], "big": [2**53 + 1, 0.5]}
+    result = embedder({"bytes": files, **others})
+    assert {name: result[name] for name in others} == others
+
+
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
         ({"path": ["a"], "text": ["b"]}, "no column bytes or content in a batch of path, text"),
         ([b"RIFF"], "a mapping of columns or a data frame, got list"),
+        ({"bytes": [b"", b""], "id": [1, 2, 3]}, "column id has 3 rows, and bytes has 2"),
     ],
 )
 def test_another_batch_is_refused(embedder, batch, message):

@@ -25,7 +25,9 @@ def noise(num_samples, seed=0):
     return 0.1 * np.random.default_rng(seed).standard_normal(num_samples).astype(np.float32)
 
 
-@pytest.mark.parametrize("num_samples", [1, 500, 513, 160 * 1023, 160 * 1024 - 1, 160 * 1024, 160 * 1024 + 1, 400_003])
+@pytest.mark.parametrize(
+    "num_samples", [1, 500, 513, 160 * 1023, 160 * 1024 - 1, 160 * 1024, 160 * 1024 + 1, 160 * 1216, 400_003]
+)
 @pytest.mark.parametrize("block", [777, 97_280, 10**9])
 def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     """However a file is read, its windows must be the same numbers: a seam would look like a click."""
@@ -34,7 +36,7 @@ def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     blocks = (wave[i : i + block] for i in range(0, num_samples, block))
     *windows, end = segments(3, blocks, cutting(FRONT_END, 16))
     assert end == End(3, None, num_samples / RATE)
-    num_frames = 1 + num_samples // 160
+    num_frames = 1 + num_samples // 160 if num_samples < 160 * 1024 else -(-num_samples // 160)  # none at a cut's edge
     sizes = (
         [num_frames]
         if num_frames <= 1024
@@ -42,7 +44,7 @@ def test_windows_are_those_of_the_whole_log_mel(num_samples, block):
     )
     whole = log_mel(torch.from_numpy(wave)[None])[0, 0]
     assert len(windows) == len(sizes)
-    for window, part in zip(windows, whole.split(sizes, dim=-1), strict=True):
+    for window, part in zip(windows, whole[:, : sum(sizes)].split(sizes, dim=-1), strict=True):
         frames = spectrograms([window], log_mel, torch.device("cpu"), torch.float64)[0, 0]
         assert frames.shape[-1] == -(-part.shape[-1] // 16) * 16 == window.padded
         torch.testing.assert_close(frames[:, : part.shape[-1]], part, atol=1e-10, rtol=0)

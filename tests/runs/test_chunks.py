@@ -187,14 +187,16 @@ def test_ranks_that_make_no_sense_are_one_line(tmp_path, monkeypatch):
             Chunks(tmp_path / "out")
 
 
-def test_a_rank_without_rank_0_gives_up(tmp_path, monkeypatch):
+def test_a_rank_without_rank_0_gives_up(tmp_path, monkeypatch, capsys):
     """Where another machine sees another disk, or a file system has no locks, it would wait for ever."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(chunks_module, "SECONDS_TO_BEGIN", 0.3)
+    monkeypatch.setattr(chunks_module, "SECONDS_TO_BEGIN", 0.8)
+    monkeypatch.setattr(chunks_module, "SECONDS_TO_JOIN", 0.1)
     with pytest.raises(ConfigError, match="rank 0 has not begun"), Chunks(tmp_path / "out").opened({}, [[0]]):
         pass
     assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err == "rank 1 waits for rank 0 to begin\n"
 
 
 def test_where_there_are_no_locks_one_process_goes_on(tmp_path, monkeypatch):

@@ -135,7 +135,7 @@ def classify(config: ClassifyConfig) -> None:
             refuse_overwriting("events", event_files.paths(), [*read, *filter(None, [config.out])], folder)
         work = _Work(config, model, clips)
         with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
-            with progress_bar("classifying", len(clips), is_shown=chunks.is_lead) as progress:
+            with progress_bar("classifying", len(clips), is_shown=chunks.is_lead and bool(clips)) as progress:
                 chunks.fill(work.pieces, work.compute, work.keep, progress)
             if not chunks.is_lead:
                 return

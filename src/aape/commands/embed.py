@@ -116,7 +116,7 @@ def embed(config: EmbedConfig) -> None:
             names = _relative(names, config.root)
         work = _Work(config, model, list(chunked(clips, config.batch)), names, chunks)
         with chunks.opened(work.settings(), map(chunk_key, work.pieces)):
-            with progress_bar("embedding", len(clips), is_shown=chunks.is_lead) as progress:
+            with progress_bar("embedding", len(clips), is_shown=chunks.is_lead and bool(clips)) as progress:
                 chunks.fill(work.pieces, work.compute, work.keep, progress)
             if not chunks.is_lead:
                 return

@@ -116,7 +116,7 @@ def read_inputs(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
             try:
                 listed = read_rows(Path(entry), {})
             except DataError as error:
-                bad.append((entry, str(error).removeprefix(f"{entry}: ")))
+                bad.append((entry, str(error).removeprefix(entry).lstrip(":, ")))
                 continue
             clips += [dataclasses.replace(clip, name=os.path.join(folder, clip.name)) for clip in listed]
         else:

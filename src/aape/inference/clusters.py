@@ -40,15 +40,15 @@ class Embedder:
         """Embed a batch.
 
         Args:
-            batch: columns of equal length, a mapping of arrays or a data frame: the files' contents in `bytes` or
-                `content`, their names in `path` if there are any, and whatever else.
+            batch: columns of equal length, a mapping of arrays or lists, or a data frame: the files' contents in
+                `bytes` or `content`, their names in `path` if there are any, and whatever else.
 
         Returns:
             The other columns; `embedding` (n, E) float32; `error`, text, empty for a file that could be read; and with
             `window` also `start` and `end` in seconds. A file that cannot be read has one row, of NaN.
 
         Raises:
-            ConfigError: no column of contents.
+            ConfigError: no column of contents, or columns of other lengths.
         """
         if not hasattr(batch, "keys"):
             raise ConfigError(f"a batch is a mapping of columns or a data frame, got {type(batch).__name__}")
@@ -56,6 +56,9 @@ class Embedder:
         if content is None:
             raise ConfigError(f"no column {' or '.join(CONTENT)} in a batch of {', '.join(map(str, batch))}")
         files = list(batch[content])
+        for name in batch:
+            if len(batch[name]) != len(files):
+                raise ConfigError(f"column {name} has {len(batch[name])} rows, and {content} has {len(files)}")
         names = list(batch["path"]) if "path" in batch else [f"file {index}" for index in range(len(files))]
         stream = self.model._stream(map(self._blocks, files, names), self._cut)
         rows: list[Embedded] = []
@@ -68,7 +71,7 @@ class Embedder:
                 item = Embedded(item.row, np.nan, np.nan, np.full(self.model.embed_dim, np.nan))
             rows.append(item)
         index = [row.row for row in rows]
-        columns = {name: np.asarray(batch[name])[index] for name in batch if name != content}
+        columns = {name: _rows(batch[name], index) for name in batch if name != content}
         vectors = np.array([row.vector for row in rows], self.model._dtype).reshape(-1, self.model.embed_dim)
         columns |= {"embedding": vectors, "error": np.array([errors.get(row, "") for row in index], np.str_)}
         if self._cut.is_asked:
@@ -80,3 +83,8 @@ class Embedder:
         if not isinstance(content, (bytes, bytearray, memoryview)):
             raise AudioError(name, f"{type(content).__name__}: not the bytes of a file")
         yield from stream_audio(bytes(content), sample_rate=self.model.log_mel.sample_rate, name=name)
+
+
+def _rows(column: Any, index: list[int]) -> Any:
+    """Return rows of a column; a list stays one, as its values may be of any kind."""
+    return [column[row] for row in index] if isinstance(column, list) else np.asarray(column)[index]

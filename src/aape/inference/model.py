@@ -158,8 +158,9 @@ class AudioModel(FrozenEncoder):
 
         Returns:
             The tokens of `self.layers` of each time patch, low frequencies first, (Nt, Nf * D), float32; the patches'
-            centres (Nt,) in ms; and their bounds (Nt, 2) in ms, the last end being that of the sound. Of a looped
-            sound, those of its first pass only: as many as without looping.
+            centres (Nt,) in ms; and their bounds (Nt, 2) in ms, the last end being that of the sound. A short sound of
+            whole patches has one more, of its last frame alone, whose bounds are equal. Of a looped sound, those of its
+            first pass only: as many as without looping.
 
         Raises:
             AudioError: the sound cannot be used, or is a batch.

@@ -154,13 +154,12 @@ def _segments(row: int, blocks: Blocks, cut: Cut, length: int | None) -> Generat
         """Say whether no window is left that begins at `first`, with so many samples read and to come."""
         stop = num_samples if length is None or not cut.is_asked else length
         before = first - cut.hop + cut.window  # the end of the last window
-        if not cut.is_asked:
-            return before > stop // step
-        return first > 0 and (before * step >= stop or stop - first * step < cut.patch_size * step)
+        is_short = cut.is_asked and stop - first * step < cut.patch_size * step
+        return first > 0 and (before * step >= stop or is_short)
 
     for block in blocks:
         held = np.concatenate([held, block]) if held.size else block
-        is_long = is_long or origin + len(held) >= cut.whole * step
+        is_long = is_long or origin + len(held) > cut.whole * step
         while is_long and origin + len(held) > (first + cut.window - 1) * step + cut.reach:
             if cut.is_asked and length is not None and is_covered(length):
                 return length

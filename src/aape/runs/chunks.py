@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -155,20 +156,23 @@ class Chunks:
 
     def _follow(self, plan: Mapping[str, object]) -> int:
         """Wait until rank 0 has begun, and do the same work."""
-        until = time.monotonic() + SECONDS_TO_BEGIN
+        begun, is_told = time.monotonic(), False
         while True:
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(self.folder / SHARED_NAME, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
                 if not acquire(descriptor, _LEAD, 1, is_shared=True):
+                    (self.folder / f"{SHARED_NAME}-{self.rank}").touch()
                     break
                 os.close(descriptor)
-            if time.monotonic() > until:
+            if time.monotonic() - begun > SECONDS_TO_BEGIN:
                 raise ConfigError(
-                    f"rank {self.rank}: rank 0 has not begun within {SECONDS_TO_BEGIN / 60:g} minutes: "
-                    f"start all with the same --out, on a file system with locks"
+                    f"rank {self.rank}: rank 0 has not begun within {SECONDS_TO_BEGIN / 60:g} minutes, or had ended "
+                    f"before: start all with the same --out, on a file system with locks"
                 )
+            if time.monotonic() - begun > SECONDS_TO_JOIN and not is_told:
+                print(f"rank {self.rank} waits for rank 0 to begin", file=sys.stderr, flush=True)
+                is_told = True
             time.sleep(SECONDS_TO_LOOK)
-        (self.folder / f"{SHARED_NAME}-{self.rank}").touch()
         lead = json.loads(os.read(descriptor, os.fstat(descriptor).st_size))
         other = [name for name in plan if lead.get(name) != plan[name]]
         if other:

@@ -107,8 +107,10 @@ def ended_by_signals() -> Iterator[None]:
     callbacks from C do, delays the end by `SECONDS_TO_END`.
     """
     timers: list[threading.Timer] = []
+    before = threading.excepthook
 
     def end(number: int) -> None:
+        threading.excepthook = lambda args: None  # a pool's thread may stumble over its killed workers
         kill_workers()
         timers.append(threading.Timer(SECONDS_TO_END, os._exit, (128 + number,)))
         timers[0].daemon = True
@@ -118,6 +120,7 @@ def ended_by_signals() -> Iterator[None]:
         with raising(end):
             yield
     finally:
+        threading.excepthook = before
         for timer in timers:
             timer.cancel()
 
