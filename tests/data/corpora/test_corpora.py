@@ -286,9 +286,9 @@ def test_every_task_says_what_it_is_trained_with():
     assert protocol("as2m", "finetuning")["balanced_draws"] == 200_000
     assert protocol("as20k", "finetuning")["balanced_draws"] == 0
     assert protocol("nsynth", "probing") == {
-        **{"steps": 50_000, "batch": 512},
-        **{"pool": "cls_mean", "layers": [], "loop_to": 0.0},  # whatever the model recommends
-    }
+        "steps": 50_000, "batch": 512,
+        "pool": "cls_mean", "layers": [], "loop_to": 0.0,  # whatever the model recommends
+    }  # fmt: skip
     assert protocol("esc50", "probing") == protocol("csv", "probing")
     with pytest.raises(AapeError):
         protocol("esc10", "probing")
