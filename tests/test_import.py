@@ -85,3 +85,31 @@ def test_the_core_works_without_transformers(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "aape.huggingface needs transformers: pip install 'aape[hub]'"
+
+
+WITHOUT_THE_TOOLS = """
+import importlib, importlib.abc, pkgutil, sys
+TOOLS = {"datasets", "hearvalidator", "mteb", "onnx", "onnxruntime", "sentence_transformers", "sklearn", "timm",
+         "torchcodec", "transformers", "xares", "xares_llm"}
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in TOOLS:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import aape.adapters
+for module in pkgutil.iter_modules(aape.adapters.__path__):
+    try:
+        importlib.import_module(f"aape.adapters.{module.name}")
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_no_adapter_needs_its_tool_before_it_is_used():
+    """Whoever uses one tool should not have to install the others; a class that is made of a tool's says what to do."""
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_TOOLS], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert all("pip install" in line for line in result.stdout.splitlines()), result.stdout
