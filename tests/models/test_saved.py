@@ -140,7 +140,8 @@ def test_saving_replaces_a_model_and_leaves_nothing_else(folder):
     """A crash or a second save must not leave temporary files, or half of the old model, in the folder."""
     save_model(folder, nano(seed=1, depth=1), FRONT_END)
     assert read_model(folder).encoder.config.depth == 1
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+    companions = {"modeling_aape.py", "preprocessor_config.json"}
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", *companions}
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from aape.models.companions import AUTO_MAP, CODE_NAME, write_companions
 from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 
 
@@ -49,7 +51,16 @@ class AaPEConfig(PretrainedConfig):
         use = {"pool": pool, "layers": layers}
         self.pool, chosen = read_pooling(use, made.depth, CONFIG_NAME)
         self.layers = list(chosen)
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "auto_map": dict(AUTO_MAP)})
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Do nothing: saved folders name this class, and hold no copy of its code."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write `config.json`, and what lets `trust_remote_code=True` read it."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        write_companions(save_directory, CODE_NAME)
 
     def to_diff_dict(self) -> dict[str, Any]:
         """Return what is written: both sections in full, also where they equal the defaults of this version."""

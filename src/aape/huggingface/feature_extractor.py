@@ -15,6 +15,7 @@ from aape.data.log_mel import LogMel
 from aape.errors import CheckpointError
 from aape.huggingface.configuration import AaPEConfig
 from aape.inference.recordings import open_sounds
+from aape.models.companions import AUTO_MAP, CODE_NAME, write_companions
 from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_end
 
 _LOG = logging.get_logger(__name__)
@@ -41,7 +42,8 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         if type(patch_size) is not int or not 1 <= patch_size <= MAX_PATCH_FRAMES:
             raise CheckpointError(f"patch_size: expected 1 to {MAX_PATCH_FRAMES} frames, got {patch_size!r}")
         derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
-        super().__init__(**{**kwargs, **derived, "return_attention_mask": True})
+        auto_map = {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
+        super().__init__(**{**kwargs, **derived, "return_attention_mask": True, "auto_map": auto_map})
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
 
     @classmethod
@@ -55,6 +57,16 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
         config = AaPEConfig.from_pretrained(name, **{key: kwargs.pop(key) for key in hub if key in kwargs})
         return {"front_end": config.front_end, "patch_size": config.encoder["patch_size"]}, kwargs
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoFeatureExtractor") -> None:
+        """Do nothing: saved folders name this class, and hold no copy of its code."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """Write `preprocessor_config.json`, and what lets `trust_remote_code=True` read it."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        write_companions(save_directory, CODE_NAME)
+        return files
 
     def __call__(
         self,

@@ -21,7 +21,7 @@ from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
 from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
-from aape.huggingface.feature_extractor import AaPEFeatureExtractor
+from aape.models.companions import write_companions
 from aape.models.config_file import CONFIG_NAME, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
@@ -60,6 +60,10 @@ class AaPEPreTrainedModel(PreTrainedModel):
         for name in model._fixed:
             model.get_parameter(name).requires_grad_(False)
         return loaded
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Do nothing: saved folders name this class, and hold no copy of its code."""
 
     def encode(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode spectrograms, each in one pass; padding has no influence on anything.
@@ -128,8 +132,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
             name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})
         super().save_pretrained(save_directory, *args, **kwargs)
-        extractor = AaPEFeatureExtractor(self.config.front_end, self.config.encoder["patch_size"])
-        extractor.save_pretrained(save_directory)
+        write_companions(save_directory)
         readme = Path(save_directory) / "README.md"
         if not readme.exists():
             readme.write_text(model_card(self.config, self.num_parameters()), encoding="utf-8")

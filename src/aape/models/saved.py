@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from aape.errors import CheckpointError, ConfigError
+from aape.models.companions import AUTO_MAP, to_json, write_companions
 from aape.models.config import EncoderConfig, FrontEndConfig, Pool
 from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
@@ -32,7 +33,7 @@ PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part 
 
 _KEYS = (
     *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "pool", "layers", "training", "card"),
-    *("id2label", "label2id", "problem_type"),
+    *("auto_map", "id2label", "label2id", "problem_type"),
 )
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _REGRESSION = "regression"  # likewise; its head is no classifier, and is not read
@@ -98,6 +99,7 @@ def save_model(
     config: dict[str, Any] = {
         "model_type": "aape",
         "architectures": ["AaPEModel" if head is None else "AaPEForAudioClassification"],
+        "auto_map": AUTO_MAP,
         "dtype": "float32",  # what transformers computes in, whatever the file holds
         "encoder": dataclasses.asdict(encoder.config),
         "front_end": dataclasses.asdict(front_end),
@@ -110,9 +112,8 @@ def save_model(
     tensors = _tensors(encoder, head, dtype, where)
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
-    # AutoFeatureExtractor asks for this file; the front end itself stands in one place only, which is config.json.
-    write_atomically(target / "preprocessor_config.json", _json({"feature_extractor_type": "AaPEFeatureExtractor"}))
-    write_atomically(target / CONFIG_NAME, _json(config))
+    write_companions(target)
+    write_atomically(target / CONFIG_NAME, to_json(config))
 
 
 def recommend(name_or_path: str | os.PathLike[str], *, pool: str, layers: Sequence[int] = ()) -> None:
@@ -131,7 +132,7 @@ def recommend(name_or_path: str | os.PathLike[str], *, pool: str, layers: Sequen
     values = _read_config(path)
     depth = read_sections(values, os.fspath(path))[0].depth
     kind, chosen = check_pooling(pool, layers, depth)
-    write_atomically(path, _json(values | {"pool": kind, "layers": list(chosen)}))
+    write_atomically(path, to_json(values | {"pool": kind, "layers": list(chosen)}))
 
 
 def _tensors(
@@ -258,10 +259,6 @@ def load_weights(encoder: AudioEncoder, name_or_path: str | os.PathLike[str]) ->
         raise CheckpointError(f"{os.fspath(name_or_path)}: another encoder: {'; '.join(different)}")
     encoder.load_state_dict(saved.encoder.state_dict())
     return saved
-
-
-def _json(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
