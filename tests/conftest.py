@@ -51,6 +51,7 @@ def timm(monkeypatch):
         if parent:
             setattr(sys.modules[parent], child, stub)
     pytest.importorskip("timm.models")
+    importlib.import_module("timm.optim")
     return sys.modules["timm"]
 
 

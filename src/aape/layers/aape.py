@@ -107,7 +107,7 @@ class AaPE(Stem):
         m = sblu_magnitude_at(u, patch_index, decay, frequency, **self.sblu_options._asdict())  # (B, [M,] V, P / S, H)
         weights = self.mix.weight, self.norm.weight, self.norm.bias, self.decimate.weight
         z = mix_norm_decimate(m, f, *weights, num_freq=self.norm.num_groups, in_order=visible is None)  # (B, [M,] V, Z)
-        return self.fuse(torch.cat([self.norm_e(e), self.norm_z(z.to(e.dtype))], -1))
+        return self.arrange(self.fuse(torch.cat([self.norm_e(e), self.norm_z(z.to(e.dtype))], -1)), visible)
 
     def context(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """Return X, at least float32 (B, F, T); with `mask_context`, zero where a view hides it (B M, F, T)."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aape.layers.positions import PositionTable
 
 Size = int | tuple[int, int]
+NO_DECAY = ("pos_embed", "lambda_encoder.raw", "lambda_encoder.head")  # parts of names: positions, kernels
 
 
 class Stem(nn.Module):
@@ -21,18 +22,48 @@ class Stem(nn.Module):
 
     def __init__(self, img_size: Size, patch_size: Size, in_chans: int, embed_dim: int, **timm_options: Any) -> None:
         super().__init__()
+        name = type(self).__name__
         if unknown := set(timm_options) - self.TIMM_OPTIONS:
-            raise TypeError(f"{type(self).__name__} got unexpected options: {', '.join(sorted(unknown))}")
-        num_bins, num_frames = (img_size, img_size) if isinstance(img_size, int) else img_size
-        patch, patch_frames = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+            raise TypeError(f"{name} got unexpected options: {', '.join(sorted(unknown))}")
         if in_chans != 1:
-            raise ValueError(f"a spectrogram has one channel: in_chans must be 1, got {in_chans}")
-        if patch < 1 or patch != patch_frames or num_bins % patch or num_frames % patch:
-            raise ValueError(f"patches must be square and divide the spectrogram, got {patch_size} for {img_size}")
-        self.img_size, self.patch_size = (num_bins, num_frames), (patch, patch)
-        self.grid_size = (num_bins // patch, num_frames // patch)  # (Nf, Nt)
-        self.num_patches = self.grid_size[0] * self.grid_size[1]
+            raise ValueError(f"a spectrogram has one channel, {name} got {in_chans}: add in_chans=1")
+        self.output_fmt = timm_options.get("output_fmt") or ("NLC" if timm_options.get("flatten", True) else "NCHW")
+        if self.output_fmt not in ("NLC", "NHWC"):
+            raise ValueError(f"{name} gives tokens as NLC or NHWC, not as {self.output_fmt}")
+        self.patch_size = _pair(patch_size)
         self.embed_dim = embed_dim
+        self._set_grid(_pair(img_size))
+
+    def _set_grid(self, img_size: tuple[int, int]) -> None:
+        patch, patch_frames = self.patch_size
+        if patch < 1 or patch != patch_frames or img_size[0] % patch or img_size[1] % patch or min(img_size) < 1:
+            raise ValueError(f"patches must be square and divide the spectrogram, got {self.patch_size} for {img_size}")
+        self.img_size, self.grid_size = img_size, (img_size[0] // patch, img_size[1] // patch)  # (F, T), (Nf, Nt)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+
+    def set_input_size(self, img_size: Size | None = None, patch_size: Size | None = None) -> None:
+        """Make the stem one for another number of frames, as timm's `set_input_size` asks it to.
+
+        Tokens of that length stay as they are: the table of positions becomes what `forward` takes from it, truncated
+        or linearly interpolated. None leaves a size as it is.
+
+        Raises:
+            ValueError: other bins or patches, which the weights are of, or a size that patches do not divide.
+        """
+        size, patch = _pair(img_size or self.img_size), _pair(patch_size or self.patch_size)
+        if (size[0], patch) != (self.img_size[0], self.patch_size):
+            bins, side = self.img_size[0], self.patch_size[0]
+            raise ValueError(
+                f"weights are of {bins} mel bins and patches of {side}, and only the number of frames can change, got "
+                f"img_size={size}, patch_size={patch}: build a new model with these"
+            )
+        self._set_grid(size)
+        self.pos_embed.resize(self.grid_size[1])
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that are not to decay, besides those with one dimension."""
+        names = (name for name, _ in self.named_parameters())
+        return {name for name in names if any(part in name for part in NO_DECAY)}
 
     def feat_ratio(self, as_scalar: bool = True) -> int | tuple[int, int]:
         """Return the reduction from spectrogram to token grid, as timm's stems do."""
@@ -44,11 +75,17 @@ class Stem(nn.Module):
 
     def pad(self, spectrogram: Tensor) -> Tensor:
         """Zero-pad time to the next multiple of the patch; ValueError if it is not (B, 1, F, T) with this stem's F."""
-        if spectrogram.ndim != 4 or spectrogram.shape[1:3] != (1, self.img_size[0]) or not spectrogram.shape[-1]:
-            raise ValueError(
-                f"expected a spectrogram (B, 1, {self.img_size[0]}, T), T >= 1, got {tuple(spectrogram.shape)}"
-            )
+        shape, num_bins = tuple(spectrogram.shape), self.img_size[0]
+        if len(shape) != 4 or shape[1:3] != (1, num_bins) or not shape[3]:
+            is_other = len(shape) == 4 and shape[1] == 1 and shape[2] != num_bins
+            hint = f": build it with img_size=({shape[2]}, {self.img_size[1]})" if is_other else ""
+            raise ValueError(f"expected a spectrogram (B, 1, {num_bins}, T), T >= 1, got {shape}{hint}")
         return nn.functional.pad(spectrogram, (0, -spectrogram.shape[-1] % self.patch_size[1]))
+
+    def arrange(self, tokens: Tensor, visible: Tensor | None) -> Tensor:
+        """Return all tokens as timm asked for them, (B, N, D) or (B, Nf, Nt, D); visible ones as they are."""
+        is_grid = self.output_fmt == "NHWC" and visible is None
+        return tokens.unflatten(1, (self.grid_size[0], -1)) if is_grid else tokens
 
 
 class PatchEmbed(Stem):
@@ -99,9 +136,14 @@ class PatchEmbed(Stem):
             visible: sorted token indices (B, V), or (B, M, V) for M views of each clip.
 
         Returns:
-            Tokens (B, N, D), or (B, V, D) or (B, M, V, D) for the visible ones; n = f Nt + t.
+            Tokens (B, N, D), or (B, V, D) or (B, M, V, D) for the visible ones; n = f Nt + t. With timm's
+            `output_fmt="NHWC"` all tokens are (B, Nf, Nt, D).
         """
-        return standard_tokens(self.pad(spectrogram), self.proj, self.pos_embed, visible)
+        return self.arrange(standard_tokens(self.pad(spectrogram), self.proj, self.pos_embed, visible), visible)
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 class PatchProjection(nn.Conv2d):

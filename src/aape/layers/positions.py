@@ -46,3 +46,9 @@ class PositionTable(nn.Module):
         if num_time > table.shape[1]:
             table = F.interpolate(table.transpose(1, 2), size=num_time, mode="linear").transpose(1, 2)
         return table.flatten(0, 1)
+
+    def resize(self, num_time: int) -> None:
+        """Make the table the one that `forward` takes for this number of time patches."""
+        if num_time != self.table.shape[1]:
+            table = self(num_time).detach().unflatten(0, (-1, num_time)).clone()
+            self.table = nn.Parameter(table, requires_grad=self.table.requires_grad)

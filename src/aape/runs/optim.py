@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-NO_DECAY = ("pos_embed", "cls_token", "mask_token", "lambda_encoder.raw", "lambda_encoder.head")
+from aape.layers.patch_embed import NO_DECAY as NO_STEM_DECAY
+
+NO_DECAY = (*NO_STEM_DECAY, "cls_token", "mask_token")
 
 
 def adamw(
