@@ -45,8 +45,23 @@ def test_hear_gives_the_vectors_of_embed():
 def test_a_batch_of_nothing_is_refused():
     """A data set that was filtered to nothing must not end in numpy's words."""
     for embed in (lambda x: hear.get_timestamp_embeddings(x, hear.load_model()), AaPEEncoder()):
-        with pytest.raises(aape.AudioError, match=r"of shape \(0, 16000\): no clips in it"):
+        with pytest.raises(aape.AudioError, match=r"of shape \(0, 16000\): no samples in it"):
             embed(torch.zeros(0, 16000))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_changes_no_vector(dtype):
+    """Runners cast whatever they hold to half precision: bfloat16 ended in numpy's words, float16 in other vectors."""
+    clips = 0.1 * torch.randn(2, 20000, generator=torch.Generator().manual_seed(0))
+    for embed in (hear.load_model(), AaPEEncoder()):
+        assert torch.equal(embed.to(dtype)(clips.to(torch.float64)), embed.float()(clips))
+
+
+def test_an_array_without_its_orientation_is_refused():
+    """Sixteen thousand clips of two samples each took minutes, and meant nothing."""
+    for embed in (lambda x: hear.get_timestamp_embeddings(x, hear.load_model()), AaPEEncoder()):
+        with pytest.raises(aape.AudioError, match=r"it looks like \(samples, channels\)"):
+            embed(torch.zeros(16000, 2))
 
 
 def test_the_xares_checker_passes():

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aape.data.audio.arrays import NAME
-from aape.errors import AudioError
+from aape.data.audio.arrays import read_array
 from aape.inference import AudioModel
 from aape.inference import load_model as load_audio_model
 
@@ -18,16 +17,26 @@ __all__ = ["HearModel", "get_scene_embeddings", "get_timestamp_embeddings", "loa
 
 
 class HearModel(nn.Module):
-    """A model with the attributes that HEAR asks for."""
+    """A model with the attributes that HEAR asks for.
+
+    Inside another model it follows to a device, and is left alone otherwise: it has nothing to train, cast or save.
+    """
+
+    like: Tensor  # (0,), on the device and in the type of numbers that this was moved to
 
     def __init__(self, model: AudioModel) -> None:
         super().__init__()
-        self.model = model
-        self.encoder = model.encoder  # so that `to` moves it
+        self._model = model
+        self.register_buffer("like", torch.empty(0, device=model.device), persistent=False)
         self.sample_rate = model.front_end.sample_rate
         self.scene_embedding_size = model.embed_dim
         num_freq = model.front_end.n_mels // model.encoder.patch_size
         self.timestamp_embedding_size = num_freq * model.encoder.embed_dim  # Nf * D
+
+    @property
+    def model(self) -> AudioModel:
+        """The model, on the device that this was moved to."""
+        return self._model.to(self.like.device)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Return scene embeddings, as `get_scene_embeddings`."""
@@ -63,8 +72,7 @@ def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, T
     Raises:
         AudioError: no clips, or samples that cannot be used.
     """
-    if len(audio) == 0:
-        raise AudioError(NAME, f"of shape {tuple(audio.shape)}: no clips in it")
-    pairs = [model.model.embed_frames(clip, model.sample_rate) for clip in audio]
+    clips = read_array(audio, model.sample_rate, to_rate=model.sample_rate)
+    pairs = [model.model.embed_frames(clip, model.sample_rate) for clip in clips]
     embeddings, timestamps = (torch.from_numpy(np.stack(parts)) for parts in zip(*pairs, strict=True))
     return embeddings.to(audio.device, torch.float32), timestamps.to(audio.device)

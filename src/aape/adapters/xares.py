@@ -1,5 +1,7 @@
 """The encoder that X-ARES asks for: its runner takes this file, its `check_audio_encoder` an `AaPEEncoder()`.
 
+The runner takes the one name in here that ends in "Encoder"; XARES-LLM's is in a file of its own.
+
 https://github.com/jimbozhang/xares. Letters: B clips, L samples, Nt time patches of 160 ms, Nf frequency patches.
 """
 
@@ -30,7 +32,8 @@ class AaPEEncoder(HearModel):
     def __init__(self, model: str = "tiny") -> None:
         super().__init__(load_model(model).model)
         self.sampling_rate, self.output_dim = self.sample_rate, self.timestamp_embedding_size
-        self.hop_size_in_ms = 1000 * self.encoder.patch_size * self.model.front_end.hop_length // self.sample_rate
+        hop = self.model.encoder.patch_size * self.model.front_end.hop_length  # samples
+        self.hop_size_in_ms = 1000 * hop // self.sample_rate
 
     def forward(self, audio: Tensor) -> Tensor:
         """Embed every time patch: (B, L) or (L,) samples at `sampling_rate` -> (B, Nt, output_dim), on its device.
@@ -38,4 +41,4 @@ class AaPEEncoder(HearModel):
         Raises:
             AudioError: no clips, or samples that cannot be used.
         """
-        return get_timestamp_embeddings(audio if audio.ndim == 2 else audio[None], self)[0]
+        return get_timestamp_embeddings(audio, self)[0]
