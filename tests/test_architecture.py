@@ -34,7 +34,7 @@ ONLY = {
     "layers": {"ops", "errors"},
 }
 HEAVY = ("torch", "transformers", "matplotlib", "soundfile", "soxr", "rich", "scipy", "triton",
-         "torchmetrics", "onnx", "onnxruntime")  # fmt: skip
+         "torchmetrics", "sklearn", "onnx", "onnxruntime")  # fmt: skip
 
 
 def part_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from aape import cli, inference
 from aape.commands.probe import ProbeConfig, probe, resolve
 from aape.data.clips import load_clip
 from aape.data.log_mel import LogMel, time_statistics
-from aape.downstream import yardsticks
+from aape.downstream import few_shot, yardsticks
 from aape.errors import AapeError, AudioError, ConfigError, DataError
 from corpus_copies import make_audioset, make_esc50, make_nsynth, table
 from notes import bass_and_flute, read_lines, run_ranks, save_nano
 
 CLASSES = ("low", "mid", "high")
+DEFAULT = {"steps": None, "batch": None, "learning_rates": ProbeConfig.learning_rates, "validate_every": 100}
 
 
 class FakeModel:
@@ -143,6 +145,65 @@ def test_another_run_in_the_folder_is_not_written_over(probe_rows, folder, model
     assert (tmp_path / "run/result.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("protocol", "draws", "head"), [("few-shot", 10, "8 clips a class, 10 draws"), ("knn", 1, "10 neighbours")]
+)
+def test_a_protocol_without_steps_gives_the_same_files_and_yardsticks(
+    probe_rows, model, tmp_path, capsys, protocol, draws, head
+):
+    """One embedding serves all protocols, and no number of one is left beside those of another."""
+    options = {"split": None, "fold": "player"}
+    linear = probe_rows(**options)
+    capsys.readouterr()
+    result = probe_rows(**options, protocol=protocol, **DEFAULT)
+    assert model.num_calls == 1
+    assert [part["name"] for part in result["partitions"]] == ["p0", "p1", "p2"]
+    assert list(result["rows"]) == list(linear["rows"])
+    for name, row in result["rows"].items():
+        last = row["scores"]["last"]
+        repeats = 2 if (protocol, name) == ("knn", "untrained encoder") else draws
+        assert np.shape(last["accuracy"]["values"]) == (repeats, 3)
+        assert last["accuracy"]["mean"] == pytest.approx(np.mean(last["accuracy"]["values"]))
+        low, high = last["balanced_accuracy"]["interval"]
+        assert low <= last["balanced_accuracy"]["mean"] <= high
+        assert list(row["scores"]) == ["last"]
+    means = [row["scores"]["last"]["f1"]["mean"] for row in result["rows"].values()]
+    assert means[1] < 0.7 < means[0]
+    assert result["margins_of_the_encoder"]["untrained encoder"]["accuracy"]["interval"][0] > 0
+    assert json.loads((tmp_path / "run/result.json").read_text())["config"]["protocol"] == protocol
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    with open(tmp_path / "run/results.csv", newline="") as file:
+        cells = {(row["features"], row["score"], row["metric"]): float(row["mean"]) for row in csv.DictReader(file)}
+    assert cells["encoder", "last", "f1"] == pytest.approx(means[0], abs=1e-6)
+    assert len(cells) == 3 * 3
+    shown = capsys.readouterr().out
+    assert head in " ".join(shown.split())
+    assert not {"best", "n/a", "…"} & {*shown.split()}
+
+
+def test_few_shots_say_what_is_scarce_and_what_has_not_converged(probe_rows, folder, capsys, monkeypatch):
+    """As in mteb, a class with fewer clips gives all, and a fit that has not converged counts: a reader must know."""
+    monkeypatch.setattr(few_shot, "MAX_ITERATIONS", 5)
+    rows = [row for row in folder[1] if row["label"] != "mid" or row["take"] or row["split"] == "test"]
+    result = probe_rows(rows, protocol="few-shot", **DEFAULT)
+    scarce, encoder, *_ = result["warnings"]
+    assert scarce == "all training clips are taken of classes that have fewer than 8: mid"
+    assert encoder == "encoder: 10 of 10 fits have not converged in 5 iterations; mteb scores such, too"
+    assert result["rows"]["encoder"]["not_converged"] == 10
+    assert capsys.readouterr().err.count("converge") == len(result["warnings"]) - 1
+
+
+def test_only_few_shots_need_scikit_learn(probe_rows, model, monkeypatch):
+    """Somebody without it must hear of it before the embedding, and needs it for nothing else."""
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setattr(few_shot, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install 'aape\\[sklearn\\]'"):
+        probe_rows(protocol="few-shot", **DEFAULT)
+    assert model.num_calls == 0
+    probe_rows(protocol="knn", **DEFAULT)
+    probe_rows()
+
+
 def test_every_player_is_left_out_once(probe_rows):
     result = probe_rows(split=None, fold="player", yardsticks=False)
     assert [part["name"] for part in result["partitions"]] == ["p0", "p1", "p2"]
@@ -236,6 +297,17 @@ def test_what_makes_no_protocol_is_refused_before_any_embedding(probe_rows, mode
     assert "\n" not in str(caught.value)
     assert model.num_calls == 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("protocol", ["few-shot", "knn"])
+def test_options_of_steps_are_refused_where_there_are_none(capsys, protocol):
+    """A budget that is ignored would stand in the run's options as if it had been used."""
+    command = ["probe", "--data=d.csv", "--checkpoint=tiny", "--out=run", f"--protocol={protocol}"]
+    for option in ("--steps=9", "--batch=9", "--learning-rates=1e-2", "--validate-every=9"):
+        assert cli.main([*command, option]) == 2
+        name = option[2:].partition("=")[0].replace("-", "_")
+        expected = f"aape: error: {name}: for --protocol linear only, {protocol} has no steps\n"
+        assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"seeds": 0}, {"learning_rates": ()}, {"learning_rates": (0.0,)}])

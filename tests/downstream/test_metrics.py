@@ -10,6 +10,7 @@ from aape.downstream.metrics import (
     balanced_accuracy,
     bootstrap_scores,
     confusion_matrix,
+    macro_f1,
     multi_label_scores,
     percentile_interval,
     recall_per_class,
@@ -28,6 +29,12 @@ def test_scores_equal_loops_and_absent_classes_weigh_nothing():
     assert accuracy(confusion) == pytest.approx(np.mean(labels == predictions))
     assert balanced_accuracy(confusion) == pytest.approx(np.mean(recalls))
     assert np.isnan(recall_per_class(confusion)[2])
+    f1 = []
+    for label in range(4):  # the absent class is predicted, and counts with 0
+        right = np.sum((labels == label) & (predictions == label))
+        f1.append(2 * right / (np.sum(labels == label) + np.sum(predictions == label)))
+    assert macro_f1(confusion) == pytest.approx(np.mean(f1))
+    assert macro_f1(confusion_matrix([0, 0, 1], [0, 1, 1], 9)) == pytest.approx(2 / 3)  # the others are nowhere
 
 
 def test_a_majority_guess_has_the_balanced_accuracy_of_chance():

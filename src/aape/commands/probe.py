@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, Task
 from aape.errors import MAX_CLIPS, MAX_RATE, MAX_SEEDS, MAX_STEPS, ConfigError, require_at_most, require_positive
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
 
     from aape.data.labelled import LabelledSet
     from aape.downstream.features import Features
-    from aape.downstream.probing import ProbeProtocol, ProbeScores
+    from aape.downstream.probing import Method, ProbeProtocol, ProbeScores
+
+
+STEPS_ONLY = ("steps", "batch", "learning_rates", "validate_every")  # of the linear protocol, which trains in steps
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """`aape probe`: a linear probe on frozen features, beside the untrained encoder and log-mel statistics.
+    """`aape probe`: a simple classifier on frozen features, beside the untrained encoder and log-mel statistics.
 
     Args:
         data: folder of the task; for csv, a CSV of clips with labels, or a folder with a folder for each class.
         checkpoint: the model, a name or a saved folder.
         out: folder of the run.
         task: csv for your data, or a public data set with its protocol.
+        protocol: linear layer, 8 clips a class as MAEB, or nearest neighbours.
         label: column of the labels.
         split: column that says train, valid or test.
         fold: column of the folds; each fold is held out once.
@@ -38,11 +42,11 @@ class ProbeConfig:
         num_folds: merge folds into this many of similar size; 0 keeps them.
         steps: optimiser steps of each probe; by default the task's, 8000 for csv.
         batch: clips per optimiser step; by default the task's, 128 for csv.
-        seeds: number of seeds.
+        seeds: number of seeds, and of untrained encoders.
         learning_rates: peak rates to sweep on validation data [ours].
         validate_every: steps between evaluations.
         device: where to run.
-        pool: what the vector is; by default the paper's for its tasks, the model's for others.
+        pool: what the vector is; by default the model's, in a linear probe the paper's for its tasks.
         layers: blocks, counted from 1, whose outputs are averaged before, [] for the last; by default as for pool.
         loop_to: length in seconds that shorter sounds are looped to, 0 for as they are; by default as for pool.
         yardsticks: also score the untrained encoder and log-mel statistics.
@@ -53,6 +57,7 @@ class ProbeConfig:
     checkpoint: str
     out: str
     task: Task = "csv"
+    protocol: Literal["linear", "few-shot", "knn"] = "linear"
     label: str = "label"
     split: str | None = None
     fold: str | None = None
@@ -79,6 +84,10 @@ class ProbeConfig:
         require_at_most(self, learning_rates=MAX_RATE)
         if not self.learning_rates or not min(self.learning_rates) > 0:
             raise ConfigError(f"learning_rates must be one number or more, above 0, got {list(self.learning_rates)}")
+        if self.protocol != "linear":
+            changed = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+            if unused := [name for name in STEPS_ONLY if name in changed]:
+                raise ConfigError(f"{', '.join(unused)}: for --protocol linear only, {self.protocol} has no steps")
 
 
 def probe(config: ProbeConfig) -> dict[str, Any]:
@@ -134,16 +143,19 @@ def run_probe(config: ProbeConfig, accelerator: Accelerator | None = None) -> di
     device = "cuda" if model.device.type == "cuda" else "cpu"  # the layers are tiny: no other device is faster
     readable = labelled.without(set(bad.reasons))
     protocol = build_protocol(readable, config, device)
-    scores = _score(features, [clip.name for clip in labelled.clips], set(bad.reasons), protocol)
+    names = [clip.name for clip in labelled.clips]
+    scores = _score(_method(config), features, names, set(bad.reasons), protocol)
     vector = {"pool": model.pool, "layers": model.layers, "loop_to": model.loop_to}
     origin = {"vector": vector, "pretraining": model.training, "environment": environment}
     return _report(config, readable, protocol, scores, bad.reasons, origin)
 
 
 def resolve(config: ProbeConfig) -> ProbeConfig:
-    """Fill in what the task sets (docs/method.md 9) and the options leave open."""
+    """Fill in what the task sets for a linear probe (docs/method.md 9) and the options leave open."""
     from aape.data.corpora import protocol
 
+    if config.protocol != "linear":
+        return config
     values = protocol(config.task, "probing")
     return dataclasses.replace(config, **{key: value for key, value in values.items() if getattr(config, key) is None})
 
@@ -152,10 +164,14 @@ def read_probe_set(config: ProbeConfig) -> LabelledSet:
     """Read the task's data, one label per clip, as `aape.downstream.partitions.read_set`.
 
     Raises:
-        ConfigError, DataError: as there; ConfigError for a task with several labels per clip, too.
+        ConfigError, DataError: as there; ConfigError for a task with several labels per clip, and where the protocol
+            needs a package that is missing, too.
     """
+    from aape.downstream.few_shot import require_sklearn
     from aape.downstream.partitions import read_set
 
+    if config.protocol == "few-shot":
+        require_sklearn()
     labelled = read_set(config)
     if labelled.is_multi_label:
         raise ConfigError(f"task: {config.task} has several labels per clip, a probe takes one; use `aape finetune`")
@@ -184,17 +200,28 @@ def build_protocol(labelled: LabelledSet, config: ProbeConfig, device: str) -> P
     )
 
 
+def _method(config: ProbeConfig) -> Method:
+    from aape.downstream.few_shot import FEW_SHOT
+    from aape.downstream.neighbours import NEAREST
+    from aape.downstream.probing import LINEAR
+
+    return {"linear": LINEAR, "few-shot": FEW_SHOT, "knn": NEAREST}[config.protocol]
+
+
 def _score(
-    features: dict[str, list[Features]], names: list[str], bad: set[str], protocol: ProbeProtocol
+    method: Method,
+    features: dict[str, list[Features]],
+    names: list[str],
+    bad: set[str],
+    protocol: ProbeProtocol,
 ) -> dict[str, ProbeScores]:
-    """Train the linear layers of every row on the readable ones of all clips."""
+    """Train the classifiers of every row on the readable ones of all clips."""
     import numpy as np
 
-    from aape.downstream.probing import score
     from aape.runs.progress import progress_bar
 
-    total, done = protocol.num_runs * len(features), 0
-    with progress_bar("linear layers", total) as progress:
+    total, done = method.num_fits(protocol) * len(features), 0
+    with progress_bar(method.title, total) as progress:
 
         def advance(runs: int) -> None:
             nonlocal done
@@ -203,7 +230,7 @@ def _score(
 
         kept = set(names) - bad
         stacked = {row: np.stack([item.of(names, kept) for item in matrices]) for row, matrices in features.items()}
-        return {row: score(matrices, protocol, advance) for row, matrices in stacked.items()}
+        return {row: method.score(matrices, protocol, advance) for row, matrices in stacked.items()}
 
 
 def _report(
@@ -215,26 +242,46 @@ def _report(
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the files of the result, and show it."""
-    from aape.downstream.probing import MEANING, margin
+    from aape.downstream.probing import margin
     from aape.downstream.scores import describe_run, report, write_scores
     from aape.downstream.yardsticks import ENCODER
     from aape.runs.files import write_atomically
 
-    out, rows = Path(config.out), {row: item.summary for row, item in scores.items()}
+    out, rows, method = Path(config.out), {row: item.summary for row, item in scores.items()}, _method(config)
     described = describe_run(labelled, protocol.partitions, bad)
-    for row, summary in rows.items():
-        if summary["sweep"] is not None and summary["sweep"]["is_at_edge"]:
-            rate = f"the chosen learning rate, {summary['learning_rate']:g}"
-            described["warnings"].append(f"{row}: {rate}, is at the edge of the sweep: widen it")
+    described["warnings"] += _warnings(config, labelled, protocol, rows)
     result = {
         "rows": rows,
         "margins_of_the_encoder": {row: margin(scores[ENCODER], scores[row]) for row in scores if row != ENCODER},
         "classes": labelled.classes,
         **described,
-        "meaning": MEANING,
+        "meaning": method.meaning,
         **origin,
     }
     lines = [json.dumps({"features": row, **entry}) for row, item in scores.items() for entry in item.curves]
-    write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    if lines:
+        write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    else:  # no steps: those of an earlier protocol would pass for this one's
+        (out / "metrics.jsonl").unlink(missing_ok=True)
     write_scores(out / "results.csv", rows)
-    return report(config, result, rows, labelled)
+    return report(config, result, rows, labelled, method.how)
+
+
+def _warnings(
+    config: ProbeConfig, labelled: LabelledSet, protocol: ProbeProtocol, rows: dict[str, dict[str, Any]]
+) -> list[str]:
+    """Say what a reader of the scores should know of the classifiers."""
+    from aape.downstream.few_shot import MAX_ITERATIONS, SHOTS, scarce_classes
+
+    warnings = []
+    if config.protocol == "few-shot" and (scarce := scarce_classes(protocol)):
+        names = ", ".join(labelled.classes[label] for label in scarce)
+        warnings.append(f"all training clips are taken of classes that have fewer than {SHOTS}: {names}")
+    for row, summary in rows.items():
+        if (sweep := summary.get("sweep")) is not None and sweep["is_at_edge"]:
+            rate = f"the chosen learning rate, {summary['learning_rate']:g}"
+            warnings.append(f"{row}: {rate}, is at the edge of the sweep: widen it")
+        if failed := summary.get("not_converged"):
+            fits = f"{failed} of {summary['num_fits']} fits"
+            warnings.append(f"{row}: {fits} have not converged in {MAX_ITERATIONS} iterations; mteb scores such, too")
+    return warnings

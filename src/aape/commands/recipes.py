@@ -87,5 +87,7 @@ def with_protocol(settings: dict[str, Any], verb: str) -> dict[str, Any]:
     from aape.data.corpora import protocol
 
     stage = {"finetune": "finetuning", "probe": "probing"}.get(verb)
+    if settings.get("protocol", "linear") != "linear":  # a task sets a linear probe only
+        stage = None
     of_task = protocol(settings["task"], stage) if stage else {}
     return settings | {key: value for key, value in of_task.items() if settings.get(key) is None}

@@ -31,8 +31,9 @@ MAY_DIFFER = EXECUTION | {"data", "checkpoint", "stats", "yardsticks", "selectio
 PATHS = {"data", "checkpoint", "init", "stats"}
 STOPPING = (signal.SIGINT, *TERMINATING)  # a run that one of them has ended stops the list too; a crash is a failure
 CAPTION = (
-    "Per cent where not said otherwise, ± standard deviation over seeds. Beside a paper's value, which stands behind "
-    "the bar, ours is the best step of the test data, as the paper reports it, (and the last); elsewhere the last."
+    "Per cent where not said otherwise, ± standard deviation over seeds or draws. Beside a paper's value, which stands "
+    "behind the bar, ours is the best step of the test data, as the paper reports it, (and the last); elsewhere the "
+    "last."
 )
 
 

@@ -41,6 +41,12 @@ def balanced_accuracy(confusion: NDArray[np.int64]) -> float:
     return float(np.nanmean(recall_per_class(confusion)))
 
 
+def macro_f1(confusion: NDArray[np.int64]) -> float:
+    """Return the mean F1 over the classes that have clips or are predicted, as scikit-learn's macro average."""
+    counts = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float(np.mean(2 * np.diag(confusion)[counts > 0] / counts[counts > 0]))
+
+
 @dataclass(frozen=True)
 class MultiLabelScores:
     """Scores of several labels per clip.

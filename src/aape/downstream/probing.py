@@ -5,7 +5,7 @@ n clips, D features, S seeds, E evaluated steps; a partition is one training set
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,13 @@ from aape.downstream.metrics import (
     balanced_accuracy,
     bootstrap_scores,
     confusion_matrix,
+    macro_f1,
     percentile_interval,
     recall_per_class,
 )
 from aape.downstream.partitions import Indices, Partition, hold_out
 from aape.downstream.scores import MEANING as SCORES_MEANING
-from aape.downstream.scores import summarise_curves
+from aape.downstream.scores import summarise, summarise_curves
 from aape.errors import DataError
 
 METRICS = ("accuracy", "balanced_accuracy")
@@ -117,6 +118,26 @@ class ProbeScores:
     resamples: NDArray[np.float64] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Method:
+    """A way to score frozen features.
+
+    Attributes:
+        title: what is fitted, for the progress bar.
+        score: takes features (matrices, n, D), the protocol and what is called with the number of fits since the last
+            call.
+        num_fits: of one feature set.
+        meaning: of the numbers in `result.json`.
+        how: what the scores are over, where it is not the seeds.
+    """
+
+    title: str
+    score: Callable[[NDArray[np.float32], ProbeProtocol, Callable[[int], None]], ProbeScores]
+    num_fits: Callable[[ProbeProtocol], int]
+    meaning: Mapping[str, str]
+    how: str = ""
+
+
 def score(
     features: NDArray[np.float32], protocol: ProbeProtocol, progress: Callable[[int], None] | None = None
 ) -> ProbeScores:
@@ -145,7 +166,8 @@ def score(
             selecting.append([next(histories) for _ in range(protocol.seeds)])
         elif len(partition.validation):
             selecting.append(trained[-1])
-    resamples = _resample(protocol, trained)
+    predictions = [[history.predictions[0] for history in histories] for histories in trained]
+    resamples = _resample(protocol, predictions)
     validation = _by_seed(selecting, -1) if len(selecting) == len(trained) else []
     scores = summarise_curves(_by_seed(trained, 0), validation)
     for index, metric in enumerate(METRICS):
@@ -155,9 +177,30 @@ def score(
         "learning_rate": rate,
         "sweep": sweep,
         "scores": scores,
-        **_by_class(protocol, trained),
+        **_by_class(protocol, predictions),
     }
     return ProbeScores(summary, _curves(trained, selecting), resamples)
+
+
+def score_predictions(protocol: ProbeProtocol, predictions: Sequence[Sequence[Indices]], **details: Any) -> ProbeScores:
+    """Summarise classifiers that have no steps: their only score is the last.
+
+    Args:
+        protocol: the clips and labels.
+        predictions: by partition and repetition (draw, or untrained encoder), the classes of its test clips.
+        details: what else the summary says.
+    """
+    measures = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "f1": macro_f1}
+    labels = [protocol.labels[partition.test] for partition in protocol.partitions]
+    confusions = [
+        [confusion_matrix(truth, named, protocol.num_classes) for truth, named in zip(labels, repetition, strict=True)]
+        for repetition in zip(*predictions, strict=True)
+    ]
+    last = {name: summarise([list(map(measure, row)) for row in confusions]) for name, measure in measures.items()}
+    resamples = _resample(protocol, predictions)
+    for index, metric in enumerate(METRICS):
+        last[metric]["interval"] = list(percentile_interval(resamples[:, index]))
+    return ProbeScores({**details, "scores": {"last": last}, **_by_class(protocol, predictions)}, [], resamples)
 
 
 def choose_learning_rate(
@@ -206,21 +249,21 @@ def _by_seed(histories: list[list[LinearHistory]], row: int) -> list[list[dict[s
     ]
 
 
-def _by_class(protocol: ProbeProtocol, trained: list[list[LinearHistory]]) -> dict[str, Any]:
+def _by_class(protocol: ProbeProtocol, predictions: Sequence[Sequence[Indices]]) -> dict[str, Any]:
     """Confusion and recall of the last step over all folds and seeds."""
     confusion = np.zeros((protocol.num_classes, protocol.num_classes), dtype=np.int64)
-    for partition, histories in zip(protocol.partitions, trained, strict=True):
-        for history in histories:
-            confusion += confusion_matrix(protocol.labels[partition.test], history.predictions[0], protocol.num_classes)
+    for partition, by_seed in zip(protocol.partitions, predictions, strict=True):
+        for named in by_seed:
+            confusion += confusion_matrix(protocol.labels[partition.test], named, protocol.num_classes)
     pooled = {"accuracy": accuracy(confusion), "balanced_accuracy": balanced_accuracy(confusion)}
     return {"pooled": pooled, "recall": recall_per_class(confusion).tolist(), "confusion": confusion.tolist()}
 
 
-def _resample(protocol: ProbeProtocol, trained: list[list[LinearHistory]]) -> NDArray[np.float64]:
+def _resample(protocol: ProbeProtocol, predictions: Sequence[Sequence[Indices]]) -> NDArray[np.float64]:
     labels = [protocol.labels[partition.test] for partition in protocol.partitions]
     correct = [
-        np.mean([history.predictions[0] == truth for history in histories], axis=0)
-        for truth, histories in zip(labels, trained, strict=True)
+        np.mean([named == truth for named in by_seed], axis=0)
+        for truth, by_seed in zip(labels, predictions, strict=True)
     ]
     groups = None
     if protocol.groups is not None:
@@ -240,3 +283,6 @@ def _curves(trained: list[list[LinearHistory]], selecting: list[list[LinearHisto
         {"step": step} | {name: float(np.mean([row[index] for row in rows])) for name, rows in curves.items() if rows}
         for index, step in enumerate(runs[0].steps.tolist())
     ]
+
+
+LINEAR = Method("linear layers", score, lambda protocol: protocol.num_runs, MEANING)

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 Predictions = tuple[Indices, NDArray[np.float32]]  # of the clips that could be read (n,), probabilities (n, classes)
 Curves = Mapping[str, ArrayLike]  # by metric, one value for each evaluated step
 COLUMNS = {"best": "best", "best_on_validation": "best val.", "last": "last"}
-METRICS = {"accuracy": ("acc.", 100), "balanced_accuracy": ("bal.", 100), "mAP": ("mAP", 100), "d_prime": ("d'", 1)}
+METRICS = {"accuracy": ("acc.", 100), "balanced_accuracy": ("bal.", 100), "f1": ("F1", 100), "mAP": ("mAP", 100),
+           "d_prime": ("d'", 1)}  # fmt: skip
 NOT_AVAILABLE = "n/a"
 CAPTION = (
     "Per cent, accuracy and balanced accuracy; ± standard deviation over seeds. `best` selects on test data, as the "
     "paper does; `best val.` on validation data."
 )
+FIT_CAPTION = "Per cent: accuracy, balanced accuracy, macro F1; ± standard deviation over draws or untrained encoders."
 MEANING = {
     "best": "the highest test score of all evaluated steps: it selects on test data, as the paper does",
     "best_on_validation": "the test score at the first step with the highest validation score, each metric for "
@@ -122,7 +124,7 @@ def describe_run(labelled: LabelledSet, parts: Sequence[Partition], bad: Mapping
 
 
 def report(
-    config: Any, result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], labelled: LabelledSet
+    config: Any, result: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], labelled: LabelledSet, how: str = ""
 ) -> dict[str, Any]:
     """Write `result.json`, and show its warnings and its table.
 
@@ -131,6 +133,7 @@ def report(
         result: its result, to which the options are added.
         rows: see `score_table`.
         labelled: the set.
+        how: what the scores are over; by default the seeds.
 
     Returns:
         What was written.
@@ -144,7 +147,7 @@ def report(
     for warning in result["warnings"]:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     folds = f", {len(result['partitions'])} test folds" if labelled.has_folds else ""
-    sizes = f"{result['num_clips']} clips, {len(labelled.classes)} classes{folds}, {config.seeds} seeds"
+    sizes = f"{result['num_clips']} clips, {len(labelled.classes)} classes{folds}, {how or f'{config.seeds} seeds'}"
     Console().print(score_table(rows, escape(f"{config.data}: {sizes}")))
     print(f"-> {path}")
     return result
@@ -154,7 +157,8 @@ def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table
     """Return the scores of a run for the terminal.
 
     Args:
-        rows: by name, what holds `scores` as `summarise_curves` returns them, the same metrics in all rows.
+        rows: by name, what holds `scores` as `summarise_curves` returns them, the same metrics in all rows; without
+            steps, the last alone.
         title: line above it, in rich's markup.
     """
     from rich.box import SIMPLE_HEAD
@@ -162,21 +166,24 @@ def score_table(rows: Mapping[str, Mapping[str, Any]], title: str = "") -> Table
 
     lasts = [row["scores"]["last"] for row in rows.values()]
     metrics = list(lasts[0])
-    has_interval = "interval" in lasts[0][metrics[0]]
-    caption = f"{CAPTION} Interval: 95 % bootstrap over test clips, of the last step." if has_interval else CAPTION
+    has_interval, has_steps = "interval" in lasts[0][metrics[0]], "best" in next(iter(rows.values()))["scores"]
+    caption = CAPTION if has_steps else FIT_CAPTION
+    if has_interval:
+        caption += f" Interval: 95 % bootstrap over test clips{', of the last step' if has_steps else ''}."
+    columns = COLUMNS if has_steps else {"last": ""}
     table = Table(
         title=title, caption=caption, title_justify="left", caption_justify="left",
         box=SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False,
     )  # fmt: skip
     # On a narrow terminal cells break into lines: a number that is cut short could be read as another.
     table.add_column("", overflow="fold", min_width=10)
-    for heading in COLUMNS.values():
+    for heading in columns.values():
         for metric in metrics:
             table.add_column(f"{heading}\n{METRICS[metric][0]}", justify="right", overflow="fold")
     if has_interval:
         table.add_column(f"interval\n{METRICS[metrics[0]][0]}", justify="right", overflow="fold")
     for (name, row), last in zip(rows.items(), lasts, strict=True):
-        cells = [_cell(metric, (row["scores"][score] or {}).get(metric)) for score in COLUMNS for metric in metrics]
+        cells = [_cell(metric, (row["scores"][score] or {}).get(metric)) for score in columns for metric in metrics]
         if has_interval:
             low, high = last[metrics[0]]["interval"]
             cells.append(f"{100 * low:.1f}-{100 * high:.1f}")
@@ -190,13 +197,13 @@ def write_scores(path: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
         ["features", "score", "metric", "mean", "std_seeds", "std_folds", "low", "high", "learning_rate"]
     ]
     for row_name, row in rows.items():
-        for name in COLUMNS:
+        for name in (name for name in COLUMNS if name in row["scores"]):
             for metric in row["scores"]["last"]:
                 values = (row["scores"][name] or {}).get(metric) or {}
                 numbers = [values.get(key) for key in ("mean", "std_seeds", "std_folds")]
                 numbers += values.get("interval", [None, None])
                 cells = [NOT_AVAILABLE if number is None else f"{number:.6f}" for number in numbers]
-                lines.append([row_name, name, metric, *cells, row["learning_rate"]])
+                lines.append([row_name, name, metric, *cells, row.get("learning_rate", NOT_AVAILABLE)])
     write_csv(path, lines)
 
 
