@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import struct
@@ -16,7 +17,7 @@ from aape.models import saved as saved_module
 from aape.models.config import FrontEndConfig, encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
-from aape.models.saved import find_model, load_weights, read_model, recommend, save_model
+from aape.models.saved import find_model, load_weights, read_model, recommend, revision, save_model
 from aape.runs.checkpoints import publish
 
 FRONT_END = FrontEndConfig(mean=-6.25, std=4.5)
@@ -111,6 +112,51 @@ def test_how_to_read_the_logits_comes_back(tmp_path, multi_label):
     assert (back.multi_label, back.card) == (multi_label, card)
     edit_config(tmp_path, lambda values: values.update(problem_type="ranking"))
     assert "problem_type: expected single_label_classification or multi_label" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        ({"dataset": ["ESC50"]}, "unknown key 'dataset': did you mean 'datasets'?"),
+        ({"datasets": "ESC50"}, "datasets: expected a list of names, got 'ESC50'"),
+        ({"datasets": [1]}, "datasets: expected a list of names"),
+        ({"data": 3}, "data: expected a text, got 3"),
+        ({"license": ["mit"]}, "license: expected a text"),
+        ({"date": "yesterday"}, "date: expected one such as 2026-11-28, got 'yesterday'"),
+        ({"scores": {"accuracy": 1}}, "scores: expected a list of mappings"),
+        (
+            {"scores": [{"data": "bells", "metric": "accuracy", "value": 1}]},
+            "scores, 0: protocol: expected a text, got None",
+        ),
+        (
+            {"scores": [{"data": "a", "metric": "b", "value": math.nan, "protocol": "c"}]},
+            "value: expected a number or text",
+        ),
+        ({"scores": [{"data": "a", "metric": "b", "value": 1, "protocol": "c", "seed": 1}]}, "unknown key 'seed'"),
+        ("bells", "expected a mapping"),
+    ],
+)
+def test_a_card_that_cannot_be_read_is_refused(tmp_path, card, reason):
+    """A misspelt key is missing on the Hub, and a score without its protocol cannot be compared."""
+    with pytest.raises(CheckpointError) as caught:
+        save_model(tmp_path / "model", nano(), FRONT_END, card=card)
+    assert reason in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_revision_names_the_content(tmp_path, folder):
+    """A leaderboard and a card must say which model they mean; anybody can check it with cat and sha256sum."""
+    files = (folder / "config.json", folder / "model.safetensors")
+    assert revision(folder) == hashlib.sha256(b"".join(map(Path.read_bytes, files))).hexdigest()[:40]
+    save_model(tmp_path / "again", nano(), FRONT_END, training={"steps": 3})
+    (tmp_path / "again" / "README.md").write_text("of no influence")
+    assert revision(tmp_path / "again") == revision(folder)
+    recommend(tmp_path / "again", pool="mean")
+    save_model(tmp_path / "other", nano(seed=1), FRONT_END, training={"steps": 3})
+    assert len({revision(path) for path in (folder, tmp_path / "again", tmp_path / "other", "tiny")}) == 4
+    files[1].unlink()
+    with pytest.raises(CheckpointError, match=r"there is no model\.safetensors in it"):
+        revision(folder)
 
 
 def test_equal_weights_give_equal_bytes(tmp_path):

@@ -30,6 +30,7 @@ def open_sounds(
     dtype: type[np.floating],
     lengths: Sequence[int] | None = None,
     channels_first: bool = False,
+    first: int = 0,
 ) -> tuple[list[Blocks], bool]:
     """Open one recording per row; arrays are vetted here, files while they are read.
 
@@ -42,6 +43,7 @@ def open_sounds(
         lengths: valid samples of each row of (B, samples).
         channels_first: arrays are (channels, samples), one recording each, whose channels are averaged; those that
             bring their rate are so anyway, where they have up to 8 channels.
+        first: number of a list's first clip, in errors.
 
     Returns:
         The recordings, and whether they are a batch to the caller.
@@ -70,7 +72,7 @@ def open_sounds(
         return [[wave] for wave in waves], np.ndim(wav) == 2 and not channels_first
     items = [None] if recording else wav
     sounds: list[Blocks] = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(items, first):
         name = NAME if recording else f"{NAME}, clip {index}"
         unpacked = recording or _unpack(item, name)
         source, rate = unpacked or (item, None)

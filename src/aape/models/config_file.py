@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import typing
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ _MAX = {
     "patch_size": MAX_PATCH_FRAMES,
     "decay_start": 100,
 }
+_CARD_KEYS = ("data", "datasets", "license", "date", "scores")
+_SCORE_KEYS = ("data", "metric", "value", "protocol")
 SectionT = TypeVar("SectionT", EncoderConfig, FrontEndConfig)
 
 
@@ -62,6 +65,51 @@ def read_mapping(values: Mapping[str, Any], key: str, where: str) -> dict[str, A
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: {key}: expected a mapping, got {value!r}")
     return value
+
+
+def read_card(values: Any, where: str) -> dict[str, Any]:
+    """Check what a model card says beside the configuration, see `aape.models.saved.save_model`; None for nothing.
+
+    Raises:
+        CheckpointError: an unknown key, or a value that the card could not state.
+    """
+    where, card = f"{where}: card", read_mapping({"card": values}, "card", where)
+    _check_keys(card, _CARD_KEYS, where)
+    for key in ("data", "license", "date"):
+        if not isinstance(card.get(key, ""), str):
+            raise CheckpointError(f"{where}: {key}: expected a text, got {card[key]!r}")
+    if "date" in card and not _is_date(card["date"]):
+        raise CheckpointError(f"{where}: date: expected one such as 2026-11-28, got {card['date']!r}")
+    datasets, scores = card.get("datasets", []), card.get("scores", [])
+    if not isinstance(datasets, (list, tuple)) or not all(isinstance(name, str) and name for name in datasets):
+        raise CheckpointError(f"{where}: datasets: expected a list of names, got {datasets!r}")
+    if not isinstance(scores, (list, tuple)) or not all(isinstance(score, dict) for score in scores):
+        raise CheckpointError(f"{where}: scores: expected a list of mappings, got {scores!r}")
+    for number, score in enumerate(scores):
+        name = f"{where}: scores, {number}"
+        _check_keys(score, _SCORE_KEYS, name)
+        for key in _SCORE_KEYS:
+            value, is_number = score.get(key), key == "value" and _is_number(score.get(key))
+            if not is_number and not (isinstance(value, str) and value.strip()):
+                raise CheckpointError(f"{name}: {key}: expected a {'number or ' * (key == 'value')}text, got {value!r}")
+    return card
+
+
+def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise CheckpointError(f"{where}: {ConfigError.unknown_key(str(key), known)}")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_loop_to(value: Any, where: str) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from aape.errors import CheckpointError, ConfigError
 from aape.models.companions import AUTO_MAP, to_json, write_companions
 from aape.models.config import EncoderConfig, FrontEndConfig, Pool
-from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
+from aape.models.config_file import CONFIG_NAME, read_card, read_loop_to, read_mapping, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import check_pooling
@@ -83,14 +84,16 @@ def save_model(
         labels: names of the classes, in the order of the logits; all different.
         multi_label: a sound may have several classes or none.
         training: how it was trained; JSON values.
-        card: for the model card: `data`, `license`, and `scores` with `data`, `metric`, `value`, `protocol`.
+        card: for the model card and mteb: `data`, a text; `datasets`, names of public ones among it, none if empty;
+            `license`; `date` of release; `scores`, each with `data`, `metric`, `value`, `protocol`.
         loop_to: length in seconds, 0 to 600, that shorter clips were looped to in training and users' sounds will be.
         pool: what vectors the model recommends, see `aape.models.pooling.pool`; None for "cls_mean".
         layers: blocks that these are of, counted from 1; none for the last.
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
-        CheckpointError: a weight is not finite (in `dtype`), `loop_to` is out of range, or no such pool or block.
+        CheckpointError: a weight is not finite (in `dtype`), `loop_to` is out of range, no such pool or block, or a
+            key or value of `card` that is none.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
     from safetensors.torch import save
@@ -107,7 +110,8 @@ def save_model(
     }
     where = os.fspath(folder)
     read_pooling({"pool": pool, "layers": layers}, encoder.config.depth, where)
-    optional = {"loop_to": read_loop_to(loop_to, where), "pool": pool, "layers": [*(layers or ())], "card": card}
+    optional: dict[str, Any] = {"loop_to": read_loop_to(loop_to, where), "card": read_card(card, where)}
+    optional |= {"pool": pool, "layers": [*(layers or ())]}
     config |= {key: value for key, value in optional.items() if value} | _describe_head(head, labels, multi_label)
     tensors = _tensors(encoder, head, dtype, where)
     target.mkdir(parents=True, exist_ok=True)
@@ -165,6 +169,30 @@ def model_name(name_or_path: str | os.PathLike[str]) -> str:
     """Return what a model is called on any machine: the last part of its path, and for RUN/model that of its run."""
     path = Path(os.path.abspath(name_or_path))
     return path.parent.name if path.name == "model" else path.name
+
+
+def revision(name_or_path: str | os.PathLike[str]) -> str:
+    """Return what names the content of a model: 40 hex digits of the SHA-256 of config.json, then model.safetensors.
+
+    Raises:
+        CheckpointError: there is no such model, or one of the two files cannot be read.
+    """
+    digest, folder = hashlib.sha256(), find_model(name_or_path)
+    for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
+        try:
+            if not path.is_file():
+                raise CheckpointError(f"{folder}: not a saved model, there is no {path.name} in it")
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()[:40]
+
+
+def memory_mb(num_parameters: int) -> float:
+    """Return the memory that weights take in use, in float32: MB of 2^20 bytes, as mteb counts them."""
+    return 4 * num_parameters / 2**20
 
 
 def find_model(name_or_path: str | os.PathLike[str]) -> Path:
