@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aape.data.audio.arrays import NAME
 from aape.data.clips import Clip
 from aape.data.log_mel import LogMel
 from aape.errors import ConfigError
@@ -121,23 +122,26 @@ class FrozenEncoder:
         self._is_compiled = True
         return self
 
-    def embed_sounds(self, sounds: Iterable[Sound], *, batch_size: int = BATCH_SIZE) -> Iterator[FloatArray]:
+    def embed_sounds(
+        self, sounds: Iterable[Sound], *, batch_size: int = BATCH_SIZE, names: Sequence[str] = ()
+    ) -> Iterator[FloatArray]:
         """Embed sounds while they come, such as those of a data set that memory does not hold.
 
         Args:
             sounds: each as in a list for `embed`; samples bring their rate.
             batch_size: the most spectrograms per forward pass; a CPU takes 12 s of sound.
+            names: what they are called in errors; none for their numbers, from 0. A file has its own.
 
         Yields:
             In order, the vector of each, (E,).
 
         Raises:
-            AudioError: a sound cannot be used; it is named by its number, from 0.
+            AudioError: a sound cannot be used.
         """
         cut, to_rate, dtype = self._cut(), self.log_mel.sample_rate, self._dtype
         opened = (
-            open_sounds([sound], None, to_rate=to_rate, dtype=dtype, first=number)[0][0]
-            for number, sound in enumerate(sounds)
+            open_sounds([sound], None, to_rate=to_rate, dtype=dtype, names=[name])[0][0]
+            for sound, name in zip(sounds, names or (f"{NAME}, clip {number}" for number in itertools.count()))
         )
         for item in raising(self._vectors(self._stream(opened, cut), cut, batch_size=batch_size)):
             yield item.vector
@@ -205,7 +209,8 @@ class FrozenEncoder:
         """Apply a function of spectrograms (B, 1, F, T) to batches of segments; yields each one's result in order."""
         if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, got {batch_size!r}")
-        device, dtype = self.device, self.encoder.cls_token.dtype
+        device = self.device
+        dtype = torch.promote_types(self.encoder.cls_token.dtype, torch.float32)  # also into weights in half precision
         precision = "float32" if dtype == torch.float64 else self.precision
 
         def compute(batch: list[Segment]) -> FloatArray:

@@ -30,7 +30,7 @@ def open_sounds(
     dtype: type[np.floating],
     lengths: Sequence[int] | None = None,
     channels_first: bool = False,
-    first: int = 0,
+    names: Sequence[str] = (),
 ) -> tuple[list[Blocks], bool]:
     """Open one recording per row; arrays are vetted here, files while they are read.
 
@@ -43,7 +43,7 @@ def open_sounds(
         lengths: valid samples of each row of (B, samples).
         channels_first: arrays are (channels, samples), one recording each, whose channels are averaged; those that
             bring their rate are so anyway, where they have up to 8 channels.
-        first: number of a list's first clip, in errors.
+        names: what the items of a list are called in errors; none for "array, clip 0" and so on. A file has its own.
 
     Returns:
         The recordings, and whether they are a batch to the caller.
@@ -72,15 +72,16 @@ def open_sounds(
         return [[wave] for wave in waves], np.ndim(wav) == 2 and not channels_first
     items = [None] if recording else wav
     sounds: list[Blocks] = []
-    for index, item in enumerate(items, first):
-        name = NAME if recording else f"{NAME}, clip {index}"
+    for index, item in enumerate(items):
+        default = NAME if recording else names[index] if names else f"{NAME}, clip {index}"
+        name = _path(wav if recording else item) or default
         unpacked = recording or _unpack(item, name)
         source, rate = unpacked or (item, None)
         if None not in (rate, sample_rate) and rate != sample_rate:
             raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was expected")
         if _is_file(source):
-            is_named = recording or isinstance(source, (str, os.PathLike)) or getattr(source, "name", None)
-            label = None if is_named else f"file, clip {index}"
+            has_name = name == NAME or isinstance(source, (str, os.PathLike)) or getattr(source, "name", None)
+            label = None if has_name else f"file{name.removeprefix(NAME)}" if name.startswith(f"{NAME}, ") else name
             sounds.append(stream_audio(source, sample_rate=to_rate, name=label))
             continue
         waves = read(source, rate, name, has_rate=unpacked is not None)
@@ -131,6 +132,12 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
         return source, None
     is_mono = hasattr(source, "reshape") and source.ndim == 2 and 1 in source.shape
     return (source.reshape(-1) if is_mono else source), rate
+
+
+def _path(item: Any) -> str | None:
+    """Return the path that a mapping of samples or bytes names, as `datasets` has it."""
+    path = item.get("path") if isinstance(item, Mapping) else None
+    return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
 def _is_file(item: Any) -> bool:
