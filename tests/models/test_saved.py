@@ -186,7 +186,7 @@ def test_saving_replaces_a_model_and_leaves_nothing_else(folder):
     """A crash or a second save must not leave temporary files, or half of the old model, in the folder."""
     save_model(folder, nano(seed=1, depth=1), FRONT_END)
     assert read_model(folder).encoder.config.depth == 1
-    companions = {"modeling_aape.py", "preprocessor_config.json"}
+    companions = {"modeling_aape.py", "preprocessor_config.json", "custom_st.py", "modules.json"}
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", *companions}
 
 

@@ -1,13 +1,14 @@
 """What lies beside `config.json` and the weights in a saved folder for other tools; this package reads none of it.
 
-`config.json` itself has `AUTO_MAP`, which names our classes for transformers (`trust_remote_code=True`).
+`config.json` itself has `AUTO_MAP`, which names our classes for transformers (`trust_remote_code=True`), as `modules.json`
+does for sentence-transformers.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,17 @@ from aape.huggingface import {", ".join(_NAMES)}
 
 __all__ = [{", ".join(f'"{name}"' for name in _NAMES)}]
 '''
+_MODULE = "AaPETransformer"
+# A file of its own, because whoever uses transformers need not have sentence-transformers.
+_MODULE_CODE = f'''"""For sentence-transformers with trust_remote_code=True: the class is that of the package aape."""
+
+from aape.adapters.sentence_transformers import {_MODULE}
+
+__all__ = ["{_MODULE}"]
+'''
 
 
-def to_json(values: Mapping[str, Any]) -> bytes:
+def to_json(values: Mapping[str, Any] | Sequence[Any]) -> bytes:
     """Return what a JSON file of a saved folder holds."""
     return (json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -46,6 +55,8 @@ _FILES = {
             "auto_map": {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]},
         }
     ),
+    "custom_st.py": _MODULE_CODE.encode(),
+    "modules.json": to_json([{"idx": 0, "name": "0", "path": "", "type": f"custom_st.{_MODULE}"}]),
 }
 
 
