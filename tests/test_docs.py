@@ -22,7 +22,10 @@ from notes import FRONT_END, NOTES, save_nano
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-PAGES = ("python.md", "command-line.md", "huggingface.md", "adapters.md", "figures.md", "mteb.md")
+PAGES = (
+    *("python.md", "command-line.md", "huggingface.md", "sentence-transformers.md", "adapters.md", "figures.md"),
+    "mteb.md",
+)
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 MORE_PAGES = (
     "../experiments/aliasing/README.md",

@@ -138,10 +138,11 @@ class FrozenEncoder:
         Raises:
             AudioError: a sound cannot be used.
         """
-        cut, to_rate, dtype = self._cut(), self.log_mel.sample_rate, self._dtype
+        cut = self._cut()
+        options: dict[str, Any] = {"to_rate": self.log_mel.sample_rate, "dtype": self._dtype}
         opened = (
-            open_sounds([sound], None, to_rate=to_rate, dtype=dtype, names=[name])[0][0]
-            for sound, name in zip(sounds, names or (f"{NAME}, clip {number}" for number in itertools.count()))
+            open_sounds([sound], None, names=[names[number] if names else f"{NAME}, clip {number}"], **options)[0][0]
+            for number, sound in enumerate(sounds)
         )
         for item in raising(self._vectors(self._stream(opened, cut), cut, batch_size=batch_size)):
             yield item.vector

@@ -1,7 +1,7 @@
 """What lies beside `config.json` and the weights in a saved folder for other tools; this package reads none of it.
 
-`config.json` itself has `AUTO_MAP`, which names our classes for transformers (`trust_remote_code=True`), as `modules.json`
-does for sentence-transformers.
+With `trust_remote_code=True`, `AUTO_MAP` in `config.json` names our classes for transformers, and `modules.json` for
+sentence-transformers.
 """
 
 from __future__ import annotations
