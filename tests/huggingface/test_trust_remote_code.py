@@ -69,8 +69,8 @@ def test_folders_load_where_nothing_was_imported(classifier, tmp_path):
     }
     assert dict(zip(calls, fresh(tmp_path, list(calls)), strict=True)) == calls
     for folder in (classifier, tmp_path / "my-bells.v2", tmp_path / "again"):
-        assert {path.name for path in folder.glob("*.py")} == {CODE}
-        for name in (CODE, EXTRACTOR):
+        assert {path.name for path in folder.glob("*.py")} == {CODE, "custom_st.py"}
+        for name in (CODE, EXTRACTOR, "custom_st.py", "modules.json"):
             assert (folder / name).read_bytes() == (PRETRAINED / "tiny" / name).read_bytes()
 
 
