@@ -1,14 +1,11 @@
 """The models of transformers: one folder, two libraries, the same numbers."""
 
 import json
-import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
-import yaml
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -285,60 +282,3 @@ def test_the_vector_that_a_model_recommends_stays(tmp_path, waves, kind, layers)
                      lambda wrong=wrong: AaPEConfig(encoder=vars(nano().config), **wrong)):  # fmt: skip
             with pytest.raises(CheckpointError, match=reason):
                 call()
-
-
-def test_model_card(tmp_path):
-    """A model that nobody knows the data, licence, recipe or protocol of cannot be used or compared."""
-    score = {"data": "bells", "metric": "accuracy", "value": "51.2 ± 0.3 %", "protocol": "5 folds | 3 seeds"}
-    card = {"data": "Four bells.", "license": "cc-by-4.0", "scores": [score]}
-    options = {"head": ClassificationHead(64, 3), "labels": LABELS, "multi_label": True, "card": card}
-    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3}, **options)
-    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "model")
-    model.save_pretrained(tmp_path / "saved")
-    text = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
-    metadata = yaml.safe_load(text.split("---")[1])
-    assert metadata["license"] == "cc-by-4.0"
-    assert metadata["pipeline_tag"] == "audio-classification"
-    for words in ("Four bells.", '"steps": 3', "bell, drum, flute", "51.2 ± 0.3 %", "5 folds \\| 3 seeds", "several"):
-        assert words in text
-    assert read_model(tmp_path / "saved").card == card
-    (tmp_path / "saved" / "README.md").write_text("mine")
-    model.save_pretrained(tmp_path / "saved")
-    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
-    AutoModel.from_config(model.config).save_pretrained(tmp_path / "bare")
-    AaPEModel(AaPEConfig(encoder=nano().config.__dict__)).save_pretrained(tmp_path / "unknown")
-    assert (tmp_path / "unknown" / "README.md").read_text().count("Not stated.") == 4
-
-
-@pytest.mark.parametrize("has_card", [False, True])
-def test_push_uploads_a_folder_that_loads(classifier, monkeypatch, tmp_path, has_card):
-    """What is on the Hub must be all of it, and a card that somebody wrote there must stay."""
-    import huggingface_hub
-
-    pushed = {}
-
-    class Api:
-        def __init__(self, token=None):
-            pushed["token"] = token
-
-        def create_repo(self, repo_id, *, private, exist_ok):
-            return SimpleNamespace(repo_id=f"me/{repo_id}")
-
-        def file_exists(self, repo_id, name, *, revision):
-            return has_card
-
-        def upload_folder(self, *, folder_path, **options):
-            shutil.copytree(folder_path, tmp_path / "hub")
-            pushed.update(options)
-            return "https://hub/commit"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    model = AutoModelForAudioClassification.from_pretrained(classifier)
-    assert model.push_to_hub("bells", token="t", private=True) == "https://hub/commit"
-    assert (pushed["repo_id"], pushed["token"]) == ("me/bells", "t")
-    assert pushed["ignore_patterns"] == (["README.md"] if has_card else None)
-    assert read_model(tmp_path / "hub").labels == LABELS
-    assert "bell, drum, flute" in (tmp_path / "hub" / "README.md").read_text()
-    shutil.rmtree(tmp_path / "hub")
-    model.save_pretrained(tmp_path / "local", push_to_hub=True)
-    assert pushed["repo_id"] == "me/local"

@@ -402,3 +402,12 @@ def test_a_recommendation_is_saved_with_the_model(folder):
     for options, reason in (({"pool": "max"}, "got 'max'"), ({"pool": "cls", "layers": [3]}, "blocks 1 to 2")):
         with pytest.raises(ConfigError, match=reason):
             recommend(folder, **options)
+
+
+def test_the_card_of_the_shipped_model_is_its_own():
+    """The README beside it states revision and licence; after a change of config.json it must follow."""
+    readme = (find_model("tiny") / "README.md").read_text(encoding="utf-8")
+    assert f"Revision: `{revision('tiny')}`" in readme
+    card = read_model("tiny").card
+    assert (card["license"], card["datasets"]) == ("apache-2.0", [])  # none of mteb's data sets, or of the Hub's
+    assert "Apache-2.0" in readme

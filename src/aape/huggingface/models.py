@@ -18,14 +18,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceCl
 from transformers.utils import ModelOutput
 
 from aape.errors import CheckpointError
-from aape.huggingface.card import model_card
+from aape.huggingface.card import model_card, with_revision
 from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
-from aape.models.config_file import CONFIG_NAME, read_pooling, read_sections
+from aape.models.config_file import CONFIG_NAME, read_card, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import pool
+from aape.models.saved import WEIGHTS_NAME, model_name
+from aape.models.saved import revision as revision_of
 
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 
@@ -127,15 +129,27 @@ class AaPEPreTrainedModel(PreTrainedModel):
         return x.masked_fill(~valid[:, None, None], 0), valid
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Write a folder that loads by itself: model, feature extractor and, where there is none yet, a model card."""
+        """Write a folder that loads by itself: model, feature extractor and model card.
+
+        Of a card that is there, only the revision changes, if it states one.
+
+        Raises:
+            CheckpointError: `config.card` has a key or value that is none.
+        """
+        read_card(self.config.card, CONFIG_NAME)
         if kwargs.pop("push_to_hub", False):
             name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})
         super().save_pretrained(save_directory, *args, **kwargs)
         write_companions(save_directory)
-        readme = Path(save_directory) / "README.md"
+        readme, is_whole = Path(save_directory) / "README.md", (Path(save_directory) / WEIGHTS_NAME).is_file()
+        digest = revision_of(save_directory) if is_whole else None  # none of weights in several files
         if not readme.exists():
-            readme.write_text(model_card(self.config, self.num_parameters()), encoding="utf-8")
+            name = model_name(save_directory)
+            card = model_card(self.config, self.num_parameters(), name=name, revision=digest)
+            readme.write_text(card, encoding="utf-8")
+        elif digest:
+            readme.write_bytes(with_revision(readme.read_bytes(), digest))
 
     def push_to_hub(
         self,
@@ -149,7 +163,7 @@ class AaPEPreTrainedModel(PreTrainedModel):
         create_pr: bool = False,
         **save_options: Any,
     ) -> str:
-        """Upload model, feature extractor and model card; a card that is already there stays.
+        """Upload model, feature extractor and model card; of a card that is there, only the revision changes.
 
         Options mean what they mean elsewhere in transformers, and `save_options` are those of `save_pretrained`. The
         repository is made if needed.
@@ -161,8 +175,10 @@ class AaPEPreTrainedModel(PreTrainedModel):
 
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        has_card = api.file_exists(repo_id, "README.md", revision=revision)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as parent:
+            folder = os.path.join(parent, repo_id.rpartition("/")[2])  # the card's name of the model
+            if api.file_exists(repo_id, "README.md", revision=revision):
+                api.hf_hub_download(repo_id, "README.md", revision=revision, local_dir=folder)
             self.save_pretrained(folder, **save_options)
             commit = api.upload_folder(
                 repo_id=repo_id,
@@ -171,7 +187,6 @@ class AaPEPreTrainedModel(PreTrainedModel):
                 create_pr=create_pr,
                 commit_message=commit_message or f"Upload {type(self).__name__}",
                 commit_description=commit_description,
-                ignore_patterns=["README.md"] if has_card else None,
             )
         return str(commit)
 

@@ -85,7 +85,7 @@ def save_model(
         multi_label: a sound may have several classes or none.
         training: how it was trained; JSON values.
         card: for the model card and mteb: `data`, a text; `datasets`, names of public ones among it, none if empty;
-            `license`; `date` of release; `scores`, each with `data`, `metric`, `value`, `protocol`.
+            `license`, as on the Hub; `date` of release; `scores`, each with `data`, `metric`, `value`, `protocol`.
         loop_to: length in seconds, 0 to 600, that shorter clips were looped to in training and users' sounds will be.
         pool: what vectors the model recommends, see `aape.models.pooling.pool`; None for "cls_mean".
         layers: blocks that these are of, counted from 1; none for the last.
@@ -110,8 +110,8 @@ def save_model(
     }
     where = os.fspath(folder)
     read_pooling({"pool": pool, "layers": layers}, encoder.config.depth, where)
-    optional: dict[str, Any] = {"loop_to": read_loop_to(loop_to, where), "card": read_card(card, where)}
-    optional |= {"pool": pool, "layers": [*(layers or ())]}
+    optional: dict[str, Any] = {"loop_to": read_loop_to(loop_to, where), "pool": pool, "layers": [*(layers or ())]}
+    optional["card"] = read_card(card, where)
     config |= {key: value for key, value in optional.items() if value} | _describe_head(head, labels, multi_label)
     tensors = _tensors(encoder, head, dtype, where)
     target.mkdir(parents=True, exist_ok=True)

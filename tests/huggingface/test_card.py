@@ -1,0 +1,135 @@
+"""The model card: what a reader needs, and what the Hub and mteb read from it."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoModelForAudioClassification
+
+from aape.errors import CheckpointError
+from aape.huggingface import AaPEConfig, AaPEModel
+from aape.models.heads import ClassificationHead
+from aape.models.saved import read_model, revision, save_model
+from notes import FRONT_END, nano
+
+LABELS = ["bell", "drum", "flute"]
+
+
+def test_model_card(tmp_path):
+    """A model that nobody knows the data, licence, recipe or protocol of cannot be used or compared."""
+    score = {"data": "bells", "metric": "accuracy", "value": "51.2 ± 0.3 %", "protocol": "5 folds | 3 seeds"}
+    card = {"data": "Four bells.", "license": "cc-by-4.0", "scores": [score]}
+    options = {"head": ClassificationHead(64, 3), "labels": LABELS, "multi_label": True, "card": card}
+    save_model(tmp_path / "model", nano(), FRONT_END, training={"steps": 3}, **options)
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text(encoding="utf-8")
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert metadata["license"] == "cc-by-4.0"
+    assert metadata["pipeline_tag"] == "audio-classification"
+    for words in ("Four bells.", '"steps": 3', "bell, drum, flute", "51.2 ± 0.3 %", "5 folds \\| 3 seeds", "several"):
+        assert words in text
+    assert read_model(tmp_path / "saved").card == card
+    (tmp_path / "saved" / "README.md").write_text("mine")
+    model.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "README.md").read_text() == "mine"
+    AutoModel.from_config(model.config).save_pretrained(tmp_path / "bare")
+    AaPEModel(AaPEConfig(encoder=nano().config.__dict__)).save_pretrained(tmp_path / "unknown")
+    assert (tmp_path / "unknown" / "README.md").read_text().count("Not stated.") == 4
+    model.config.card = {"licence": "mit"}
+    with pytest.raises(CheckpointError, match="card: unknown key 'licence': did you mean 'license'"):
+        model.save_pretrained(tmp_path / "misspelt")
+    assert not (tmp_path / "misspelt").exists()
+
+
+def test_the_hub_reads_the_card(tmp_path):
+    """Scores that the Hub cannot read are on no leaderboard, and metadata that it refuses stop an upload."""
+    scores = [
+        {"data": "Bells, 5 folds", "metric": "accuracy", "value": 0.81, "protocol": "linear: last step"},
+        {"data": "Bells, 5 folds", "metric": "macro F1", "value": "0.8 ± 0.1", "protocol": 'linear, "best" step\n---'},
+        {"data": "鐘", "metric": "mAP", "value": np.float64(0.5), "protocol": "k = 5"},
+    ]
+    card = {
+        "data": "Four bells.",
+        "license": "cc-by-4.0",
+        "datasets": ["me/bells"],
+        "date": "2026-11-28",
+        "scores": scores,
+    }
+    model = AaPEModel(AaPEConfig(encoder=nano().config.__dict__, pool="mean"))
+    model.config.card = card
+    model.save_pretrained(tmp_path / "bells")
+    read = ModelCard.load(tmp_path / "bells" / "README.md")
+    assert (read.data.library_name, read.data.pipeline_tag) == ("aape", "feature-extraction")
+    assert (read.data.license, read.data.datasets, read.data.model_name) == ("cc-by-4.0", ["me/bells"], "bells")
+    assert [(result.dataset_name, result.metric_name, result.metric_value, result.metric_args["protocol"])
+            for result in read.data.eval_results] == [tuple(score.values()) for score in scores]  # fmt: skip
+    assert [result.dataset_type for result in read.data.eval_results] == ["bells-5-folds", "bells-5-folds", "鐘"]
+    count = model.num_parameters()
+    size = (f"of {count / 1e6:.1f} M parameters", f"{4 * count / 2**20:.0f} MB of memory", "A vector has 64 numbers")
+    assert '| linear, "best" step --- |' in read.text
+    for words in (*size, f"Revision: `{revision(tmp_path / 'bells')}`", "Public data sets among it: me/bells."):
+        assert words in read.text
+
+
+def test_the_card_states_the_revision_of_its_folder(tmp_path):
+    """After more training the old card would name weights that are gone; the owner's own words must stay."""
+    model = AaPEModel(AaPEConfig(encoder=nano().config.__dict__))
+    model.save_pretrained(tmp_path)
+    old, readme = revision(tmp_path), tmp_path / "README.md"
+    readme.write_bytes(b"Mine.\r\n" + readme.read_bytes())
+    with torch.no_grad():
+        model.encoder.cls_token += 1
+    model.save_pretrained(tmp_path)
+    assert revision(tmp_path) != old
+    assert f"Revision: `{revision(tmp_path)}`".encode() in readme.read_bytes()
+    assert readme.read_bytes().startswith(b"Mine.\r\n")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="100KB")
+    assert "Revision" not in (tmp_path / "parts" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("has_card", [False, True])
+def test_push_uploads_a_folder_that_loads(classifier, monkeypatch, tmp_path, has_card):
+    """What is on the Hub must be all of it, and a card that somebody wrote there must stay."""
+    import huggingface_hub
+
+    pushed = {}
+
+    class Api:
+        def __init__(self, token=None):
+            pushed["token"] = token
+
+        def create_repo(self, repo_id, *, private, exist_ok):
+            return SimpleNamespace(repo_id=f"me/{repo_id}")
+
+        def file_exists(self, repo_id, name, *, revision):
+            return has_card
+
+        def hf_hub_download(self, repo_id, name, *, revision, local_dir):
+            Path(local_dir).mkdir()
+            (Path(local_dir) / name).write_text(f"Mine.\nRevision: `{40 * '0'}`.\n")
+
+        def upload_folder(self, *, folder_path, **options):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            pushed.update(options)
+            return "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    assert model.push_to_hub("bells", token="t", private=True) == "https://hub/commit"
+    assert (pushed["repo_id"], pushed["token"]) == ("me/bells", "t")
+    assert read_model(tmp_path / "hub").labels == LABELS
+    card, stated = (tmp_path / "hub" / "README.md").read_text(), f"Revision: `{revision(tmp_path / 'hub')}`"
+    if has_card:
+        assert card == f"Mine.\n{stated}.\n"
+    else:
+        assert "bell, drum, flute" in card
+        assert stated in card
+    shutil.rmtree(tmp_path / "hub")
+    model.save_pretrained(tmp_path / "local", push_to_hub=True)
+    assert pushed["repo_id"] == "me/local"
