@@ -78,6 +78,9 @@ def test_vectors_are_those_of_embed_in_the_order_of_the_loader(folder):
         ({"bytes": b"RIFF", "path": None}, "file, clip 3"),
         ({"bytes": None, "path": "nowhere.wav"}, "nowhere.wav: "),
         ({"bytes": None, "path": None}, "it must have 'array' and 'sampling_rate', 'bytes' or 'path'"),
+        ({"bytes": b"RIFF", "path": "audio.wav"}, "file, clip 3"),  # often of this name in all rows
+        ([0.0] * 16000, "array, clip 3: an array does not know its sample rate"),
+        (5, "array, clip 3"),
         (None, "array, clip 3"),
     ],
 )

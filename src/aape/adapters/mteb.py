@@ -54,7 +54,7 @@ class AaPEEncoder:
 
     Raises:
         CheckpointError: there is no such model, it is damaged, or has another revision.
-        ConfigError: no such device or option.
+        ConfigError: no such device, or an option that is out of range.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ def model_meta(name_or_path: str | os.PathLike[str] = "tiny", name: str | None =
 
     Raises:
         CheckpointError: there is no such model, it is damaged, or its card states what it cannot.
-        ConfigError: no such option, or no such name.
+        ConfigError: an option that is out of range, or a name of another form.
     """
     if name is not None and "/" not in name:
         raise ConfigError(f"name: expected organization/model, got {name!r}")
@@ -191,7 +191,13 @@ def _clips(loader: Iterable[Any], task: str) -> Iterator[Any]:
         if not isinstance(clips, (list, tuple)):
             rule = "expected a list of clips: give the DataLoader a collate_fn that keeps them apart"
             raise DataError(f"{task}: audio: {rule}, got a {type(clips).__name__}")
-        yield from clips
+        yield from map(_numbered, clips)
+
+
+def _numbered(clip: Any) -> Any:
+    """Return a clip that errors call by its number: the path beside samples is that of a file on another machine."""
+    has_samples = isinstance(clip, Mapping) and any(clip.get(key) is not None for key in ("array", "bytes"))
+    return {key: value for key, value in clip.items() if key != "path"} if has_samples else clip
 
 
 def _undecoded(loader: Iterable[Any]) -> Iterable[Any]:

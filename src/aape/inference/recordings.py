@@ -67,7 +67,7 @@ def open_sounds(
         wav = _without_padding(wav, lengths)
     elif lengths is not None:
         raise AudioError(NAME, "lengths are for the rows of an array (clips, samples), a recording has its own")
-    if recording is None and not _is_list(wav):
+    if recording is None and not names and not _is_list(wav):
         waves = read(wav, None, NAME, has_rate=False)
         return [[wave] for wave in waves], np.ndim(wav) == 2 and not channels_first
     items = [None] if recording else wav
