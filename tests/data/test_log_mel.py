@@ -56,10 +56,11 @@ def test_the_spectrogram_is_its_definition(num_samples: int) -> None:
 
 
 def test_the_filter_bank_is_that_of_transformers() -> None:
-    audio_utils = pytest.importorskip("transformers.audio_utils")
-    theirs = audio_utils.mel_filter_bank(513, 128, 50.0, 8000.0, 16000, norm=None, mel_scale="htk")
+    filters, bins, weights = np.loadtxt(Path(__file__).with_name("mel_filter_bank.csv"), delimiter=",", unpack=True)
+    theirs = np.zeros((128, 513))
+    theirs[filters.astype(int), bins.astype(int)] = weights
     ours = mel_filter_bank(16000, 1024, 128, 50.0, 8000.0)
-    np.testing.assert_allclose(ours, theirs.T, atol=1e-12)
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
     assert (ours.max(axis=1) > 0).all()  # a filter without a bin would be a dead row
 
 

@@ -5,12 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoFeatureExtractor, AutoModel
 
 from aape.huggingface import AaPEConfig, AaPEFeatureExtractor, AaPEForPreTraining, AaPEModel
 from aape.models.config import encoder_config
 from aape.models.heads import ClassificationHead
 from notes import save_nano
+
+READS_PROBLEMS = Version(transformers.__version__) >= Version("5.23")
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +66,10 @@ def build_pretraining():
         return AaPEForPreTraining(config)
 
     return build
+
+
+@pytest.fixture
+def reading():
+    """Return how to have a pipeline read the scores of a problem: before 5.23 it always takes a softmax."""
+    functions = {"multi_label_classification": "sigmoid", "regression": "none"} if not READS_PROBLEMS else {}
+    return lambda problem: {"function_to_apply": functions[problem]} if problem in functions else {}

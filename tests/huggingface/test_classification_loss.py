@@ -155,7 +155,7 @@ def train(model, folder, labels, waves, **options):
         ({"num_labels": 3, "problem_type": SEVERAL}, [[1, 0, 1], [0, 1, 0]], SEVERAL),
     ],
 )
-def test_what_the_trainer_learned_is_what_the_model_says(folder, tmp_path, waves, options, labels, problem):
+def test_what_the_trainer_learned_is_what_the_model_says(folder, tmp_path, waves, reading, options, labels, problem):
     """A model of one kind that is saved as another names probabilities that it never learned."""
     losses = train(AutoModelForAudioClassification.from_pretrained(folder, **options), tmp_path, labels, waves)
     assert len(losses) == 3
@@ -165,7 +165,7 @@ def test_what_the_trainer_learned_is_what_the_model_says(folder, tmp_path, waves
     assert again.config.problem_type == problem
     with torch.no_grad():
         logits = again(**AaPEFeatureExtractor(FRONT_END.__dict__)(waves[:1], return_tensors="pt")).logits[0]
-    answers = pipeline("audio-classification", model=str(tmp_path / "model"))(waves[0])
+    answers = pipeline("audio-classification", model=str(tmp_path / "model"))(waves[0], **reading(problem))
     scores = {REGRESSION: logits, ONE: logits.softmax(-1), SEVERAL: logits.sigmoid()}[problem]
     np.testing.assert_allclose([x["score"] for x in answers], scores.sort(descending=True).values, atol=1e-4)
     ours = load_model(tmp_path / "model", "cpu")
@@ -194,12 +194,12 @@ def test_a_saved_model_keeps_its_problem(tmp_path, multi_label, labels):
 
 
 @pytest.mark.parametrize("start", ["folder", "classifier"])
-def test_an_untrained_regression_is_saved_as_one(request, start, tmp_path, waves):
+def test_an_untrained_regression_is_saved_as_one(request, start, tmp_path, waves, reading):
     """One output read as one class has a probability of 1 for every sound."""
     options = {"num_labels": 1, "ignore_mismatched_sizes": True}
     model = AutoModelForAudioClassification.from_pretrained(request.getfixturevalue(start), **options)
     model.save_pretrained(tmp_path / "model")
-    (answer,) = pipeline("audio-classification", model=str(tmp_path / "model"))(waves[0])
+    (answer,) = pipeline("audio-classification", model=str(tmp_path / "model"))(waves[0], **reading(REGRESSION))
     assert answer["score"] != 1
     with pytest.raises(CheckpointError, match="no classifier"):
         load_model(tmp_path / "model", "cpu").classify(waves[0], 16000)

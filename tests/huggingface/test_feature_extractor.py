@@ -4,11 +4,14 @@ import logging
 
 import numpy as np
 import pytest
-from transformers import AutoFeatureExtractor
+import soxr
+import torch
+from transformers import AutoFeatureExtractor, DataCollatorWithPadding
 
+from aape.data.audio import read_audio
 from aape.errors import AudioError
 from aape.huggingface import AaPEFeatureExtractor
-from notes import FRONT_END
+from notes import FRONT_END, NOTES
 
 
 def test_feature_extractor_takes_its_front_end_from_the_model(folder, tmp_path):
@@ -37,10 +40,76 @@ def test_feature_extractor_inputs(waves):
     assert not padded["input_values"][1, 57:].any()
     with pytest.raises(ValueError, match="resample"):
         extractor(waves, sampling_rate=8000)
-    with pytest.raises(AudioError, match="NaN"):
-        extractor(np.full(900, np.nan))
-    with pytest.raises(AudioError, match="a list is made of clips"):
-        extractor([waves, waves])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda wave: np.full(900, np.nan), "NaN"),
+        (lambda wave: [wave, np.append(wave, np.inf)], "clip 1: NaN or infinite"),
+        (lambda wave: [wave, wave[:0], wave], "clip 1: of shape .0,.: no samples"),
+        (lambda wave: [], "no samples"),
+        (lambda wave: [np.stack([wave, wave])] * 2, "a list is made of clips"),
+        (lambda wave: np.stack([wave, wave], 1), "average the channels, or transpose it"),
+        (lambda wave: [wave, np.stack([wave, wave], 1)], "clip 1.*average the channels"),
+        (lambda wave: np.zeros((2, 2, 900), np.float32), "of shape"),
+        (lambda wave: (3000 * wave).astype(np.int16), "int16 values: samples must be floating point"),
+    ],
+)
+def test_samples_that_cannot_be_used(waves, make, reason):
+    """One broken clip must not become the vector of another sound, or NaN for its whole batch."""
+    with pytest.raises(AudioError, match=reason):
+        AaPEFeatureExtractor()(make(waves[0]), sampling_rate=16000)
+
+
+def test_sounds_that_bring_their_rate_are_resampled(waves, caplog):
+    """Rows of `datasets` and files say at what rate they are: nobody has to resample, or is warned about a rate."""
+    extractor, wave = AaPEFeatureExtractor(), waves[0]
+    expected = soxr.resample(wave, 44100, 16000, quality="HQ")
+    for sound in (
+        {"array": wave, "sampling_rate": 44100},
+        [{"raw": wave, "sampling_rate": 44100}],
+        (wave, 44100),
+        {"array": np.stack([wave, wave]), "sampling_rate": 44100},
+    ):
+        values = extractor(sound, return_tensors="np")["input_values"]
+        np.testing.assert_allclose(values, extractor(expected, sampling_rate=16000)["input_values"], atol=1e-4)
+    files = extractor([NOTES[0], {"path": NOTES[1]}])["input_values"]
+    np.testing.assert_allclose(files[:1], extractor(read_audio(NOTES[0]), 16000)["input_values"], atol=1e-5)
+    assert "sampling_rate was not given" not in caplog.text
+    with pytest.raises(AudioError, match="its sample rate is 44100 Hz, and 16000 was expected"):
+        extractor([{"array": wave, "sampling_rate": 44100}], sampling_rate=16000)
+
+
+def test_a_collator_pads_clips_of_any_lengths(waves):
+    """Fine-tuning on clips of several lengths needs batches of them; their labels come along."""
+    extractor = AaPEFeatureExtractor()
+    clips = [waves[0], waves[1, :9000], waves[0, :3000]]
+    rows = [{"input_values": extractor(clip, 16000)["input_values"][0], "label": n} for n, clip in enumerate(clips)]
+    rows[1] |= {"attention_mask": extractor(clips[1], 16000)["attention_mask"][0]}
+    batch = DataCollatorWithPadding(extractor)([rows[1], rows[0] | {"attention_mask": np.ones(128)}])
+    assert batch["labels"].tolist() == [1, 0]
+    assert batch["attention_mask"].sum(1).tolist() == [57, 128]
+    together = extractor(clips, 16000, return_tensors="pt")
+    batch = DataCollatorWithPadding(extractor)(rows[::2])
+    assert torch.equal(batch["input_values"], together["input_values"][::2])
+    columns = {"input_values": [row["input_values"] for row in rows]}
+    assert np.array_equal(extractor.pad(columns)["input_values"], together["input_values"])
+    for wrong, options in (
+        ([], {}),
+        ([{"input_values": np.zeros((3, 64))}], {}),
+        ([{"input_values": np.zeros(3)}], {}),
+        (rows[:1], {"max_length": 9}),
+        (rows[:1], {"padding": "max_length"}),
+        (rows[:1], {"pad_to_multiple_of": 8}),
+    ):
+        with pytest.raises(ValueError, match=r"must be \(T, 128\)|padded to the longest"):
+            extractor.pad(wrong, **options)
+
+
+def test_nothing_is_needed_that_transformers_takes_away():
+    """Sequence feature extractors are to give way to audio processors (pull request 48115 there)."""
+    assert "SequenceFeatureExtractor" not in {base.__name__ for base in AaPEFeatureExtractor.__mro__}
 
 
 def test_a_missing_rate_is_a_warning(caplog, monkeypatch, waves):

@@ -86,7 +86,8 @@ def test_pretraining_starts_from_an_encoder(folder, kind):
     for part in ("predictor", "projection"):
         for name, tensor in getattr(fresh, part).state_dict().items():
             loaded = getattr(model, part).state_dict()[name]
-            assert loaded.std(correction=0) == pytest.approx(tensor.std(correction=0), rel=0.3, abs=1e-6), name
+            spread = tensor.std(correction=0).item()
+            assert loaded.std(correction=0).item() == pytest.approx(spread, rel=0.3, abs=1e-6), name
     if kind == "cross_attention":
         torch.testing.assert_close(model.predictor.positions, fresh.predictor.positions)
     with pytest.raises(CheckpointError, match=r"training\.loss"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
@@ -31,6 +31,7 @@ class AaPEConfig(PretrainedConfig):
     """
 
     model_type = "aape"
+    keys_to_ignore_at_inference: ClassVar = ["hidden_states", "attention_mask"]  # the Trainer's metrics take logits
 
     def __init__(
         self,
@@ -52,6 +53,21 @@ class AaPEConfig(PretrainedConfig):
         self.pool, chosen = read_pooling(use, made.depth, CONFIG_NAME)
         self.layers = list(chosen)
         super().__init__(**{**kwargs, "auto_map": dict(AUTO_MAP)})
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of a token."""
+        return int(self.encoder["embed_dim"])
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """How many blocks there are."""
+        return int(self.encoder["depth"])
+
+    @property
+    def num_attention_heads(self) -> int:
+        """How many heads each block has."""
+        return int(self.encoder["num_heads"])
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature, FeatureExtractionMixin
 from transformers.utils import logging
 
 from aape.data.log_mel import LogMel
-from aape.errors import CheckpointError
+from aape.errors import AudioError, CheckpointError
 from aape.huggingface.configuration import AaPEConfig
 from aape.inference.recordings import open_sounds
 from aape.models.companions import AUTO_MAP, CODE_NAME, write_companions
@@ -21,7 +22,7 @@ from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_en
 _LOG = logging.get_logger(__name__)
 
 
-class AaPEFeatureExtractor(SequenceFeatureExtractor):
+class AaPEFeatureExtractor(FeatureExtractionMixin):
     """Raw audio to the standardised log-mel that the model was trained with.
 
     `from_pretrained` reads the front end of the model's own `config.json`, so that the two cannot disagree.
@@ -29,7 +30,7 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
     Args:
         front_end: fields of `aape.models.config.FrontEndConfig`; the others keep their defaults.
         patch_size: P of the encoder.
-        kwargs: of `transformers.SequenceFeatureExtractor`.
+        kwargs: of `transformers.FeatureExtractionMixin`.
 
     Raises:
         CheckpointError: an unknown field, or a value of another type or out of range.
@@ -41,9 +42,11 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         settings = read_front_end(front_end or {}, CONFIG_NAME)
         if type(patch_size) is not int or not 1 <= patch_size <= MAX_PATCH_FRAMES:
             raise CheckpointError(f"patch_size: expected 1 to {MAX_PATCH_FRAMES} frames, got {patch_size!r}")
-        derived = {"feature_size": settings.n_mels, "sampling_rate": settings.sample_rate, "padding_value": 0.0}
-        auto_map = {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
-        super().__init__(**{**kwargs, **derived, "return_attention_mask": True, "auto_map": auto_map})
+        super().__init__(**kwargs)
+        self.feature_size, self.sampling_rate = settings.n_mels, settings.sample_rate
+        # What pipelines pad the batches with that they make of single clips.
+        self.padding_value, self.padding_side, self.return_attention_mask = 0.0, "right", True
+        self.auto_map = {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
 
     @classmethod
@@ -83,7 +86,8 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         Args:
             raw_speech: mono samples (samples,), several of them (B, samples), a list of (samples,) of any lengths, or
                 anything else that `AudioModel.embed` takes.
-            sampling_rate: of the samples, in Hz; it must be the model's, and that of samples that bring their rate.
+            sampling_rate: of the samples, in Hz; it must be the model's, and that of samples that bring their rate. If
+                not given, files and samples that bring their rate are resampled.
             return_tensors: as elsewhere in transformers, such as "pt" or "np".
             padding: True or "longest", the only way there is.
             truncation: not available.
@@ -96,23 +100,62 @@ class AaPEFeatureExtractor(SequenceFeatureExtractor):
         if padding not in (True, "longest") or truncation or max_length is not None:
             asked = f"{padding=}, {truncation=}, {max_length=}"
             raise ValueError(f"{asked}: clips are padded to the longest and never cut: cut the samples before")
-        if sampling_rate is None:
-            _LOG.warning(f"sampling_rate was not given, and is taken to be {self.sampling_rate} Hz: pass it to be sure")
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            rates = f"the model was trained at {self.sampling_rate} Hz, the audio has {sampling_rate}"
-            raise ValueError(f"{rates}: resample it")
         rate = self.sampling_rate
-        sounds, _ = open_sounds(raw_speech, sampling_rate or rate, to_rate=rate, dtype=np.float32)
+        if sampling_rate not in (None, rate):
+            raise ValueError(f"the model was trained at {rate} Hz, the audio has {sampling_rate}: resample it")
+        try:
+            sounds, _ = open_sounds(raw_speech, sampling_rate, to_rate=rate, dtype=np.float32)
+        except AudioError:
+            if sampling_rate is not None:
+                raise
+            _LOG.warning(f"sampling_rate was not given, and is taken to be {rate} Hz: pass it to be sure")
+            sounds, _ = open_sounds(raw_speech, rate, to_rate=rate, dtype=np.float32)
         log_mel = LogMel(**self.front_end)
         spectrograms = []
         for blocks in sounds:
             with torch.inference_mode():
                 frames = log_mel(torch.from_numpy(np.concatenate(list(blocks)))[None])[0, 0]  # (F, T)
-            spectrograms.append(frames.T.numpy())
+            spectrograms.append({"input_values": frames.T.numpy()})
+        return self.pad(spectrograms, return_tensors=return_tensors)
+
+    def pad(
+        self,
+        processed_features: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        return_tensors: str | None = None,
+        **unused: None,
+    ) -> BatchFeature:
+        """Make a batch of the features of clips, as `DataCollatorWithPadding(extractor)` does.
+
+        Args:
+            processed_features: a mapping for each clip, or one of lists: `input_values` (T, F), and if it has been
+                padded before, `attention_mask` (T,); other keys, such as labels, are stacked.
+            padding: True or "longest", the only way there is.
+            return_tensors: as elsewhere in transformers.
+            unused: other options of collators, None.
+
+        Raises:
+            ValueError: no clips, spectrograms of other shapes, or other options.
+        """
+        if padding not in (True, "longest") or any(value is not None for value in unused.values()):
+            raise ValueError(f"{padding=}, {unused}: clips are padded to the longest and never cut")
+        if isinstance(processed_features, Mapping):
+            rows = [
+                dict(zip(processed_features, row, strict=True))
+                for row in zip(*processed_features.values(), strict=True)
+            ]
+        else:
+            rows = [dict(row) for row in processed_features]
+        spectrograms = [np.asarray(row.pop("input_values"), np.float32) for row in rows]
+        if not rows or any(x.ndim != 2 or x.shape[1] != self.feature_size for x in spectrograms):
+            shapes = ", ".join(str(x.shape) for x in spectrograms) or "no clips"
+            raise ValueError(f"input_values of each clip must be (T, {self.feature_size}), got {shapes}")
         longest = max(map(len, spectrograms))
         shape = (len(spectrograms), longest + -longest % self.patch_size)
-        values, mask = np.zeros((*shape, log_mel.n_mels), np.float32), np.zeros(shape, np.int64)
+        values, mask = np.zeros((*shape, self.feature_size), np.float32), np.zeros(shape, np.int64)
         for row, spectrogram in enumerate(spectrograms):
             values[row, : len(spectrogram)] = spectrogram
-            mask[row, : len(spectrogram)] = 1
-        return BatchFeature({"input_values": values, "attention_mask": mask}, tensor_type=return_tensors)
+            mask[row, : len(spectrogram)] = rows[row].pop("attention_mask", 1)
+        others = {key: np.stack([np.asarray(row[key]) for row in rows]) for key in rows[0]}
+        batch = {"input_values": values, "attention_mask": mask, **others}
+        return BatchFeature(batch, tensor_type=return_tensors)

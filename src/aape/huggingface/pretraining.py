@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
     student's copy, the rest anew. Call `update_teacher` after each optimiser step. Every class reads what is saved.
     """
 
-    _keys_to_ignore_on_load_unexpected = (r"^head\.",)
-    _keys_to_ignore_on_load_missing = (r"^teacher\.",)
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^head\."]
+    _keys_to_ignore_on_load_missing: ClassVar = [r"^teacher\."]
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
@@ -81,7 +81,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
             ValueError: longer clips, one of `visible` and `queries` without the other, or something is asked for that
                 is not available.
         """
-        self._check_outputs(output_attentions, output_hidden_states)
+        self._refuse(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         x, valid_frames = self._prepare(input_values, attention_mask)
         patch, num_frames = self.encoder.patch_size, self.grid_size[1] * self.encoder.patch_size
         if x.shape[-1] > num_frames:

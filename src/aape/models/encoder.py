@@ -82,6 +82,20 @@ class AudioEncoder(nn.Module):
                 outputs.append(self.norm(x))
         return outputs
 
+    def forward_hidden(self, spectrogram: Tensor) -> list[Tensor]:
+        """Encode all patches, and return what goes into each block and out of the last, before the final norm.
+
+        Args:
+            spectrogram: (B, 1, F, T), as for `forward`.
+
+        Returns:
+            Tokens (B, 1 + N, D): embeddings, then one tensor per block.
+        """
+        states = [self._with_cls_token(self.stem(spectrogram))]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return states
+
     def forward_targets(self, spectrogram: Tensor, target: str = "block") -> list[Tensor]:
         """Run every patch and no class token, and return what the teacher's targets are made of.
 

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -92,8 +92,8 @@ def save_model(
         dtype: of the file, such as float16 for half the size; readers compute in float32 all the same.
 
     Raises:
-        CheckpointError: a weight is not finite (in `dtype`), `loop_to` is out of range, no such pool or block, or a
-            key or value of `card` that is none.
+        CheckpointError: a weight has no value, or is not finite (in `dtype`), `loop_to` is out of range, there is no
+            such pool or block, or a key or value of `card` is none.
         ValueError: the head has another number of classes than `labels` names, or two of them have one name.
     """
     from safetensors.torch import save
@@ -144,13 +144,13 @@ def _tensors(
 ) -> dict[str, Tensor]:
     """Return what the file holds, by name; all of it finite."""
     tensors = {
-        f"{prefix}.{name}": tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        f"{prefix}.{name}": tensor.detach().to(dtype or tensor.dtype)
         for prefix, module in (("encoder", encoder), ("head", head))
         if module is not None
         for name, tensor in module.state_dict().items()
     }
-    _check_finite(tensors, where)
-    return tensors
+    check_values(tensors, where)
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def _describe_head(head: ClassificationHead | None, labels: list[str] | None, multi_label: bool) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
         # Copies, because a view of the file would change or crash with it.
         tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in shapes}
-    _check_finite(tensors, os.fspath(folder / WEIGHTS_NAME))
+    check_values(tensors, os.fspath(folder / WEIGHTS_NAME))
     for key, module in modules.items():
         part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
         module.load_state_dict(part, assign=True)
@@ -377,7 +377,10 @@ def _compare_shapes(there: dict[str, tuple[int, ...]], expected: dict[str, tuple
             raise CheckpointError(f"{path}: {what} tensor {min(names)}{more}")
 
 
-def _check_finite(tensors: dict[str, Tensor], where: str) -> None:
+def check_values(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that are not there or not finite: a CheckpointError that begins with `where`."""
     for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{where}: {name}: has no values: the weights were never loaded or initialised")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{where}: {name}: not finite: the weights are damaged")
