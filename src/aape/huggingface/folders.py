@@ -197,7 +197,8 @@ def _uninitialised(module: nn.Module, recurse: bool = True) -> dict[str, Any]:
 
 def _compare_saved(folder: Path, tensors: Mapping[str, Tensor], variant: str | None) -> None:
     """Read the weights that were just written, in one file or several, and compare them bit by bit."""
-    stem, there = f"model.{variant}" if variant else "model", {}
+    stem = f"model.{variant}" if variant else "model"
+    there: dict[str, Tensor] = {}
     for path in sorted([*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}-*-of-*.safetensors")]):
         try:
             there |= load_file(path)
