@@ -55,13 +55,14 @@ REFUSED = {
     "shard: compressed bomb": "not an uncompressed tar",
     "shard: member of 2 GB": "2147483648 bytes in a shard, the most is 1073741824",
     "statistics: pickle": "is not a file of `aape stats`",
+    "transformers: pickle-as-weights": "not a safetensors file, or damaged",
 }
 HARMLESS = {
     "its own code",
     "features: pickle",
     "transformers: its-own-code",
 }  # loaded without what was added, or ignored
-ELSEWHERE = {"transformers: pickles-only": "UnpicklingError", "transformers: pickle-as-weights": "SafetensorError"}
+ELSEWHERE = {"transformers: pickles-only": "OSError"}  # there is no model.safetensors
 
 
 def load_all(folder, *options):
