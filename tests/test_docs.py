@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = (
     *("python.md", "command-line.md", "huggingface.md", "sentence-transformers.md", "adapters.md", "figures.md"),
-    "mteb.md",
+    *("mteb.md", "drop-in.md"),
 )
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 MORE_PAGES = (
@@ -106,6 +106,7 @@ def notes_of_the_hub(**where):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of timm, and of torch's exporters
+@pytest.mark.filterwarnings("ignore:At least one mel filter")  # of transformers, where torchaudio is missing
 @pytest.mark.parametrize("page", PAGES)
 def test_every_snippet_runs(page, desk, commands):
     """What people paste must work as it stands."""
