@@ -88,16 +88,11 @@ def test_the_core_works_without_transformers(tmp_path):
 
 
 WITHOUT_THE_TOOLS = """
-import importlib, importlib.abc, pkgutil, sys
+import importlib, pkgutil, sys
 TOOLS = {"datasets", "hearvalidator", "mteb", "onnx", "onnxruntime", "sentence_transformers", "sklearn", "timm",
          "torchcodec", "transformers", "xares", "xares_llm"}
+sys.modules.update(dict.fromkeys(TOOLS))  # so neither import nor find_spec finds them
 
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in TOOLS:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
 import aape.adapters
 for module in pkgutil.iter_modules(aape.adapters.__path__):
     try:
@@ -113,3 +108,33 @@ def test_no_adapter_needs_its_tool_before_it_is_used():
         [sys.executable, "-c", WITHOUT_THE_TOOLS], capture_output=True, text=True, timeout=120, check=True
     )
     assert all("pip install" in line for line in result.stdout.splitlines()), result.stdout
+
+
+WITH_A_BROKEN_TORCHCODEC = """
+import numpy, sys
+import datasets
+from sentence_transformers import SentenceTransformer
+import aape
+from aape.adapters.sentence_transformers import AaPETransformer
+from aape.huggingface import AaPEFeatureExtractor
+
+model = aape.load_model("tiny", "cpu")
+column = datasets.Dataset.from_dict({"audio": sys.argv[1:]}).cast_column("audio", datasets.Audio(decode=False))["audio"]
+vectors = model.embed(column)
+theirs = SentenceTransformer(modules=[AaPETransformer("tiny")], device="cpu").encode(column)
+numpy.testing.assert_allclose(theirs, vectors, atol=1e-5)
+assert len(AaPEFeatureExtractor()(column)["input_values"]) == 2
+"""
+
+
+def test_a_broken_torchcodec_does_not_matter(tmp_path):
+    """It looks for the libraries of ffmpeg and of CUDA when it is imported, and tools import it where it is installed."""
+    pytest.importorskip("datasets")
+    pytest.importorskip("sentence_transformers")
+    (tmp_path / "torchcodec").mkdir()
+    (tmp_path / "torchcodec" / "__init__.py").write_text("raise OSError('libnvrtc.so.13: cannot open')\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", WITH_A_BROKEN_TORCHCODEC, *map(str, NOTES[:2])]
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from aape.errors import AudioError, ConfigError
 from aape.huggingface import AaPEModel
 from aape.models.pooling import POOLS
 from aape.models.saved import save_model
+from decoders import AudioDecoder, DatasetsDecoder, wav
 from notes import FRONT_END, NOTES, nano, noise, save_classifier
 from notes import classifier as build_classifier
 
@@ -26,13 +26,6 @@ SentenceTransformer = sentence_transformers.SentenceTransformer
 AaPETransformer = pytest.importorskip("aape.adapters.sentence_transformers").AaPETransformer
 
 NOTE, RATE = soundfile.read(NOTES[0], dtype="float32")
-
-
-class Decoder:
-    """What a column of `datasets` holds: torchcodec's interface."""
-
-    def get_all_samples(self):
-        return SimpleNamespace(data=torch.from_numpy(np.stack([NOTE, NOTE])), sample_rate=RATE)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +113,8 @@ def test_every_form_of_a_sound_in_one_list(theirs, ours, tmp_path):
         ({"bytes": None, "path": str(files[2])}, files[2]),
         (content, content),
         (io.BytesIO(content), content),
-        (Decoder(), (NOTE, RATE)),
+        (AudioDecoder(wav(NOTE, NOTE)), (NOTE, RATE)),
+        (DatasetsDecoder(wav(NOTE, rate=44100)), (NOTE, 44100)),
         (noise(13), (noise(13), RATE)),
     ]
     expected = np.stack([ours.embed(recording) for _, recording in pairs])
@@ -129,6 +123,14 @@ def test_every_form_of_a_sound_in_one_list(theirs, ours, tmp_path):
     assert np.abs(vectors - expected).max() < 1e-5
     for index in (0, 6, 10, 14, 18):
         assert np.abs(theirs.encode(pairs[index][0]) - expected[index]).max() < 1e-5  # alone, (E,)
+
+
+def test_columns_of_datasets(theirs, ours):
+    """`model.encode(dataset["audio"])` is what the tool's pages show."""
+    datasets = pytest.importorskip("datasets")
+    paths = datasets.Dataset.from_dict({"audio": list(map(str, NOTES[:3]))})
+    column = paths.cast_column("audio", datasets.Audio(decode=False))["audio"]
+    assert np.abs(theirs.encode(column) - ours.embed(NOTES[:3])).max() < 1e-5
 
 
 def test_a_clip_is_the_same_beside_a_longer_one(theirs):

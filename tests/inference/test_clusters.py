@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from aape.cli import main
 from aape.errors import ConfigError
 from aape.inference import Embedder, load_model
+from decoders import AudioDecoder, DatasetsDecoder, wav
 from notes import NOTES, link_notes, save_nano
 
 
@@ -57,6 +59,29 @@ def test_a_bad_file_does_not_end_the_job(tmp_path, options):
     assert set(result["size"][~is_bad]) == {0, 2}
 
 
+def test_a_data_set_of_hugging_face_is_mapped(embedder):
+    """Its column is called audio, and holds decoders, or files not decoded."""
+    datasets = pytest.importorskip("datasets")
+    expected = embedder.model.embed_files(NOTES[:5])[0]
+    paths = datasets.Dataset.from_dict({"audio": list(map(str, NOTES[:5])), "label": list("abcde")})
+    undecoded = paths.cast_column("audio", datasets.Audio(decode=False))
+    result = undecoded.map(embedder, batched=True, batch_size=2, remove_columns="audio")
+    assert result.column_names == ["label", "embedding", "error"]
+    np.testing.assert_allclose(result.with_format("numpy")["embedding"][:], expected, atol=1e-5)
+    samples = [soundfile.read(note, dtype="float32")[0] for note in NOTES[:5]]
+    sounds = [
+        DatasetsDecoder(wav(samples[0])),
+        AudioDecoder(wav(samples[1], samples[1])),
+        NOTES[2],
+        (samples[3], 16000),
+        "no.wav",
+    ]
+    result = embedder({"audio": sounds, "label": list("abcde")})
+    np.testing.assert_allclose(result["embedding"][:4], expected[:4], atol=1e-4)
+    assert np.isnan(result["embedding"][4]).all()
+    assert result["error"][4] == "No such file or directory"
+
+
 def test_windows_have_times(tmp_path):
     """Rows of windows are found again in their files."""
     model = load_model(save_nano(tmp_path / "model"), "cpu")
@@ -87,7 +112,7 @@ def test_other_columns_are_left_as_they_are(embedder):
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"path": ["a"], "text": ["b"]}, "no column bytes or content in a batch of path, text"),
+        ({"path": ["a"], "text": ["b"]}, "no column bytes, content, audio in a batch of path, text"),
         ([b"RIFF"], "a mapping of columns or a data frame, got list"),
         ({"bytes": [b"", b""], "id": [1, 2, 3]}, "column id has 3 rows, and bytes has 2"),
     ],

@@ -16,6 +16,7 @@ from aape.errors import AudioError, ConfigError, DataError, RangeWarning
 from aape.huggingface import AaPEFeatureExtractor
 from aape.inference import AudioModel
 from aape.models.heads import ClassificationHead
+from decoders import AudioDecoder, DatasetsDecoder, wav
 from notes import FRONT_END, NOTES, nano
 
 NOTE = NOTES[0].read_bytes()
@@ -31,13 +32,6 @@ def model():
 @pytest.fixture(scope="module")
 def expected(model):
     return model.embed(NOTES[0])
-
-
-class Decoder:
-    """What a column of `datasets` holds: torchcodec's interface."""
-
-    def get_all_samples(self):
-        return SimpleNamespace(data=torch.from_numpy(np.stack([WAVE, WAVE])), sample_rate=RATE)
 
 
 class BrokenDecoder:
@@ -79,7 +73,8 @@ WITH_ITS_RATE = {
     "datasets, a path": {"bytes": None, "path": str(NOTES[0])},
     "pipeline": {"raw": WAVE, "sampling_rate": RATE},
     "pyannote's spelling": {"array": WAVE, "sample_rate": RATE},
-    "torchcodec": Decoder(),
+    "torchcodec": AudioDecoder(wav(WAVE, WAVE)),
+    "datasets, decoded": DatasetsDecoder(wav(WAVE)),
 }
 ARRAYS = {
     "read-only": read_only(),
@@ -103,6 +98,32 @@ def test_sounds_of_other_libraries(model, expected, sound):
     assert model.classify(sound).labels == model.classify(WAVE, RATE).labels
     values = AaPEFeatureExtractor(FRONT_END.__dict__)(sound if isinstance(sound, (bytes, os.PathLike)) else [sound])
     assert len(values["input_values"]) == 1
+
+
+def test_columns_of_datasets_and_data_frames(model, expected):
+    """`dataset["audio"]` and `frame["audio"]` are no lists, and are what people pass."""
+    datasets, pandas = pytest.importorskip("datasets"), pytest.importorskip("pandas")
+    paths = datasets.Dataset.from_dict({"audio": list(map(str, NOTES[:2]))})
+    undecoded = paths.cast_column("audio", datasets.Audio(decode=False))
+    frame = pandas.DataFrame({"audio": [{"bytes": NOTE, "path": "a"}, {"bytes": NOTES[1].read_bytes(), "path": "b"}]})
+    both = np.stack([expected, model.embed(NOTES[1])])
+    for column in (undecoded["audio"], undecoded[:2]["audio"], frame["audio"], frame["audio"].to_numpy()):
+        np.testing.assert_allclose(model.embed(column), both, atol=1e-5)
+        assert len(model.classify(column)) == 2
+        assert len(AaPEFeatureExtractor(FRONT_END.__dict__)(column)["input_values"]) == 2
+        with pytest.raises(AudioError, match="a list: one clip at a time"):
+            model.embed_frames(column)
+    vectors = undecoded.map(lambda row: {"vector": model.embed(row["audio"])})["vector"]
+    np.testing.assert_allclose(np.array(vectors[:]), both, atol=1e-5)
+
+
+def test_a_decoder_brings_its_rate_to_a_feature_extractor():
+    """A file is resampled, so what has been decoded must be, too, unless another rate is stated."""
+    extractor = AaPEFeatureExtractor(FRONT_END.__dict__)
+    values = extractor(AudioDecoder(wav(WAVE, rate=8000)))["input_values"]
+    np.testing.assert_allclose(values, extractor(wav(WAVE, rate=8000))["input_values"], atol=1e-3)
+    with pytest.raises(AudioError, match="its sample rate is 8000 Hz, and 16000 was expected: resample it"):
+        extractor(AudioDecoder(wav(WAVE, rate=8000)), sampling_rate=16000)
 
 
 @pytest.mark.parametrize("open_one", [lambda: io.BytesIO(NOTE), lambda: NOTES[0].open("rb"), behind_a_header])
@@ -274,7 +295,10 @@ def test_a_batch_is_of_one_or_more(model, size):
         (np.zeros(9, np.uint8), RATE, "subtract 128 and divide by 128"),
         ((WAVE, RATE), 8000, "its sample rate is 16000 Hz, and 8000 was expected"),
         ({"array": WAVE, "sampling_rate": RATE}, 8000, "its sample rate is 16000 Hz, and 8000 was expected"),
-        (Decoder(), 8000, "its sample rate is 16000 Hz, and 8000 was expected"),
+        (AudioDecoder(wav(WAVE)), 8000, "and 8000 was expected: resample it, or leave the other rate out"),
+        ({"array": WAVE * np.nan, "sampling_rate": RATE, "path": "the.wav"}, None, "the.wav: NaN or infinite samples"),
+        ([NOTE, {"bytes": b"no sound", "path": "the.wav"}], None, "the.wav: not a readable sound file"),
+        ({"bytes": b"no sound", "path": "the.wav"}, None, "the.wav: not a readable sound file"),
         (BrokenDecoder(), None, "its decoder says: no stream"),
         ({"array": WAVE}, None, "an array does not know its sample rate: pass it"),
         ({"array": WAVE, "sampling_rate": "fast"}, None, "a sample rate of 'fast'"),

@@ -11,9 +11,10 @@ from aape.data.audio.decoding import stream_audio
 from aape.errors import AudioError, ConfigError
 from aape.inference.encoding import Embedded
 from aape.inference.loading import load_model
+from aape.inference.recordings import open_sounds
 from aape.inference.segments import End, FloatArray
 
-CONTENT = ("bytes", "content")  # the column of files, as Ray and Spark name it
+CONTENT = ("bytes", "content", "audio")  # the column of files, as Ray, Spark and `datasets` name it
 
 
 class Embedder:
@@ -21,6 +22,7 @@ class Embedder:
 
     >>> files = ray.data.read_binary_files("recordings", include_paths=True)
     >>> vectors = files.map_batches(Embedder, concurrency=2, fn_constructor_kwargs={"model": "tiny"})
+    >>> vectors = dataset.map(Embedder("tiny"), batched=True, remove_columns="audio")  # of Hugging Face
 
     Args:
         model: as for `load_model`.
@@ -41,7 +43,8 @@ class Embedder:
 
         Args:
             batch: columns of equal length, a mapping of arrays or lists, or a data frame: the files' contents in
-                `bytes` or `content`, their names in `path` if there are any, and whatever else.
+                `bytes` or `content`, or in `audio` whatever `AudioModel.embed` takes in a list and brings its rate;
+                their names in `path` if there are any; and whatever else.
 
         Returns:
             The other columns; `embedding` (n, E) float32; `error`, text, empty for a file that could be read; and with
@@ -54,13 +57,14 @@ class Embedder:
             raise ConfigError(f"a batch is a mapping of columns or a data frame, got {type(batch).__name__}")
         content = next((name for name in CONTENT if name in batch), None)
         if content is None:
-            raise ConfigError(f"no column {' or '.join(CONTENT)} in a batch of {', '.join(map(str, batch))}")
+            raise ConfigError(f"no column {', '.join(CONTENT)} in a batch of {', '.join(map(str, batch))}")
         files = list(batch[content])
         for name in batch:
             if len(batch[name]) != len(files):
                 raise ConfigError(f"column {name} has {len(batch[name])} rows, and {content} has {len(files)}")
         names = list(batch["path"]) if "path" in batch else [f"file {index}" for index in range(len(files))]
-        stream = self.model._stream(map(self._blocks, files, names), self._cut)
+        open_one = self._sound if content == "audio" else self._file
+        stream = self.model._stream(map(open_one, files, names), self._cut)
         rows: list[Embedded] = []
         errors: dict[int, str] = {}
         for item in self.model._vectors(stream, self._cut, is_repeatable=True):
@@ -78,7 +82,12 @@ class Embedder:
             columns |= {"start": np.array([row.start for row in rows]), "end": np.array([row.end for row in rows])}
         return columns
 
-    def _blocks(self, content: Any, name: str) -> Iterator[FloatArray]:
+    def _sound(self, sound: Any, name: str) -> Iterator[FloatArray]:
+        """Read whatever holds a sound in blocks."""
+        rate, dtype = self.model.log_mel.sample_rate, self.model._dtype
+        yield from open_sounds([sound], None, to_rate=rate, dtype=dtype, names=[name])[0][0]
+
+    def _file(self, content: Any, name: str) -> Iterator[FloatArray]:
         """Read a file in blocks."""
         if not isinstance(content, (bytes, bytearray, memoryview)):
             raise AudioError(name, f"{type(content).__name__}: not the bytes of a file")

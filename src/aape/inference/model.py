@@ -18,7 +18,7 @@ from aape.data.manifest import read_inputs
 from aape.errors import AudioError, CheckpointError
 from aape.inference.encoding import BATCH_SIZE, Embedded, FrozenEncoder, Progress, raising
 from aape.inference.labels import Classification, Summary, Threshold, check_request
-from aape.inference.recordings import Paths, Sound, open_sounds, readable_clips
+from aape.inference.recordings import Paths, Sound, is_sequence, open_sounds, readable_clips
 from aape.inference.segments import Blocks, End, FloatArray, Segment
 from aape.models.config import FrontEndConfig
 from aape.models.encoder import AudioEncoder
@@ -354,8 +354,8 @@ class AudioModel(FrozenEncoder):
     def _open_one(self, wav: Sound, sample_rate: float | None, channels_first: bool) -> list[Blocks]:
         sounds, is_batch = self._open(wav, sample_rate, None, channels_first)
         if is_batch:
-            what = "a list" if isinstance(wav, (list, tuple)) else f"of shape {np.shape(wav)}"
-            hint = "" if isinstance(wav, (list, tuple)) else "; channels_first=True if its rows are channels"
+            what = "a list" if is_sequence(wav) else f"of shape {np.shape(wav)}"
+            hint = "" if is_sequence(wav) else "; channels_first=True if its rows are channels"
             raise AudioError("array", f"{what}: one clip at a time, where there are times{hint}")
         return sounds
 

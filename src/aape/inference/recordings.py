@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import numbers
 import operator
 import os
@@ -78,7 +79,8 @@ def open_sounds(
         unpacked = recording or _unpack(item, name)
         source, rate = unpacked or (item, None)
         if None not in (rate, sample_rate) and rate != sample_rate:
-            raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was expected")
+            rule = "resample it, or leave the other rate out"
+            raise AudioError(name, f"its sample rate is {rate} Hz, and {sample_rate!r} was expected: {rule}")
         if _is_file(source):
             has_name = name == NAME or isinstance(source, (str, os.PathLike)) or getattr(source, "name", None)
             label = None if has_name else f"file{name.removeprefix(NAME)}" if name.startswith(f"{NAME}, ") else name
@@ -111,7 +113,7 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
     if hasattr(item, "get_all_samples"):
         try:
             samples = item.get_all_samples()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise AudioError(name, f"its decoder says: {error}") from error
         return samples.data.mean(0) if samples.data.ndim == 2 else samples.data, samples.sample_rate
     source: Any
@@ -152,9 +154,16 @@ def _kind(item: Any) -> str:
     return "array" if isinstance(item, list) or getattr(item, "ndim", None) else "other"
 
 
+def is_sequence(wav: Any) -> bool:
+    """Say whether this is a list, a tuple, or a column of `datasets` or of a data frame, and no array of samples."""
+    if getattr(getattr(wav, "dtype", None), "kind", "") in ("O", "U"):
+        return np.ndim(wav) == 1
+    return isinstance(wav, Sequence) and not isinstance(wav, (array.array, memoryview, range))
+
+
 def _is_list(wav: Any) -> bool:
     """Say whether this is a list of sounds, and not of numbers; lists of equally many are the rows of an array."""
-    if not isinstance(wav, (list, tuple)):
+    if not is_sequence(wav):
         return False
     if all(isinstance(item, list) for item in wav):
         return len(set(map(len, wav))) > 1
