@@ -1,11 +1,13 @@
 """The public surface: what `import aape` gives, and what each part of it costs."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 import aape
+from notes import NOTES
 
 HEAVY = ("transformers", "accelerate", "matplotlib", "soundfile", "soxr", "rich", "triton", "torchmetrics", "scipy")
 
@@ -128,7 +130,7 @@ assert len(AaPEFeatureExtractor()(column)["input_values"]) == 2
 
 
 def test_a_broken_torchcodec_does_not_matter(tmp_path):
-    """It looks for the libraries of ffmpeg and of CUDA when it is imported, and tools import it where it is installed."""
+    """It wants the libraries of ffmpeg and of CUDA when it is imported, which tools do wherever it is installed."""
     pytest.importorskip("datasets")
     pytest.importorskip("sentence_transformers")
     (tmp_path / "torchcodec").mkdir()
