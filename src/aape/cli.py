@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, by default that of the process: its arguments after `aape`.
 
     Returns:
-        The exit status: 0, or 2 after an error that was expected and takes one line, or 128 + the number of the signal
-        that stopped it: 130 after Ctrl-C.
+        The exit status: 0, or 1 where `aape data check --against` found any, or 2 after an error that was expected and
+        takes one line, or 128 + the number of the signal that stopped it: 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has closed it, as in `aape --help | head`: there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Stopped as stop:
-        return int(stop.code or 0)
+    except SystemExit as end:
+        return int(end.code or 0)
     except (AapeError, OSError) as error:
         if debug:
             raise

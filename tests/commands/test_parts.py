@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,9 +113,10 @@ def test_pack_cuts_the_parts_and_check_knows_them_again(corpus, tmp_path, capsys
     ]
     capsys.readouterr()
     arguments = ["data", "check", "--data", str(tmp_path / "parts/clips.csv"), "--against", str(tmp_path / "cuts")]
-    assert main([*arguments, "--out", str(tmp_path / "report.json"), "--workers", "0"]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "report.json"), "--workers", "0"]) == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["in_both"]) == report["num_clips"] == 2 * COUNT
+    assert {pair["how"] for pair in report["in_both"]} == {"identical samples"}
     assert f"warning: {2 * COUNT} of {2 * COUNT} clips are also in {tmp_path / 'cuts'}" in capsys.readouterr().out
 
 
@@ -129,8 +131,58 @@ def test_check_knows_the_clips_of_a_packed_corpus_again(tmp_path, capsys):
     assert main(arguments) == 0
     (tmp_path / "test.csv").write_text("file\n" + "".join(f"raw/{index}.wav\n" for index in (1, 4)))
     arguments = ["data", "check", "--data", str(tmp_path / "test.csv"), "--against", str(tmp_path / "packed/clips.csv")]
-    assert main([*arguments, "--workers", "0"]) == 0
-    assert "warning: 2 of 2 clips are also in" in capsys.readouterr().out
+    assert main([*arguments, "--workers", "0"]) == 1
+    shown = capsys.readouterr().out
+    assert "warning: 2 of 2 clips are also in" in shown
+    assert "raw/1.wav = shard-00000.tar/1.flac: identical samples" in shown  # at 16 kHz and 16 bits
+
+
+def check_against(folder, data, against, *more):
+    """Return exit status and report of a comparison."""
+    arguments = ["data", "check", "--data", str(folder / data), "--against", str(folder / against), "--workers", "0"]
+    status = main([*arguments, "--out", str(folder / "report.json"), *more])
+    return status, json.loads((folder / "report.json").read_text())
+
+
+def test_check_names_each_clip_its_twin_and_how_they_are_alike(tmp_path, capsys):
+    """A count says that a score is wrong; who has to mend the list needs the names."""
+    first, second = (read_audio(note) for note in NOTES[:2])
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train").mkdir()
+    for name, wave, options in (
+        ("test/a.wav", first, {"subtype": "PCM_16"}),
+        ("test/b.wav", second, {"subtype": "PCM_16"}),
+        ("test/c.wav", first[::-1], {"subtype": "PCM_16"}),
+        ("train/x.flac", first, {"subtype": "PCM_16"}),
+        ("train/quiet.flac", first / 4, {"subtype": "PCM_16"}),
+        ("train/24 bits.flac", second, {"subtype": "PCM_24"}),
+    ):
+        soundfile.write(tmp_path / name, wave, RATE, **options)
+    soundfile.write(tmp_path / "train/float.wav", read_audio(tmp_path / "test/a.wav"), RATE, subtype="FLOAT")
+    status, report = check_against(tmp_path, "test", "train")
+    assert status == 1
+    pairs = {Path(pair["file"]).name: pair for pair in report["in_both"]}
+    assert {*pairs} == {"a.wav", "b.wav"}
+    assert (pairs["a.wav"]["how"], pairs["a.wav"]["num_others"]) == ("identical samples", 3)
+    assert Path(pairs["a.wav"]["other"]).name in ("x.flac", "float.wav")
+    assert pairs["b.wav"]["how"] == "same sound"
+    assert 0.99 < pairs["b.wav"]["correlation"] <= 1
+    assert "warning: 2 of 3 clips are also in" in capsys.readouterr().out
+
+
+def test_check_finds_nothing_where_nothing_is_and_says_what_it_could_not_compare(tmp_path, capsys):
+    """Silence is no sound, and a training clip that cannot be read may be any of the test clips."""
+    for folder, note in (("test", NOTES[0]), ("train", NOTES[1])):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "note.wav", read_audio(note), RATE)
+        soundfile.write(tmp_path / folder / "silence.wav", np.zeros(RATE), RATE)
+    (tmp_path / "train/broken.wav").write_bytes(b"RIFF")
+    status, report = check_against(tmp_path, "test", "train")
+    assert (status, report["in_both"]) == (0, [])
+    assert [Path(item["file"]).name for item in report["against_bad"]] == ["broken.wav"]
+    shown = capsys.readouterr()
+    assert f"no clip is also in {tmp_path / 'train'}, of 3 clips" in shown.out
+    assert "broken.wav" in shown.err
 
 
 def test_check_finds_one_sound_in_several_files(corpus, tmp_path, capsys):

@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 
     from aape.data.clips import AudioInfo, Clip
     from aape.data.packing import Packed
+    from aape.runs.guards import BadFiles
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
+IDENTICAL = "identical samples"
+MAX_SHOWN = 20  # of the clips that are in both, in the terminal
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
 
@@ -85,7 +88,7 @@ class DataCheckConfig:
         label: column of the labels.
         split: column of the splits.
         fold: column of the folds.
-        against: another corpus, such as that of pre-training: sounds that are in both are counted.
+        against: another corpus, such as that of pre-training: clips that are in both are named, with exit status 1.
         workers: processes that decode; 0 for this one.
     """
 
@@ -152,11 +155,10 @@ def check(config: DataCheckConfig) -> None:
     Raises:
         ConfigError: the report cannot be written.
         DataError: no audio.
+        SystemExit: 1, after the report, where a clip is also in `against`.
     """
     from aape.data.manifest import read_manifest
-    from aape.data.same_sound import matches
     from aape.runs.files import folder_for, require_ending, write_json
-    from aape.runs.guards import BadFiles
 
     out = None if config.out is None else Path(config.out)
     if out is not None:
@@ -166,21 +168,48 @@ def check(config: DataCheckConfig) -> None:
         others = [] if config.against is None else read_manifest(config.against)
         checked = list(_each("checking", _check_once, [*clips, *others], config.workers))
         infos = [info for info, _ in checked]
-        pairs = list(zip(clips, infos, strict=False))
-        bad = BadFiles(len(clips), 1.0)
-        bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
-        readable = [(clip, info) for clip, info in pairs if not isinstance(info, str)]
+        readable, bad = _readable(clips, infos)
         report = _describe(readable, bad.as_dicts()) | _describe_warnings(clips, [noted for _, noted in checked])
         if config.against is not None:
-            compared = [info for info in infos[len(clips) :] if not isinstance(info, str)]
-            matched = zip(readable, matches(_sketches(infos[: len(clips)]), _sketches(compared)), strict=True)
-            report["against"] = config.against
-            report["in_both"] = [clip.name for (clip, _), others in matched if others]
+            compared, bad_others = _readable(others, infos[len(clips) :])
+            report |= {"against": config.against, "against_num_clips": len(others)}
+            report |= {"in_both": _in_both(readable, compared), "against_bad": bad_others.as_dicts()}
         print(_as_text(report))
         bad.print_new()
+        if config.against is not None:
+            bad_others.print_new()
         if out is not None:
             write_json(out, {"data": config.data, **report})
             print(f"-> {out}")
+    if report.get("in_both"):
+        raise SystemExit(1)
+
+
+def _readable(clips: Sequence[Clip], infos: Sequence[AudioInfo | str]) -> tuple[list[tuple[Clip, AudioInfo]], BadFiles]:
+    """Divide clips into those that can be read, with what they hold, and the others."""
+    from aape.runs.guards import BadFiles
+
+    pairs = list(zip(clips, infos, strict=False))
+    bad = BadFiles(len(clips), 1.0)
+    bad.add((clip.name, info) for clip, info in pairs if isinstance(info, str))
+    return [(clip, info) for clip, info in pairs if not isinstance(info, str)], bad
+
+
+def _in_both(clips: Sequence[tuple[Clip, AudioInfo]], others: Sequence[tuple[Clip, AudioInfo]]) -> list[dict[str, Any]]:
+    """Return for each clip that is also among others the one that is nearest, how, and how many there are."""
+    from aape.data.same_sound import matches
+
+    entries = []
+    found = matches(_sketches(info for _, info in clips), _sketches(info for _, info in others))
+    for (clip, info), same in zip(clips, found, strict=True):
+        if same:
+            equal = [index for index in same if others[index][1].digest == info.digest]
+            best = equal[0] if equal else max(same, key=same.__getitem__)
+            entries.append({
+                "file": clip.name, "other": others[best][0].name, "how": IDENTICAL if equal else "same sound",
+                "correlation": 1.0 if equal else round(same[best], 4), "num_others": len(same),
+            })  # fmt: skip
+    return entries
 
 
 def _columns(config: DataPackConfig | DataCheckConfig) -> dict[str, Any]:
@@ -271,24 +300,24 @@ def _twins(infos: list[tuple[Clip, AudioInfo]]) -> dict[str, Any]:
     """Return which clips are the same sound, silence apart, and how many such groups lie across splits or folds."""
     from aape.data.same_sound import matches
 
-    sketches = _sketches([info for _, info in infos])
+    sketches = _sketches(info for _, info in infos)
     groups: dict[int, list[Clip]] = {}
     for (clip, _), same in zip(infos, matches(sketches, sketches), strict=True):
         if same:
-            groups.setdefault(same[0], []).append(clip)
+            groups.setdefault(min(same), []).append(clip)
     twins = [clips for clips in groups.values() if len(clips) > 1]
     num_across = sum(len({(clip.split, clip.fold) for clip in clips}) > 1 for clips in twins)
     return {"same_sound": [[clip.name for clip in clips] for clips in twins], "same_sound_across_splits": num_across}
 
 
-def _sketches(infos: Sequence[AudioInfo | str]) -> NDArray[np.float32]:
-    """Stack the sketches of the clips that can be read (n, NUM)."""
+def _sketches(infos: Iterable[AudioInfo]) -> NDArray[np.float32]:
+    """Stack the sketches of clips (n, NUM)."""
     import numpy as np
 
     from aape.data.same_sound import NUM
 
-    readable = [info.sketch for info in infos if not isinstance(info, str)]
-    return np.stack(readable) if readable else np.zeros((0, NUM), np.float32)
+    sketches = [info.sketch for info in infos]
+    return np.stack(sketches) if sketches else np.zeros((0, NUM), np.float32)
 
 
 def _as_text(report: dict[str, Any]) -> str:
@@ -304,10 +333,13 @@ def _as_text(report: dict[str, Any]) -> str:
         across = report["same_sound_across_splits"]
         first = one_line(" = ".join(twins[0]))
         lines.append(f"same sound under several names: {len(twins)}, {across} across splits or folds, first {first}")
-    if "in_both" in report:
-        lines.append(
-            f"warning: {len(report['in_both'])} of {report['num_clips']} clips are also in {report['against']}"
-        )
+    if both := report.get("in_both"):
+        lines.append(f"warning: {len(both)} of {report['num_clips']} clips are also in {report['against']}")
+        lines += [one_line(f"  {pair['file']} = {pair['other']}: {pair['how']}") for pair in both[:MAX_SHOWN]]
+        if len(both) > MAX_SHOWN:
+            lines.append(f"  and {len(both) - MAX_SHOWN} others: --out lists all")
+    elif both is not None:
+        lines.append(f"no clip is also in {report['against']}, of {report['against_num_clips']} clips")
     if names := report["out_of_range"]:
         lines.append(f"out of the range of a front end of 16 kHz: {len(names)}, the first is {one_line(names[0])}")
     if noted := [warning for warning in report["warnings"] if warning["file"] not in report["out_of_range"]]:

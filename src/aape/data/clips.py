@@ -75,6 +75,7 @@ class AudioInfo:
     format: str  # such as "WAV PCM_16"
     peak: float  # largest absolute sample of the mono mix
     sketch: NDArray[np.float32]  # see aape.data.same_sound
+    digest: bytes  # of the mono samples at 16 kHz, rounded to 16 bits
 
 
 def check_clip(clip: Clip) -> AudioInfo:
@@ -84,7 +85,7 @@ def check_clip(clip: Clip) -> AudioInfo:
     for block in stream_clip(clip, sample_rate=RATE):
         length, peak = length + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
         sketch.add(block)
-    return AudioInfo(length / RATE, sample_rate, channels, kind, peak, sketch.values())
+    return AudioInfo(length / RATE, sample_rate, channels, kind, peak, sketch.values(), sketch.digest.digest())
 
 
 def clip_seconds(clip: Clip) -> float:

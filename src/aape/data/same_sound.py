@@ -6,6 +6,7 @@ two sketches estimates 2 - 2 x correlation of the clips, to a quarter of itself:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,9 +27,13 @@ class Sketch:
         self.sums, self.energy, self.total = np.zeros(NUM), 0.0, 0.0
         self.rest = np.zeros(0, np.float32)
         self.signs = np.random.default_rng(1)
+        self.digest = hashlib.blake2b(digest_size=16)
 
     def add(self, block: NDArray[np.float32]) -> None:
         """Add samples (T,)."""
+        self.digest.update(
+            np.rint(32768 * block).astype("<i4").tobytes()
+        )  # of 16 bits, as most files have, also in float
         self.total += float(np.dot(block, block))
         self.rest = np.concatenate([self.rest, block])
         num_whole = len(self.rest) // _LENGTH
@@ -50,11 +55,15 @@ class Sketch:
         self.sums += (signs * (pieces @ _SIGNS.T)).sum(0)
 
 
-def matches(sketches: NDArray[np.float32], others: NDArray[np.float32]) -> Iterator[list[int]]:
-    """Yield, for each of (n, NUM) sketches, the rows of (m, NUM) others that are the same sound; none for silence."""
+def matches(sketches: NDArray[np.float32], others: NDArray[np.float32]) -> Iterator[dict[int, float]]:
+    """Yield, for each of (n, NUM) sketches, the rows of (m, NUM) others that are the same sound; none for silence.
+
+    With each row comes the estimate of the correlation, at most 1.
+    """
     norms = np.square(others).sum(1)
     for block in np.array_split(sketches, max(1, len(sketches) * len(others) >> 22)):  # some 16 MB at a time
         own = np.square(block).sum(1)
         differences = (own[:, None] + norms - 2 * block @ others.T) / NUM
-        for row, energy in zip(differences < SAME, own, strict=True):
-            yield np.flatnonzero(row).tolist() if energy else []
+        for row, energy in zip(differences, own, strict=True):
+            same = np.flatnonzero(row < SAME).tolist() if energy else []
+            yield {index: min(1.0, 1 - float(row[index]) / 2) for index in same}
