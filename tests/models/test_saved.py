@@ -159,6 +159,21 @@ def test_the_revision_names_the_content(tmp_path, folder):
         revision(folder)
 
 
+def test_a_card_states_the_revision_of_its_folder(folder):
+    """Whatever is written into a folder later: a card would name weights, or vectors, that are gone."""
+    card = folder / "README.md"
+    for change in (
+        lambda: save_model(folder, nano(seed=1), FRONT_END),
+        lambda: recommend(folder, pool="mean"),
+    ):
+        card.write_text(f"Mine.\n\nRevision: `{revision(folder)}`, of these.\n")
+        change()
+        assert card.read_text() == f"Mine.\n\nRevision: `{revision(folder)}`, of these.\n"
+    card.write_text("Mine alone.")
+    recommend(folder, pool="cls")
+    assert card.read_text() == "Mine alone."
+
+
 def test_equal_weights_give_equal_bytes(tmp_path):
     """A digest of a release could not be checked by anybody else if the file held a date, a path or a host."""
     for name in ("one", "two"):

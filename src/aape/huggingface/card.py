@@ -9,6 +9,7 @@ from typing import Any
 
 from aape.models.config_file import CONFIG_NAME, read_card
 from aape.models.pooling import pooled_dim
+from aape.models.revision import statement
 from aape.models.saved import memory_mb
 
 _USE = """import aape
@@ -55,7 +56,7 @@ def model_card(config: Any, num_parameters: int, *, name: str, revision: str | N
     sections = {
         f"# An audio encoder of {num_parameters / 1e6:.1f} M parameters{classes}": [
             _description(config, num_parameters),
-            *(["", f"Revision: `{revision}`, of `cat config.json model.safetensors | sha256sum`."] if revision else []),
+            *(["", f"{statement(revision)}, of `cat config.json model*.safetensors | sha256sum`."] if revision else []),
         ],
         "## Use": [
             *_code("python", _USE.format(call=_CLASSIFY if is_classifier else _EMBED)),
@@ -78,11 +79,6 @@ def model_card(config: Any, num_parameters: int, *, name: str, revision: str | N
     metadata = _metadata(card, name, "audio-classification" if is_classifier else "feature-extraction")
     header = ["---", metadata, "---", ""]
     return "\n".join(header + [line for title, text in sections.items() for line in (title, "", *text, "")])
-
-
-def with_revision(card: bytes, revision: str) -> bytes:
-    """Return a card, whoever wrote it, with the revision of now where it states one."""
-    return re.sub(rb"(?m)^Revision: `[0-9a-f]{40}`", f"Revision: `{revision}`".encode(), card)
 
 
 def _description(config: Any, num_parameters: int) -> str:

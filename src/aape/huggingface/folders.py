@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aape.errors import CheckpointError
-from aape.huggingface.card import model_card, with_revision
+from aape.huggingface.card import model_card
 from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
 from aape.models.config_file import CONFIG_NAME, read_card
-from aape.models.saved import WEIGHTS_NAME, check_values, model_name
-from aape.models.saved import revision as revision_of
+from aape.models.revision import CARD_NAME, digest, state_revision
+from aape.models.saved import check_values, model_name
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
@@ -112,17 +112,17 @@ class FolderModel(PreTrainedModel):
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if not is_main_process:
             return
-        if not getattr(self, "_hf_peft_config_loaded", False):  # with adapters, they are all that is written
+        with_adapters = getattr(self, "_hf_peft_config_loaded", False)  # they are all that is written then
+        if not with_adapters:
             _compare_saved(Path(save_directory), values, kwargs.get("variant"))
         write_companions(save_directory)
-        readme, is_whole = Path(save_directory) / "README.md", (Path(save_directory) / WEIGHTS_NAME).is_file()
-        digest = revision_of(save_directory) if is_whole else None  # none of weights in several files
-        if not readme.exists():
-            name = model_name(save_directory)
-            card = model_card(self.config, self.num_parameters(), name=name, revision=digest)
-            readme.write_text(card, encoding="utf-8")
-        elif digest:
-            readme.write_bytes(with_revision(readme.read_bytes(), digest))
+        folder = Path(save_directory)
+        if not (folder / CARD_NAME).exists():
+            revision = None if with_adapters else digest(folder)
+            card = model_card(self.config, self.num_parameters(), name=model_name(folder), revision=revision)
+            (folder / CARD_NAME).write_text(card, encoding="utf-8")
+        elif not with_adapters:
+            state_revision(folder)
 
     def push_to_hub(
         self,
@@ -153,8 +153,8 @@ class FolderModel(PreTrainedModel):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as parent:
             folder = os.path.join(parent, repo_id.rpartition("/")[2])  # the card's name of the model
-            if api.file_exists(repo_id, "README.md", revision=revision):
-                api.hf_hub_download(repo_id, "README.md", revision=revision, local_dir=folder)
+            if api.file_exists(repo_id, CARD_NAME, revision=revision):
+                api.hf_hub_download(repo_id, CARD_NAME, revision=revision, local_dir=folder)
             self.save_pretrained(folder, **save_options)
             commit = api.upload_folder(
                 repo_id=repo_id,

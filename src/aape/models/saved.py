@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -26,10 +25,10 @@ from aape.models.config_file import CONFIG_NAME, read_card, read_loop_to, read_m
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import check_pooling
+from aape.models.revision import WEIGHTS_NAME, digest, state_revision
 from aape.runs.checkpoints import MANIFEST_NAME
 from aape.runs.files import write_atomically
 
-WEIGHTS_NAME = "model.safetensors"
 PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part of the package, by name
 
 _KEYS = (
@@ -118,13 +117,14 @@ def save_model(
     write_atomically(target / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
     write_companions(target)
     write_atomically(target / CONFIG_NAME, to_json(config))
+    state_revision(target)
 
 
 def recommend(name_or_path: str | os.PathLike[str], *, pool: str, layers: Sequence[int] = ()) -> None:
     """Save with a model what vectors it recommends, and `load_model` gives by default.
 
     Args:
-        name_or_path: the model; only its config.json is written anew.
+        name_or_path: the model; only its config.json is written anew, and the revision in its card.
         pool: see `aape.models.pooling.pool`.
         layers: blocks that the vectors are of, counted from 1; none for the last.
 
@@ -137,6 +137,7 @@ def recommend(name_or_path: str | os.PathLike[str], *, pool: str, layers: Sequen
     depth = read_sections(values, os.fspath(path))[0].depth
     kind, chosen = check_pooling(pool, layers, depth)
     write_atomically(path, to_json(values | {"pool": kind, "layers": list(chosen)}))
+    state_revision(path.parent)
 
 
 def _tensors(
@@ -172,22 +173,12 @@ def model_name(name_or_path: str | os.PathLike[str]) -> str:
 
 
 def revision(name_or_path: str | os.PathLike[str]) -> str:
-    """Return what names the content of a model: 40 hex digits of the SHA-256 of config.json, then model.safetensors.
+    """Return what names the content of a model, see `aape.models.revision.digest`.
 
     Raises:
-        CheckpointError: there is no such model, or one of the two files cannot be read.
+        CheckpointError: there is no such model, or a file of it cannot be read.
     """
-    digest, folder = hashlib.sha256(), find_model(name_or_path)
-    for path in (folder / CONFIG_NAME, folder / WEIGHTS_NAME):
-        try:
-            if not path.is_file():
-                raise CheckpointError(f"{folder}: not a saved model, there is no {path.name} in it")
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()[:40]
+    return digest(find_model(name_or_path))
 
 
 def memory_mb(num_parameters: int) -> float:
