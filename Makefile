@@ -13,18 +13,21 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+OLDEST := .venv-oldest
+OLDEST_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 TORCH := $(shell grep '^torch==' constraints.txt)
 # For tests. They ask for torchvision, tensorflow and torchaudio, which the tests replace by stubs or do without.
 GUESTS := $(shell grep -E '^(timm|hearvalidator|xares)==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-slow lint format clean
+.PHONY: help setup demo test test-kernels test-slow test-transformers lint format clean
 
 help:
 	@echo 'make demo          the whole pipeline on real recordings, into runs/demo'
 	@echo 'make test          lint, types and the tests'
 	@echo 'make test-kernels  the CUDA kernels, in an interpreter on the CPU (installs Triton, 700 MB)'
 	@echo 'make test-slow     the tests that take longer'
+	@echo 'make test-transformers  the Hugging Face classes, with the oldest transformers that pyproject.toml allows'
 	@echo 'make lint          lint and types only'
 	@echo 'make format        let ruff fix and format the code'
 	@echo 'make clean         remove the environment and caches'
@@ -63,9 +66,17 @@ test-kernels: $(STAMP)
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not gpu' $(TESTS)
 
+# The environment of today but for transformers and what goes with it.
+test-transformers:
+	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
+	grep -vE '^(transformers|huggingface-hub|tokenizers)==' constraints.txt > $(OLDEST)/constraints.txt
+	PIP_CONSTRAINT=$(OLDEST)/constraints.txt $(OLDEST)/bin/pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	PIP_CONSTRAINT=$(OLDEST)/constraints.txt $(OLDEST)/bin/pip install --editable '.[hub]' transformers==$(OLDEST_TRANSFORMERS) pytest pytest-xdist
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist loadfile tests/huggingface
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

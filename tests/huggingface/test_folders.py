@@ -188,12 +188,13 @@ def test_every_way_of_writing_is_compared(classifier, tmp_path):
         (torch.zeros(2, 2, 128, 48), "must be"),
         (torch.zeros(48, 128), "must be"),
         (torch.zeros(16000), "must be"),
+        (torch.zeros(2, 48, 128).numpy(), "return_tensors"),
     ],
 )
 def test_inputs_that_are_no_spectrograms(classifier, build_pretraining, inputs, reason):
     """A NaN in one clip is NaN in its vector, and an axis in the wrong place another sound."""
     for model in (*(auto.from_pretrained(classifier) for auto in ALL[:2]), build_pretraining()):
-        with pytest.raises(ValueError, match=f"input_values.*{reason}"):
+        with pytest.raises((ValueError, TypeError), match=f"input_values.*{reason}"):
             model(inputs)
 
 

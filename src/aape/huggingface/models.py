@@ -121,6 +121,8 @@ class AaPEPreTrainedModel(FolderModel):
 
         They are float32 at least, from which the stem computes in half precision too, as under autocast.
         """
+        if not isinstance(input_values, Tensor):
+            raise TypeError('input_values must be a tensor: the extractor makes one with return_tensors="pt"')
         n_mels = self.encoder.config.n_mels
         x = input_values.transpose(1, 2).unsqueeze(1) if input_values.ndim == 3 else input_values
         if x.ndim != 4 or x.shape[1:3] != (1, n_mels) or 0 in x.shape or x.is_complex():
