@@ -209,7 +209,9 @@ def test_what_sound_does_not_have_is_refused(theirs, folder):
     """An option that is ignored makes another vector than its user believes."""
     for options in ({"prompt": "query: "}, {"processing_kwargs": {"audio": {"sampling_rate": 8000}}}):
         with pytest.raises(ConfigError, match="its rate comes with it"):
-            theirs.encode(NOTE, **options)
+            theirs[0].preprocess([NOTE], **options)
+    with pytest.raises(ConfigError, match="its rate comes with it"):
+        theirs.encode(NOTE, prompt="query: ")
     for options in (
         {"processor_kwargs": {"a": 1}},
         {"backend": "onnx"},
@@ -274,6 +276,17 @@ def test_their_trainer_trains(theirs, tmp_path):
     trainer = SentenceTransformerTrainer(theirs, arguments, train_dataset=pairs, loss=loss)
     assert np.isfinite(trainer.train().training_loss)
     assert np.abs(theirs.encode(notes[:1]) - before).max() > 1e-4
+
+
+def test_their_own_transformer_around_ours(folder):
+    """It reads any model of transformers; padding must not change what it makes of ours."""
+    modules = pytest.importorskip("sentence_transformers.base.modules")
+    vectors = {"audio": {"method": "forward", "method_output_name": "pooler_output"}}
+    module = modules.Transformer(str(folder), modality_config=vectors, module_output_name="sentence_embedding")
+    model = SentenceTransformer(modules=[module], device="cpu")
+    alone, beside = model.encode([NOTE[:9000]])[0], model.encode([NOTE[:9000], noise(5)])[0]
+    assert np.abs(beside - alone).max() < 1e-5
+    assert np.abs(alone - aape.load_model(folder, "cpu", loop_to=0).embed(NOTE[:9000], RATE)).max() < 1e-5
 
 
 def test_it_can_be_sent_to_other_processes(theirs):

@@ -9,6 +9,7 @@ try:
         AutoModel,
         AutoModelForAudioClassification,
         AutoModelForPreTraining,
+        AutoProcessor,
     )
 except ImportError as error:
     raise ImportError("aape.huggingface needs transformers: pip install 'aape[hub]'") from error
@@ -25,3 +26,4 @@ AutoModel.register(AaPEConfig, AaPEModel, exist_ok=True)
 AutoModelForPreTraining.register(AaPEConfig, AaPEForPreTraining, exist_ok=True)
 AutoModelForAudioClassification.register(AaPEConfig, AaPEForAudioClassification, exist_ok=True)
 AutoFeatureExtractor.register(AaPEConfig, AaPEFeatureExtractor, exist_ok=True)
+AutoProcessor.register(AaPEConfig, AaPEFeatureExtractor, exist_ok=True)  # or it looks for one of images in the folder
