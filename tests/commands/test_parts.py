@@ -170,6 +170,29 @@ def test_check_names_each_clip_its_twin_and_how_they_are_alike(tmp_path, capsys)
     assert "warning: 2 of 3 clips are also in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("kind", "subtype", "rate"),
+    [("MP3", "MPEG_LAYER_III", 44100), ("OGG", "VORBIS", 32000), ("OGG", "OPUS", 48000)],
+)
+def test_check_finds_lossy_copies_and_no_other_note(tmp_path, kind, subtype, rate):
+    """A test set is often what a training corpus holds as MP3; notes of one instrument and pitch are no copies."""
+    for folder in ("test", "train"):
+        (tmp_path / folder).mkdir()
+    for index, note in enumerate(NOTES):
+        if index % 2:
+            soundfile.write(tmp_path / f"test/{index}.wav", read_audio(note), RATE)
+        if index % 2 == 0 or index < 12:
+            wave = 0.5 * read_audio(note, sample_rate=rate)
+            soundfile.write(tmp_path / f"train/{index}.x", wave, rate, format=kind, subtype=subtype)
+    (tmp_path / "train.csv").write_text("file\n" + "".join(f"train/{p.name}\n" for p in (tmp_path / "train").iterdir()))
+    status, report = check_against(tmp_path, "test", "train.csv")
+    pairs = {Path(pair["file"]).stem: Path(pair["other"]).stem for pair in report["in_both"]}
+    assert status == 1
+    assert all(test == train for test, train in pairs.items())
+    assert {*pairs} == {"1", "3", "5", "7", "9", "11"}
+    assert "identical samples" not in {pair["how"] for pair in report["in_both"]}
+
+
 def test_check_finds_nothing_where_nothing_is_and_says_what_it_could_not_compare(tmp_path, capsys):
     """Silence is no sound, and a training clip that cannot be read may be any of the test clips."""
     for folder, note in (("test", NOTES[0]), ("train", NOTES[1])):

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, all that the format has
 FLAC_RATES = range(1000, 655351)  # Hz, as far as the format goes and as little as is read
-IDENTICAL = "identical samples"
 MAX_SHOWN = 20  # of the clips that are in both, in the terminal
 T = TypeVar("T")
 ResultT = TypeVar("ResultT")
@@ -197,16 +196,17 @@ def _readable(clips: Sequence[Clip], infos: Sequence[AudioInfo | str]) -> tuple[
 
 def _in_both(clips: Sequence[tuple[Clip, AudioInfo]], others: Sequence[tuple[Clip, AudioInfo]]) -> list[dict[str, Any]]:
     """Return for each clip that is also among others the one that is nearest, how, and how many there are."""
-    from aape.data.same_sound import matches
+    from aape.data.same_sound import NEAR, SAME, matches
 
     entries = []
-    found = matches(_sketches(info for _, info in clips), _sketches(info for _, info in others))
+    found = matches(_sketches(info for _, info in clips), _sketches(info for _, info in others), NEAR)
     for (clip, info), same in zip(clips, found, strict=True):
         if same:
             equal = [index for index in same if others[index][1].digest == info.digest]
             best = equal[0] if equal else max(same, key=same.__getitem__)
+            how = "same sound" if same[best] > 1 - SAME / 2 else "near-identical"
             entries.append({
-                "file": clip.name, "other": others[best][0].name, "how": IDENTICAL if equal else "same sound",
+                "file": clip.name, "other": others[best][0].name, "how": "identical samples" if equal else how,
                 "correlation": 1.0 if equal else round(same[best], 4), "num_others": len(same),
             })  # fmt: skip
     return entries

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 RATE = 16000  # Hz
 NUM = 32
-SAME = 0.02  # mean squared difference from here up is another sound: a correlation of 0.99
+SAME = 0.02  # mean squared difference from here up is not the same sound: a correlation of 0.99
+NEAR = 0.1  # nor from here up a lossy copy: 0.95; of two other sounds, one pair in 10^15 is estimated below
 CONSTANT = 1e-10  # share of the energy that is not the offset's, down to which there is nothing but an offset
 _LENGTH = 4096  # samples that are projected at once
 _SIGNS = np.random.default_rng(0).choice((-1.0, 1.0), (NUM, _LENGTH)).astype(np.float32)
@@ -55,15 +56,17 @@ class Sketch:
         self.sums += (signs * (pieces @ _SIGNS.T)).sum(0)
 
 
-def matches(sketches: NDArray[np.float32], others: NDArray[np.float32]) -> Iterator[dict[int, float]]:
+def matches(
+    sketches: NDArray[np.float32], others: NDArray[np.float32], limit: float = SAME
+) -> Iterator[dict[int, float]]:
     """Yield, for each of (n, NUM) sketches, the rows of (m, NUM) others that are the same sound; none for silence.
 
-    With each row comes the estimate of the correlation, at most 1.
+    The same is what differs by less than `limit`. With each row comes the estimate of the correlation, at most 1.
     """
     norms = np.square(others).sum(1)
     for block in np.array_split(sketches, max(1, len(sketches) * len(others) >> 22)):  # some 16 MB at a time
         own = np.square(block).sum(1)
         differences = (own[:, None] + norms - 2 * block @ others.T) / NUM
         for row, energy in zip(differences, own, strict=True):
-            same = np.flatnonzero(row < SAME).tolist() if energy else []
+            same = np.flatnonzero(row < limit).tolist() if energy else []
             yield {index: min(1.0, 1 - float(row[index]) / 2) for index in same}
