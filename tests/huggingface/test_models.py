@@ -211,6 +211,14 @@ def test_padding_changes_nothing(classifier, waves):
     torch.testing.assert_close(model(batch["input_values"][:1].mT[:, None])[1], model(batch["input_values"][:1])[1])
 
 
+@torch.no_grad()
+def test_a_compiled_model_is_one_graph(classifier):
+    """Checks of the input that stop the graph would cost what torch.compile is used for."""
+    model, x = AutoModel.from_pretrained(classifier), torch.randn(2, 48, 128)
+    outputs = torch.compile(model, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(outputs.pooler_output, model(x).pooler_output)
+
+
 def test_gradients_pass_through_padded_batches(classifier, waves):
     """Fine-tuning with the Trainer pads; a head that alone learns would look like a weak encoder."""
     model = AutoModelForAudioClassification.from_pretrained(classifier)

@@ -128,13 +128,14 @@ class AaPEPreTrainedModel(FolderModel):
         if x.ndim != 4 or x.shape[1:3] != (1, n_mels) or 0 in x.shape or x.is_complex():
             shapes = f"(B, T, {n_mels}) or (B, 1, {n_mels}, T)"
             raise ValueError(f"input_values must be {shapes}, not {tuple(input_values.shape)} of {x.dtype}")
-        if not _has_products(self.dtype, self.device):
+        is_eager = not torch.compiler.is_compiling()  # what looks at values would break the graph
+        if is_eager and not _has_products(self.dtype, self.device):
             raise ValueError(f"{self.device} cannot compute in {self.dtype}: load the model with dtype=torch.float32")
         x = x.to(torch.promote_types(self.dtype, torch.float32))
         if attention_mask is not None:
             x, attention_mask = self._without_padding(x, attention_mask)
         is_finite = x.isfinite().flatten(1).all(1)
-        if not bool(is_finite.all()):
+        if is_eager and not bool(is_finite.all()):
             raise ValueError(f"input_values: NaN or infinite values in clip {int((~is_finite).nonzero()[0])}")
         return x, attention_mask
 
