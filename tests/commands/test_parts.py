@@ -10,6 +10,7 @@ import soundfile
 
 from aape.cli import main
 from aape.data.audio import read_audio
+from aape.data.same_sound import Sketch, matches
 from aape.models.heads import ClassificationHead
 from notes import NOTES, read_lines, save_nano
 
@@ -206,6 +207,38 @@ def test_check_finds_nothing_where_nothing_is_and_says_what_it_could_not_compare
     shown = capsys.readouterr()
     assert f"no clip is also in {tmp_path / 'train'}, of 3 clips" in shown.out
     assert "broken.wav" in shown.err
+
+
+def test_check_compares_nothing_where_nothing_can_be_read(tmp_path, capsys):
+    """A check of a corpus of another format would pass."""
+    for folder in ("test", "train"):
+        (tmp_path / folder).mkdir()
+    soundfile.write(tmp_path / "test/note.wav", read_audio(NOTES[0]), RATE)
+    (tmp_path / "train/broken.wav").write_bytes(b"RIFF")
+    for first, second in (("test", "train"), ("train", "test")):
+        arguments = ["--data", str(tmp_path / first), "--against", str(tmp_path / second), "--workers", "0"]
+        assert main(["data", "check", *arguments]) == 2
+        assert f"{tmp_path / 'train'}: none of its clips can be read, so nothing is compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("length", [160, 800, 1600, 3200, 4100])
+def test_the_estimate_is_the_correlation_of_short_clips_too(length):
+    """A click at the end of a short clip must not make another one of it, nor an offset or a change of sign."""
+    rng = np.random.default_rng(length)
+    waves = (0.01 * rng.standard_normal((2, length))).astype(np.float32)
+    waves[:, -1] = 0.05  # a click, louder than the noise
+    first, second, moved, inverted, longer = map(
+        sketch, (waves[0], waves[1], waves[0] + 0.25, -waves[0], np.append(waves[0], np.zeros(500, np.float32)))
+    )
+    assert [*matches(first[None], np.stack([second, moved, inverted, longer]))] == [
+        {1: pytest.approx(1, abs=1e-3), 2: pytest.approx(1), 3: pytest.approx(1, abs=1e-3)}
+    ]
+
+
+def sketch(wave):
+    whole = Sketch()
+    whole.add(wave)
+    return whole.values()
 
 
 def test_check_finds_one_sound_in_several_files(corpus, tmp_path, capsys):

@@ -17,6 +17,7 @@ from aape.errors import (
     AudioError,
     AudioWarning,
     ConfigError,
+    DataError,
     PlainWarnings,
     RangeWarning,
     one_line,
@@ -153,7 +154,7 @@ def check(config: DataCheckConfig) -> None:
 
     Raises:
         ConfigError: the report cannot be written.
-        DataError: no audio.
+        DataError: no audio, or with `against` a corpus without a clip that can be read.
         SystemExit: 1, after the report, where a clip is also in `against`.
     """
     from aape.data.manifest import read_manifest
@@ -171,6 +172,10 @@ def check(config: DataCheckConfig) -> None:
         report = _describe(readable, bad.as_dicts()) | _describe_warnings(clips, [noted for _, noted in checked])
         if config.against is not None:
             compared, bad_others = _readable(others, infos[len(clips) :])
+            for corpus, usable, unread in ((config.data, readable, bad), (config.against, compared, bad_others)):
+                if not usable:
+                    reason = next(iter(unread.reasons.values()))
+                    raise DataError(f"{corpus}: none of its clips can be read, so nothing is compared ({reason})")
             report |= {"against": config.against, "against_num_clips": len(others)}
             report |= {"in_both": _in_both(readable, compared), "against_bad": bad_others.as_dicts()}
         print(_as_text(report))

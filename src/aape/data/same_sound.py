@@ -25,7 +25,8 @@ class Sketch:
     """The sketch of a clip, added up block by block."""
 
     def __init__(self) -> None:
-        self.sums, self.energy, self.total = np.zeros(NUM), 0.0, 0.0
+        self.sums, self.energy = np.zeros(NUM), 0.0
+        self.length, self.total, self.ones = 0, 0.0, np.zeros(NUM)  # ones: what an offset of 1 adds to the sums
         self.rest = np.zeros(0, np.float32)
         self.signs = np.random.default_rng(1)
         self.digest = hashlib.blake2b(digest_size=16)
@@ -35,7 +36,9 @@ class Sketch:
         self.digest.update(
             np.rint(32768 * block).astype("<i4").tobytes()
         )  # of 16 bits, as most files have, also in float
-        self.total += float(np.dot(block, block))
+        self.energy += float(np.dot(block, block))
+        self.length += len(block)
+        self.total += float(block.sum(dtype=np.float64))
         self.rest = np.concatenate([self.rest, block])
         num_whole = len(self.rest) // _LENGTH
         self._project(self.rest[: num_whole * _LENGTH].reshape(num_whole, _LENGTH))
@@ -44,16 +47,18 @@ class Sketch:
     def values(self) -> NDArray[np.float32]:
         """Return the sketch (NUM,) of all that was added, zeros for silence and a constant offset."""
         if len(self.rest):
-            self._project(np.pad(self.rest, (0, _LENGTH - len(self.rest)), mode="edge")[None])
+            self._project(self.rest[None])
         self.rest = self.rest[:0]
-        is_silent = self.energy <= CONSTANT * self.total
-        return (np.zeros(NUM) if is_silent else self.sums / np.sqrt(self.energy)).astype(np.float32)
+        offset = self.total / max(1, self.length)  # which is no sound
+        energy = self.energy - self.length * offset**2
+        is_silent = energy <= CONSTANT * self.energy
+        return (np.zeros(NUM) if is_silent else (self.sums - offset * self.ones) / np.sqrt(energy)).astype(np.float32)
 
     def _project(self, pieces: NDArray[np.float32]) -> None:
-        pieces = pieces - pieces.mean(1, keepdims=True)  # an offset is no sound
-        self.energy += float(np.square(pieces).sum())
         signs = self.signs.choice((-1.0, 1.0), (len(pieces), NUM))  # other projections for each piece
-        self.sums += (signs * (pieces @ _SIGNS.T)).sum(0)
+        projections = _SIGNS[:, : pieces.shape[1]]
+        self.sums += (signs * (pieces @ projections.T)).sum(0)
+        self.ones += (signs * projections.sum(1)).sum(0)
 
 
 def matches(
@@ -66,7 +71,7 @@ def matches(
     norms = np.square(others).sum(1)
     for block in np.array_split(sketches, max(1, len(sketches) * len(others) >> 22)):  # some 16 MB at a time
         own = np.square(block).sum(1)
-        differences = (own[:, None] + norms - 2 * block @ others.T) / NUM
+        differences = (own[:, None] + norms - 2 * np.abs(block @ others.T)) / NUM  # also of a sound upside down
         for row, energy in zip(differences, own, strict=True):
             same = np.flatnonzero(row < limit).tolist() if energy else []
             yield {index: min(1.0, 1 - float(row[index]) / 2) for index in same}
