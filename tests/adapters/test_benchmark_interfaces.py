@@ -57,6 +57,13 @@ def test_a_cast_changes_no_vector(dtype):
         assert torch.equal(embed.to(dtype)(clips.to(torch.float64)), embed.float()(clips))
 
 
+def test_a_compiled_model_gives_the_same_vectors():
+    """A runner may compile what it loads."""
+    clips = 0.1 * torch.randn(2, 20000, generator=torch.Generator().manual_seed(0))
+    for embed in (hear.load_model(), AaPEEncoder()):
+        assert torch.equal(torch.compile(embed, backend="eager")(clips), embed(clips))
+
+
 def test_an_array_without_its_orientation_is_refused():
     """Sixteen thousand clips of two samples each took minutes, and meant nothing."""
     for embed in (lambda x: hear.get_timestamp_embeddings(x, hear.load_model()), AaPEEncoder()):

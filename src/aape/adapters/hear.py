@@ -52,6 +52,7 @@ def load_model(model_file_path: str = "") -> HearModel:
     return HearModel(load_audio_model(model_file_path or "tiny", "cpu"))
 
 
+@torch.compiler.disable  # a parent may be compiled
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     """Embed clips: (B, L) samples at `model.sample_rate` -> (B, E) float32, on the device of `audio`.
 
@@ -61,6 +62,7 @@ def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
     return torch.from_numpy(model.model.embed(audio, model.sample_rate)).to(audio.device, torch.float32)
 
 
+@torch.compiler.disable  # a parent may be compiled
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
     """Embed every time patch of clips.
 
