@@ -1,15 +1,17 @@
 """The feature extractor of transformers: the front end of the model, and no other."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import soxr
 import torch
-from transformers import AutoFeatureExtractor, AutoProcessor, DataCollatorWithPadding
+from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor, DataCollatorWithPadding
 
+import aape
 from aape.data.audio import read_audio
-from aape.errors import AudioError
+from aape.errors import AudioError, CheckpointError
 from aape.huggingface import AaPEFeatureExtractor
 from aape.models.saved import PRETRAINED
 from notes import FRONT_END, NOTES
@@ -25,6 +27,35 @@ def test_feature_extractor_takes_its_front_end_from_the_model(folder, tmp_path):
     extractor.front_end["mean"] = 0.0
     extractor.save_pretrained(folder)
     assert AutoFeatureExtractor.from_pretrained(folder).front_end["mean"] == FRONT_END.mean
+
+
+@torch.no_grad()
+def test_short_sounds_are_looped_as_the_model_recommends(tmp_path):
+    """A drum hit of 0.1 s padded instead of looped has another vector, and a classifier another answer."""
+    extractor = AutoFeatureExtractor.from_pretrained(PRETRAINED / "tiny")
+    extractor.save_pretrained(tmp_path)
+    assert extractor.loop_to == AutoFeatureExtractor.from_pretrained(tmp_path).loop_to == 3
+    clips = [read_audio(NOTES[0])[:length] for length in (1600, 15_999, 47_999, 48_000, 70_001)]
+    model = AutoModel.from_pretrained(PRETRAINED / "tiny")
+    vectors = model(**extractor(clips, sampling_rate=16000, return_tensors="pt")).pooler_output
+    np.testing.assert_allclose(vectors, aape.load_model("tiny", "cpu").embed(clips, 16000), atol=1e-5)
+    as_they_are = AutoFeatureExtractor.from_pretrained(PRETRAINED / "tiny", loop_to=0)
+    assert as_they_are(clips[0], sampling_rate=16000)["attention_mask"].sum() == 11
+
+
+def test_half_an_extractor_is_refused(folder, tmp_path):
+    """The file of a saved model without the front end beside it would standardise with no statistics."""
+    shutil.copy(folder / "preprocessor_config.json", tmp_path / "preprocessor_config.json")
+    with pytest.raises(CheckpointError, match=r"no config\.json in it: copy the model's whole folder"):
+        AaPEFeatureExtractor.from_pretrained(tmp_path)
+
+
+def test_a_mask_that_is_left_out_is_refused(waves):
+    """Recipes pass `return_attention_mask=True`; without a mask, padding would count as sound."""
+    extractor = AaPEFeatureExtractor()
+    assert "attention_mask" in extractor(waves, sampling_rate=16000, return_attention_mask=True)
+    with pytest.raises(ValueError, match="padding would count as sound"):
+        extractor(waves, sampling_rate=16000, return_attention_mask=False)
 
 
 def test_a_processor_is_found_without_a_question(monkeypatch):

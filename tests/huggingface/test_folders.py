@@ -84,6 +84,15 @@ def test_weights_that_are_no_file_of_weights(classifier, auto, content):
         auto.from_pretrained(classifier)
 
 
+@pytest.mark.parametrize("auto", ALL)
+def test_a_pointer_of_git_lfs_says_how_to_fetch_the_weights(classifier, auto):
+    """What a clone without git-lfs leaves."""
+    (classifier / WEIGHTS_NAME).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    for read in (auto.from_pretrained, read_model):
+        with pytest.raises(CheckpointError, match="Git LFS pointer, not the weights: fetch them with `git lfs pull`"):
+            read(classifier)
+
+
 def test_nothing_is_unpickled(classifier):
     """A pickle beside the configuration, in place of weights, may run anything."""
     torch.save(read_model(classifier).encoder.state_dict(), classifier / "pytorch_model.bin")
@@ -156,6 +165,17 @@ def test_what_was_written_is_read_again(classifier, tmp_path, monkeypatch, edit)
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", save)
     with pytest.raises(CheckpointError, match=r"holds something else than was saved|not a safetensors file"):
         model.save_pretrained(tmp_path)
+
+
+def test_shards_and_one_file_replace_each_other(classifier, tmp_path):
+    """Old weights beside the new ones would be read instead of them, without a word."""
+    model = AutoModelForAudioClassification.from_pretrained(classifier)
+    for value, size in ((1.0, "1GB"), (2.0, "100KB"), (3.0, "1GB")):
+        model.head.norm.weight.data.fill_(value)
+        model.save_pretrained(tmp_path, max_shard_size=size)
+        again = AutoModelForAudioClassification.from_pretrained(tmp_path)
+        assert torch.equal(again.head.norm.weight, model.head.norm.weight)
+        assert (tmp_path / WEIGHTS_NAME).exists() == (size == "1GB")
 
 
 def test_every_way_of_writing_is_compared(classifier, tmp_path):

@@ -16,20 +16,22 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError, CheckpointError
 from aape.huggingface.configuration import AaPEConfig
 from aape.inference.recordings import open_sounds
+from aape.inference.segments import loop
 from aape.models.companions import AUTO_MAP, CODE_NAME, write_companions
-from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_end
+from aape.models.config_file import CONFIG_NAME, MAX_PATCH_FRAMES, read_front_end, read_loop_to
 
 _LOG = logging.get_logger(__name__)
 
 
 class AaPEFeatureExtractor(FeatureExtractionMixin):
-    """Raw audio to the standardised log-mel that the model was trained with.
+    """Raw audio, looped as the model was trained to have it, to its standardised log-mel.
 
     `from_pretrained` reads the front end of the model's own `config.json`, so that the two cannot disagree.
 
     Args:
         front_end: fields of `aape.models.config.FrontEndConfig`; the others keep their defaults.
         patch_size: P of the encoder.
+        loop_to: length in seconds that shorter sounds are looped to; None or 0: nothing is looped.
         kwargs: of `transformers.FeatureExtractionMixin`.
 
     Raises:
@@ -38,7 +40,13 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
 
     model_input_names = ("input_values", "attention_mask")
 
-    def __init__(self, front_end: dict[str, Any] | None = None, patch_size: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        front_end: dict[str, Any] | None = None,
+        patch_size: int = 16,
+        loop_to: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         settings = read_front_end(front_end or {}, CONFIG_NAME)
         if type(patch_size) is not int or not 1 <= patch_size <= MAX_PATCH_FRAMES:
             raise CheckpointError(f"patch_size: expected 1 to {MAX_PATCH_FRAMES} frames, got {patch_size!r}")
@@ -48,6 +56,7 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
         self.padding_value, self.padding_side, self.return_attention_mask = 0.0, "right", True
         self.auto_map = {"AutoFeatureExtractor": AUTO_MAP["AutoFeatureExtractor"]}
         self.front_end, self.patch_size = dataclasses.asdict(settings), patch_size
+        self.loop_to = read_loop_to(loop_to, CONFIG_NAME)
 
     @classmethod
     def get_feature_extractor_dict(
@@ -55,11 +64,15 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Find the settings of a model, or of a feature extractor that was saved by itself."""
         name = pretrained_model_name_or_path
-        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
-            return super().get_feature_extractor_dict(name, **kwargs)
+        if os.path.isdir(name) and not os.path.isfile(os.path.join(name, CONFIG_NAME)):
+            values, kwargs = super().get_feature_extractor_dict(name, **kwargs)
+            if "front_end" not in values:  # a saved model's file, whose front end is in the file beside it
+                raise CheckpointError(f"{name}: no {CONFIG_NAME} in it: copy the model's whole folder")
+            return values, kwargs
         hub = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
         config = AaPEConfig.from_pretrained(name, **{key: kwargs.pop(key) for key in hub if key in kwargs})
-        return {"front_end": config.front_end, "patch_size": config.encoder["patch_size"]}, kwargs
+        options = {"patch_size": config.encoder["patch_size"], "loop_to": config.loop_to}
+        return {"front_end": config.front_end, **options}, kwargs
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoFeatureExtractor") -> None:
@@ -80,6 +93,7 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
         padding: bool | str = True,
         truncation: bool | None = None,
         max_length: int | None = None,
+        return_attention_mask: bool | None = None,
     ) -> BatchFeature:
         """Make `input_values` (B, T, F) and `attention_mask` (B, T), zero-padded to whole patches of the longest clip.
 
@@ -92,11 +106,14 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
             padding: True or "longest", the only way there is.
             truncation: not available.
             max_length: not available.
+            return_attention_mask: None or True, as it always is.
 
         Raises:
             AudioError: samples that cannot be used.
             ValueError: another sampling rate, other padding, or truncation.
         """
+        if return_attention_mask is False:
+            raise ValueError("return_attention_mask=False: without the mask, padding would count as sound")
         if padding not in (True, "longest") or truncation or max_length is not None:
             asked = f"{padding=}, {truncation=}, {max_length=}"
             raise ValueError(f"{asked}: clips are padded to the longest and never cut: cut the samples before")
@@ -112,7 +129,8 @@ class AaPEFeatureExtractor(FeatureExtractionMixin):
             sounds, _ = open_sounds(raw_speech, rate, to_rate=rate, dtype=np.float32)
         log_mel = LogMel(**self.front_end)
         spectrograms = []
-        for blocks in sounds:
+        for sound in sounds:
+            blocks, _ = loop(sound, round(self.loop_to * rate))
             with torch.inference_mode():
                 frames = log_mel(torch.from_numpy(np.concatenate(list(blocks)))[None])[0, 0]  # (F, T)
             spectrograms.append({"input_values": frames.T.numpy()})

@@ -20,7 +20,7 @@ from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
 from aape.models.config_file import CONFIG_NAME, read_card
 from aape.models.revision import CARD_NAME, digest, state_revision
-from aape.models.saved import check_values, model_name
+from aape.models.saved import WEIGHTS_NAME, check_values, model_name, open_weights
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
@@ -55,6 +55,7 @@ class FolderModel(PreTrainedModel):
             ValueError: a dtype that no model computes in.
         """
         name, dtype = pretrained_model_name_or_path, kwargs.get("dtype")
+        dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
         if isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype not in _DTYPES:
             raise ValueError(f"no model computes in {dtype}: take dtype=torch.float16, torch.bfloat16 or torch.float32")
         with_info = kwargs.pop("output_loading_info", False)
@@ -62,6 +63,8 @@ class FolderModel(PreTrainedModel):
             options = {"use_safetensors": True, **kwargs, "output_loading_info": True}
             model, info = super().from_pretrained(name, *args, **options)
         except SafetensorError as error:
+            if (path := Path(name or "") / WEIGHTS_NAME).is_file():
+                open_weights(path)  # says more
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{name}: not a safetensors file, or damaged ({reason})") from error
         model._check_loaded(os.fspath(name or "weights"), info)
@@ -79,7 +82,7 @@ class FolderModel(PreTrainedModel):
         for part, fresh in self._fresh.items():
             missing = fresh & values.keys() - {entry[0] for entry in info["mismatched_keys"]}
             if missing and any(name not in fresh for name in values if name.startswith(f"{part}.")):
-                raise CheckpointError(f"{where}: the checkpoint is incomplete: missing tensor {min(missing)}")
+                raise CheckpointError(f"{where}: incomplete: missing tensor {min(missing)}")
         check_values({name: tensor for name, tensor in values.items() if not tensor.is_meta}, where)
 
     @classmethod
@@ -181,7 +184,8 @@ class FolderModel(PreTrainedModel):
         name = path.partition(".")[0]
         source = self._fresh_part(name)
         if source is None:
-            raise CheckpointError(f"the checkpoint is incomplete: missing tensor {path}.{missing[0]}")
+            where = self.config.name_or_path or "the checkpoint"
+            raise CheckpointError(f"{where}: incomplete or of other shapes: missing tensor {path}.{missing[0]}")
         values = {**dict(source.named_parameters()), **dict(source.named_buffers())}
         for key, tensor in _uninitialised(getattr(self, name)).items():
             tensor.data.copy_(values[key])
@@ -198,8 +202,13 @@ def _uninitialised(module: nn.Module, recurse: bool = True) -> dict[str, Any]:
 def _compare_saved(folder: Path, tensors: Mapping[str, Tensor], variant: str | None) -> None:
     """Read the weights that were just written, in one file or several, and compare them bit by bit."""
     stem = f"model.{variant}" if variant else "model"
+    whole, shards = folder / f"{stem}.safetensors", sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+    if shards:
+        whole.unlink(missing_ok=True)  # of a model that was here before, and which would be read instead
+    else:
+        (folder / f"{stem}.safetensors.index.json").unlink(missing_ok=True)
     there: dict[str, Tensor] = {}
-    for path in sorted([*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}-*-of-*.safetensors")]):
+    for path in shards or [whole]:
         try:
             there |= load_file(path)
         except SafetensorError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from aape.errors import CheckpointError
+from aape.errors import CheckpointError, ConfigError
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.models import AaPEPreTrainedModel
 from aape.models.config import PredictorConfig
+from aape.models.config_file import CONFIG_NAME
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.masking import draw_views
 from aape.pretraining.teacher_student import TeacherStudent
@@ -129,7 +131,11 @@ def _section(config: AaPEConfig, key: str, section: type[SectionT]) -> SectionT:
     values = dict(config.training.get(key) or {})
     if "statistics_min_patches" in values:  # the name in the shipped tiny
         values["min_prefix"] = values.pop("statistics_min_patches")
+    known = [field.name for field in dataclasses.fields(section)]
+    for name in values:
+        if name not in known:
+            raise CheckpointError(f"{CONFIG_NAME}: training: {ConfigError.unknown_key(name, known, key)}")
     try:
         return section(**values)
     except TypeError as error:
-        raise CheckpointError(f"config.json: training.{key}: {error}") from error
+        raise CheckpointError(f"{CONFIG_NAME}: training.{key}: {error}") from error

@@ -38,6 +38,7 @@ _KEYS = (
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _REGRESSION = "regression"  # likewise; its head is no classifier, and is not read
 _MAX_BYTES = 1 << 24  # of a configuration, and of a header
+_LFS_POINTER = b"version https://git-lfs"
 _TRAINING_PARTS = ("teacher.", "predictor.", "projection.")  # of AaPEForPreTraining: not needed for use
 _FREE_FIELDS = ("mask_context", "pos_trainable")  # encoders that differ in these alone share their weights
 
@@ -230,7 +231,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
     if problem not in (*PROBLEMS.values(), _REGRESSION):
         raise CheckpointError(f"{where}: problem_type: expected {' or '.join(PROBLEMS.values())}, got {problem!r}")
     labels = None if problem == _REGRESSION else _read_labels(values, where)
-    with _open_weights(folder / WEIGHTS_NAME) as file:
+    with open_weights(folder / WEIGHTS_NAME) as file:
         skipped = ("head.", *_TRAINING_PARTS) if problem == _REGRESSION else _TRAINING_PARTS
         shapes = _read_shapes(file, folder / WEIGHTS_NAME, skipped)
         num_classes = (*shapes.get("head.linear.weight", ()), 1)[0]
@@ -326,16 +327,20 @@ def _build(config: EncoderConfig, num_classes: int | None, where: str) -> dict[s
         raise CheckpointError(f"{where}: encoder: {str(error).splitlines()[0]}") from error
 
 
-def _open_weights(path: Path) -> Any:
+def open_weights(path: Path) -> Any:
+    """Open a safetensors file; a CheckpointError says what is wrong with one that cannot be opened."""
     import safetensors
 
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: not a saved model, there is no {path.name} in it")
     try:
         with path.open("rb") as file:
-            promised = int.from_bytes(file.read(8), "little")
+            start = file.read(len(_LFS_POINTER))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if start == _LFS_POINTER:
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights: fetch them with `git lfs pull`")
+    promised = int.from_bytes(start[:8], "little")
     try:
         if promised > _MAX_BYTES:
             much = f"a header of {promised} bytes, the most is {_MAX_BYTES}"
