@@ -286,7 +286,17 @@ def test_their_own_transformer_around_ours(folder):
     model = SentenceTransformer(modules=[module], device="cpu")
     alone, beside = model.encode([NOTE[:9000]])[0], model.encode([NOTE[:9000], noise(5)])[0]
     assert np.abs(beside - alone).max() < 1e-5
-    assert np.abs(alone - aape.load_model(folder, "cpu", loop_to=0).embed(NOTE[:9000], RATE)).max() < 1e-5
+    assert np.abs(alone - aape.load_model(folder, "cpu").embed(NOTE[:9000], RATE)).max() < 1e-5
+
+
+def test_the_mean_of_tokens_is_that_of_the_clip_alone(folder):
+    """Its pooling counts the padding of a batch, as the mask of frames that it looks at is none of tokens."""
+    modules = pytest.importorskip("sentence_transformers.base.modules")
+    pooling = pytest.importorskip("sentence_transformers.sentence_transformer.modules").Pooling
+    for kind in ("mean", "cls"):
+        model = SentenceTransformer(modules=[modules.Transformer(str(folder)), pooling(64, kind)], device="cpu")
+        alone, beside = model.encode([NOTE[:9000]])[0], model.encode([NOTE[:9000], noise(5)])[0]
+        assert np.abs(beside - alone).max() < 1e-5
 
 
 def test_it_can_be_sent_to_other_processes(theirs):

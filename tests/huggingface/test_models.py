@@ -201,7 +201,6 @@ def test_padding_changes_nothing(classifier, waves):
         torch.testing.assert_close(model(**double)[name], alone, atol=1e-10, rtol=1e-10)
     model = AutoModel.from_pretrained(classifier)
     hidden = model(**batch).last_hidden_state[:, 1:].unflatten(1, (8, 8))  # (B, Nf, Nt, D)
-    assert not hidden[1, :, 4:].any()
     for row, clip in enumerate(clips):
         frames, _ = load_model(classifier, "cpu").embed_frames(clip, 16000)  # (Nt, Nf * D)
         expected = torch.from_numpy(frames).unflatten(1, (8, 64)).transpose(0, 1)

@@ -65,8 +65,8 @@ class AaPEPreTrainedModel(FolderModel):
             attention_mask: which frames are valid (B, T), the first ones, of any dtype; None for all.
 
         Returns:
-            In the model's dtype: tokens (B, 1 + N, D), the class token first, patches frequency by frequency, zeros for
-            those of padding; and the vectors that the configuration recommends, `pool` of `layers` (B, E).
+            In the model's dtype: tokens (B, 1 + N, D), the class token first, patches frequency by frequency, those of
+            padding the mean of the clip's; and the vectors that the configuration recommends, `pool` of `layers` (B, E).
 
         Raises:
             ValueError: another shape, a clip without frames, NaN or infinite values, or valid frames behind padding.
@@ -89,7 +89,9 @@ class AaPEPreTrainedModel(FolderModel):
                 rows = (counts == count).nonzero()[:, 0]
                 states, pooled = self._encode_group(x[rows, ..., : count * patch], with_hidden)
                 grid = states[:, :, 1:].unflatten(2, (num_freq, count))  # (S, b, Nf, Nt, D)
-                padded = nn.functional.pad(grid, (0, 0, 0, num_time - count)).flatten(2, 3)
+                # A mean over all tokens is right, too: some tools take it, whatever the mask says.
+                padding = states.mean(2)[:, :, None, None].expand(-1, -1, num_freq, num_time - count, -1)
+                padded = torch.cat([grid, padding], 3).flatten(2, 3)
                 groups.append(rows)
                 all_states.append(torch.cat([states[:, :, :1], padded], 2))
                 all_pooled.append(pooled)
@@ -207,7 +209,7 @@ class _EncoderUser(AaPEPreTrainedModel):
 
         Returns:
             Of an encoder `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency,
-            zeros for those of padding; `pooler_output` (B, E), the vectors that the configuration recommends; and
+            those of padding the mean of the clip's; `pooler_output` (B, E), the vectors that the configuration recommends; and
             `attention_mask` (B, 1 + N), 1 for the class token and patches of the clip, 0 for those of padding. Of a
             classifier `logits` (B, C), and `loss` where labels are given. `hidden_states`, and with them the mask of a
             classifier, where asked for: 1 + depth tensors (B, 1 + N, D), of which the last has passed the final norm
