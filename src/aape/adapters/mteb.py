@@ -140,7 +140,7 @@ class AaPEEncoder:
             Vectors (n, E), float32, in the loader's order.
 
         Raises:
-            AudioError: a clip cannot be used; it is named by its number in the loader, from 0.
+            AudioError: a clip cannot be used; a file is named by its path, others by their number, from 0.
             ConfigError: another precision.
             DataError: a batch brings no audio.
         """
