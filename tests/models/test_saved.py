@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from aape.errors import AapeError, CheckpointError, ConfigError
 from aape.models import saved as saved_module
@@ -426,3 +427,13 @@ def test_the_card_of_the_shipped_model_is_its_own():
     card = read_model("tiny").card
     assert (card["license"], card["datasets"]) == ("apache-2.0", [])  # none of mteb's data sets, or of the Hub's
     assert "Apache-2.0" in readme
+    metadata = yaml.safe_load(readme.split("---")[1])
+    assert (metadata["library_name"], metadata["pipeline_tag"]) == ("aape", "feature-extraction")
+    assert (metadata["license"], "audio" in metadata["tags"]) == ("apache-2.0", True)
+
+
+def test_the_shipped_model_saved_again_is_the_same(tmp_path):
+    """One model of two revisions is two models to mteb."""
+    saved = dict(vars(read_model("tiny")))
+    save_model(tmp_path, saved.pop("encoder"), saved.pop("front_end"), **saved)
+    assert revision(tmp_path) == revision("tiny")

@@ -35,6 +35,7 @@ _KEYS = (
     *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "pool", "layers", "training", "card"),
     *("auto_map", "id2label", "label2id", "problem_type"),
 )
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as files say it
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
 _REGRESSION = "regression"  # likewise; its head is no classifier, and is not read
 _MAX_BYTES = 1 << 24  # of a configuration, and of a header
@@ -57,6 +58,7 @@ class SavedModel:
     loop_to: float = 0.0
     pool: Pool = "cls_mean"
     layers: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None  # of the file; None where its tensors differ
 
 
 def save_model(
@@ -243,6 +245,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
         # Copies, because a view of the file would change or crash with it.
         tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in shapes}
+        dtypes = {file.get_slice(name).get_dtype() for name in shapes}
     check_values(tensors, os.fspath(folder / WEIGHTS_NAME))
     for key, module in modules.items():
         part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
@@ -258,6 +261,7 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         read_mapping(values, "card", where),
         read_loop_to(values.get("loop_to"), where),
         *read_pooling(values, encoder_config.depth, where),
+        _DTYPES[dtypes.pop()] if len(dtypes) == 1 else None,
     )
 
 
@@ -357,7 +361,7 @@ def _read_shapes(file: Any, path: Path, skipped: tuple[str, ...]) -> dict[str, t
         if name.startswith(skipped):
             continue
         part = file.get_slice(name)
-        if part.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+        if part.get_dtype() not in _DTYPES:
             raise CheckpointError(f"{path}: {name}: {part.get_dtype()} values are no weights")
         shapes[name] = tuple(part.get_shape())
     return shapes
