@@ -14,11 +14,11 @@ import torch
 
 import aape
 from aape.errors import AudioError, ConfigError
-from aape.huggingface import AaPEModel
+from aape.huggingface import AaPEForAudioClassification, AaPEModel
 from aape.models.pooling import POOLS
-from aape.models.saved import save_model
+from aape.models.saved import find_model, read_model, recommend, revision, save_model
 from decoders import AudioDecoder, DatasetsDecoder, wav
-from notes import FRONT_END, NOTES, nano, noise, save_classifier
+from notes import FRONT_END, LABELS, NOTES, nano, noise, save_classifier
 from notes import classifier as build_classifier
 
 sentence_transformers = pytest.importorskip("sentence_transformers", minversion="5.4")
@@ -169,20 +169,52 @@ def test_a_saved_copy_loads_everywhere(tmp_path, folder, theirs, ours):
     assert (hub.config.pool, hub.config.loop_to, hub.config.card) == ("frequency_std", 1.5, {"data": "notes"})
 
 
-def test_a_classifier_gives_vectors_and_is_not_kept(tmp_path):
-    """After training, its labels would be those of another encoder."""
-    save_classifier(tmp_path / "bells", build_classifier())
-    model = SentenceTransformer(modules=[AaPETransformer(tmp_path / "bells")], device="cpu")
-    expected = aape.load_model(tmp_path / "bells", "cpu").embed(NOTES[0])
-    assert np.abs(model.encode(str(NOTES[0])) - expected).max() < 1e-5
-    model.save_pretrained(str(tmp_path / "copy"))
-    assert aape.load_model(tmp_path / "copy").head is None
+def test_what_was_not_trained_is_saved_as_it_was(tmp_path, monkeypatch):
+    """sentence-transformers copies the card, whose revision, classes and scores must stay those of the folder."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    save_classifier(tmp_path / "bells", build_classifier(multi_label=True))
+    AaPEForAudioClassification.from_pretrained(tmp_path / "bells").save_pretrained(tmp_path / "theirs")
+    save_model(tmp_path / "half", nano(), FRONT_END, loop_to=1.5, pool="mean", layers=[1], dtype=torch.float16)
+    recommend(tmp_path / "half", pool="frequency_std", layers=[2])
+    for name in ("bells", "theirs", "half", str(find_model("tiny"))):
+        model = SentenceTransformer(str(tmp_path / name), trust_remote_code=True, device="cpu")
+        expected = aape.load_model(tmp_path / name, "cpu").embed(NOTES[0])
+        assert np.abs(model.encode(str(NOTES[0])) - expected).max() < 1e-5
+        model.save_pretrained(str(tmp_path / "copy"))
+        assert revision(tmp_path / "copy") == revision(tmp_path / name)
+        if (tmp_path / name / "README.md").exists():
+            assert f"`{revision(tmp_path / 'copy')}`" in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
+    copy = AaPETransformer(tmp_path / "bells")
+    copy.save(str(tmp_path / "head"))
+    assert aape.load_model(tmp_path / "head").labels == LABELS
+
+
+def test_other_options_are_saved(tmp_path, folder):
+    """The pool that was chosen is the model's from then on."""
+    AaPETransformer(folder, pool="mean", loop_to=0).save(str(tmp_path))
+    saved = read_model(tmp_path)
+    assert (saved.pool, saved.loop_to, saved.card) == ("mean", 0, {"data": "notes"})
+
+
+def test_of_trained_weights_neither_classifier_nor_card_is_kept(tmp_path):
+    """Labels, licence, data sets and scores were those of other weights."""
+    options = {"head": build_classifier().head, "labels": LABELS, "training": {"steps": 3}}
+    save_model(tmp_path / "bells", nano(), FRONT_END, card={"datasets": [], "license": "mit"}, **options)
+    module = AaPETransformer(tmp_path / "bells")
+    with torch.no_grad():
+        module.encoder.norm.weight[0] += 1e-6
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(str(tmp_path / "copy"))
+    saved = read_model(tmp_path / "copy")
+    assert (saved.head, saved.labels, saved.card, saved.training) == (None, None, {}, {"pretraining": {"steps": 3}})
 
 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ("hello world", "hello world: No such file"),
+        ("hello world", "hello world: No such file, and this model takes no text: pass sounds, as paths"),
+        ("", "'': No such file, and this model takes no text"),
+        ([[str(NOTES[0]), str(NOTES[1])]], "several sounds where one is expected: pass one list of all"),
+        ([np.array(["a.wav", "b.wav"])], "several sounds where one is expected"),
         (["a.wav", "no.opus"], "no.opus: No such file"),
         ([NOTE, NOTE[:0]], r"clip 1 of its batch, longest first \(0 samples\): of shape \(0,\): no samples in it"),
         ([NOTE, np.float32([0, np.nan])], r"clip 1 of its batch, longest first \(2 samples\): NaN or infinite samples"),
@@ -205,8 +237,21 @@ def test_what_is_no_sound_is_refused_in_one_line(theirs, item, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_of_a_data_frame_is_not_one_sound(theirs, ours):
+    """It is one object to the tool, and its owner has a table of paths."""
+    column = pytest.importorskip("pandas").Series([str(path) for path in NOTES[:2]])
+    with pytest.raises(AudioError, match=r"pass one list of all, as list\(column\)"):
+        theirs.encode(column)
+    assert np.abs(theirs.encode(list(column)) - ours.embed(NOTES[:2])).max() < 1e-5
+
+
 def test_what_sound_does_not_have_is_refused(theirs, folder):
     """An option that is ignored makes another vector than its user believes."""
+    with pytest.raises(ConfigError, match="token_embeddings: this model has sentence_embedding only"):
+        theirs.encode(NOTE, output_value="token_embeddings")
+    for dtype in ("foo", "save", "int8", torch.int8):
+        with pytest.raises(ConfigError, match=r"dtype: expected torch.float32, torch.float16, .*, got"):
+            AaPETransformer.load(str(folder), model_kwargs={"dtype": dtype})
     for options in ({"prompt": "query: "}, {"processing_kwargs": {"audio": {"sampling_rate": 8000}}}):
         with pytest.raises(ConfigError, match="its rate comes with it"):
             theirs[0].preprocess([NOTE], **options)
@@ -276,6 +321,9 @@ def test_their_trainer_trains(theirs, tmp_path):
     trainer = SentenceTransformerTrainer(theirs, arguments, train_dataset=pairs, loss=loss)
     assert np.isfinite(trainer.train().training_loss)
     assert np.abs(theirs.encode(notes[:1]) - before).max() > 1e-4
+    theirs.save_pretrained(str(tmp_path / "trained"))
+    assert read_model(tmp_path / "trained").card == {}
+    assert "generated_from_trainer" in (tmp_path / "trained" / "README.md").read_text(encoding="utf-8")
 
 
 def test_their_own_transformer_around_ours(folder):

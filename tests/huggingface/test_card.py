@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoModelForAudioClassification
 
 from aape.errors import CheckpointError
-from aape.huggingface import AaPEConfig, AaPEModel
+from aape.huggingface import AaPEConfig, AaPEForPreTraining, AaPEModel
 from aape.models.heads import ClassificationHead
 from aape.models.saved import read_model, revision, save_model
 from notes import FRONT_END, nano
@@ -135,3 +135,64 @@ def test_push_uploads_a_folder_that_loads(classifier, monkeypatch, tmp_path, has
     shutil.rmtree(tmp_path / "hub")
     model.save_pretrained(tmp_path / "local", push_to_hub=True)
     assert pushed["repo_id"] == "me/local"
+
+
+FACTS = {"data": "Four bells.", "datasets": [], "license": "cc-by-4.0", "date": "2026-11-28"}
+TRAINING = {"steps": 3}
+
+
+def train_a_bit(model):
+    """Change one weight, as little as a step of training may."""
+    with torch.no_grad():
+        model.encoder.norm.weight[0] += 1e-6
+
+
+def saved_facts(model, folder):
+    """Save a model and return what its folder says of it."""
+    model.save_pretrained(folder)
+    saved = read_model(folder)
+    return saved.card, saved.training
+
+
+def test_a_trained_model_has_no_card_of_the_one_before(tmp_path):
+    """For mteb a model fine-tuned on ESC-50 had seen no public data, and on the Hub it had a licence nobody chose."""
+    score = {"data": "bells", "metric": "accuracy", "value": 0.8, "protocol": "5 folds"}
+    card = {**FACTS, "scores": [score]}
+    save_model(tmp_path / "bells", nano(), FRONT_END, card=card, training=TRAINING)
+    options = {"head": ClassificationHead(64, 3), "labels": LABELS, "card": card, "training": TRAINING}
+    save_model(tmp_path / "classifier", nano(), FRONT_END, **options)
+    classes = (("bells", AaPEModel), ("classifier", AutoModelForAudioClassification))
+    for name, kind in classes:
+        model = kind.from_pretrained(tmp_path / name)
+        assert saved_facts(model, tmp_path / "same") == (card, TRAINING)
+        train_a_bit(model)
+        for again in ("first", "second"):
+            assert saved_facts(model, tmp_path / name / again) == ({}, {"pretraining": TRAINING})
+        text = (tmp_path / name / "first" / "README.md").read_text(encoding="utf-8")
+        assert "Four bells." not in text
+        assert "training of the model that this one began as" in text
+        model.config.card, model.config.training = {"data": "Five bells."}, {"steps": 1}
+        assert saved_facts(model, tmp_path / "stated") == ({"data": "Five bells."}, {"steps": 1})
+        assert saved_facts(type(model)(AaPEConfig.from_pretrained(tmp_path / name)), tmp_path / "fresh") == ({}, {})
+    headless = AaPEModel.from_pretrained(tmp_path / "classifier")
+    assert saved_facts(headless, tmp_path / "headless") == (FACTS, TRAINING)  # the scores were those of the classifier
+    new_head = AutoModelForAudioClassification.from_pretrained(tmp_path / "bells", num_labels=3)
+    assert saved_facts(new_head, tmp_path / "new_head") == ({}, {"pretraining": TRAINING})
+    pretraining = AaPEForPreTraining.from_pretrained(tmp_path / "bells", training={"masking": {"num_views": 2}})
+    train_a_bit(pretraining)
+    assert saved_facts(pretraining, tmp_path / "pretraining") == ({}, {"masking": {"num_views": 2}})
+    stated = AaPEModel(AaPEConfig(encoder=nano().config.__dict__, card=card, training=TRAINING))
+    train_a_bit(stated)
+    assert saved_facts(stated, tmp_path / "own") == (card, TRAINING)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_model_in_another_dtype_keeps_its_card(tmp_path, dtype):
+    """Rounding is no training: whoever shares a model at half the size would lose its licence."""
+    save_model(tmp_path / "bells", nano(), FRONT_END, card=FACTS, training=TRAINING)
+    assert saved_facts(AaPEModel.from_pretrained(tmp_path / "bells").to(dtype), tmp_path / "to") == (FACTS, TRAINING)
+    loaded = AaPEModel.from_pretrained(tmp_path / "bells", dtype=dtype)
+    assert saved_facts(loaded, tmp_path / "loaded") == (FACTS, TRAINING)
+    with torch.no_grad():
+        loaded.encoder.norm.weight += 0.01
+    assert saved_facts(loaded, tmp_path / "trained") == ({}, {"pretraining": TRAINING})

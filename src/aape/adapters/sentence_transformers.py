@@ -6,9 +6,11 @@ Letters: B sounds, N = Nf * Nt patch tokens, D width, E length of a vector.
 
 from __future__ import annotations
 
+import json
 import numbers
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +26,19 @@ except ImportError as error:
 from aape.errors import AudioError, ConfigError
 from aape.inference import AudioModel
 from aape.inference.encoding import spectrograms
-from aape.inference.recordings import open_sounds
+from aape.inference.recordings import is_sequence, open_sounds
 from aape.inference.segments import End, cutting, segments
+from aape.models.config_file import CONFIG_NAME
+from aape.models.origin import Origin
 from aape.models.pooling import pool
-from aape.models.saved import read_model, save_model
+from aape.models.revision import state_revision
+from aape.models.saved import find_model, read_model, save_model
+from aape.runs.files import write_atomically
 
 __all__ = ["AaPETransformer"]
+
+_SOUND = "pass sounds, as paths, samples (samples,), or {'array': samples, 'sampling_rate': rate}"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class AaPETransformer(InputModule):
@@ -50,7 +59,8 @@ class AaPETransformer(InputModule):
         options = {"loop_to": saved.loop_to, "pool": saved.pool, "layers": saved.layers} | options
         self.model = AudioModel(saved.encoder, saved.front_end, training=saved.training, **options)
         self.encoder = self.model.encoder  # so that `to` moves it
-        self._card = saved.card
+        self._saved, self._origin = saved, Origin(saved.card, saved.training, saved.encoder.state_dict())
+        self._config = (find_model(model) / CONFIG_NAME).read_bytes()
 
     @classmethod
     def load(
@@ -80,11 +90,11 @@ class AaPETransformer(InputModule):
 
         Raises:
             CheckpointError: there is no such model, or it is damaged.
-            ConfigError: an option that there is not.
+            ConfigError: an option or a dtype that there is not.
         """
         hub = {"token": token, "cache_folder": cache_folder, "revision": revision, "local_files_only": local_files_only}
         options = dict(model_kwargs or {})
-        types = [options.pop(name) for name in ("dtype", "torch_dtype") if name in options]
+        dtypes = [_dtype(options.pop(name)) for name in ("dtype", "torch_dtype") if name in options]
         unknown = [*options.keys() - {"pool", "layers", "loop_to", "precision"}]
         unknown += [name for name in ("processor_kwargs", "config_kwargs") if others.get(name)]
         if unknown or backend != "torch":
@@ -92,16 +102,34 @@ class AaPETransformer(InputModule):
             raise ConfigError(f"{asked}: this model takes model_kwargs of pool, layers, loop_to, precision and dtype")
         folder = cls.load_dir_path(model_name_or_path, subfolder, **hub)
         module = cls(model_name_or_path if folder is None else folder, **options)
-        for kind in types:
-            if kind not in (None, "auto"):
-                module.to(getattr(torch, kind) if isinstance(kind, str) else kind)
+        for dtype in filter(None, dtypes):
+            module.to(dtype)
         return module
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write a folder that `aape.load_model` and transformers read, too; a classifier is not kept."""
-        model = self.model
-        options: dict[str, Any] = {"training": model.training, "card": self._card, "loop_to": model.loop_to}
-        save_model(output_path, model.encoder, model.front_end, pool=model.pool, layers=model.layers, **options)
+        """Write a folder that `aape.load_model` and transformers read, too.
+
+        It is the model that was loaded, byte for byte, while weights and options are the same. Of a trained encoder,
+        classifier and card are left out: they were those of other weights.
+        """
+        model, saved, tensors = self.model, self._saved, self.encoder.state_dict()
+        card, training = self._origin.facts(tensors, saved.card, saved.training)
+        use = {"pool": model.pool, "layers": model.layers, "loop_to": model.loop_to}
+        options: dict[str, Any] = {**use, "card": card, "training": training}
+        is_unchanged = self._origin.is_unchanged(tensors)
+        if is_unchanged:
+            dtype = saved.dtype if self.encoder.cls_token.dtype == torch.float32 else None
+            options |= {"head": saved.head, "labels": saved.labels, "multi_label": saved.multi_label, "dtype": dtype}
+        save_model(output_path, model.encoder, model.front_end, **options)
+        if is_unchanged and all(value == getattr(saved, key) for key, value in use.items()):
+            self._keep_config(Path(output_path))
+
+    def _keep_config(self, folder: Path) -> None:
+        """Write the configuration that was loaded; not that of a model of transformers of which a part was read."""
+        written = json.loads((folder / CONFIG_NAME).read_bytes())
+        if all(json.loads(self._config).get(key) == written.get(key) for key in ("architectures", "problem_type")):
+            write_atomically(folder / CONFIG_NAME, self._config)
+            state_revision(folder)
 
     @property
     def modalities(self) -> list[Any]:
@@ -151,7 +179,7 @@ class AaPETransformer(InputModule):
             vectors = self._embed_with_gradient(sounds, features["num_samples"])
         else:
             vectors = torch.from_numpy(np.stack([*self.model.embed_sounds(sounds, names=features["names"])]))
-        return features | {"sentence_embedding": vectors.to(weights.device, weights.dtype)}
+        return _Features(features | {"sentence_embedding": vectors.to(weights.device, weights.dtype)})
 
     def _embed_with_gradient(self, samples: Tensor, num_samples: Tensor) -> Tensor:
         """Embed samples (B, samples), of which the first `num_samples` (B,) are valid, all at once: (B, E)."""
@@ -176,6 +204,25 @@ class AaPETransformer(InputModule):
         return torch.cat(vectors)
 
 
+class _Features(dict[str, Any]):
+    """What `forward` returns; what is not in it is refused in one line."""
+
+    def __missing__(self, key: str) -> Any:
+        raise ConfigError(
+            f"{key}: this model has sentence_embedding only; over time: aape.load_model(...).embed_frames"
+        )
+
+
+def _dtype(kind: Any) -> torch.dtype | None:
+    """Return a dtype of weights by its name or itself, None for theirs."""
+    if kind in (None, "auto"):
+        return None
+    dtype = getattr(torch, kind, None) if isinstance(kind, str) else kind
+    if dtype not in _DTYPES:
+        raise ConfigError(f"dtype: expected {', '.join(map(str, _DTYPES))}, got {kind!r}")
+    return dtype
+
+
 def _joined(parts: list[Tensor], num_freq: int) -> Tensor:
     """Return the tokens (1 + N, D) of consecutive pieces as those of one; of class tokens, the mean by length."""
     shares = torch.tensor([len(part) - 1 for part in parts]).to(parts[0])
@@ -188,6 +235,11 @@ def _recording(item: Any, rate: int, name: str) -> Any:
     """Return a recording as `AudioModel.embed` takes it; samples that do not bring their rate have `rate`."""
     if isinstance(item, Mapping) and [*item] == ["audio"]:  # a row of `datasets`, and how this tool writes a sound
         item = item["audio"]
+    if isinstance(item, str) and not os.path.lexists(item):
+        raise AudioError(item or "''", f"No such file, and this model takes no text: {_SOUND}")
+    is_table = is_sequence(item) and hasattr(item, "dtype")
+    if is_table or (isinstance(item, list) and any(isinstance(part, (str, os.PathLike)) for part in item)):
+        raise AudioError(name, "several sounds where one is expected: pass one list of all, as list(column)")
     if isinstance(item, (list, numbers.Number)) or hasattr(item, "ndim"):
         if np.ndim(item) != 1:
             rule = "a list of sounds (samples,), or {'array': (channels, samples), 'sampling_rate': rate}"

@@ -72,7 +72,8 @@ def model_card(config: Any, num_parameters: int, *, name: str, revision: str | N
     sections["## Data"] = ["\n\n".join(filter(None, [card.get("data"), *public])) or _UNKNOWN]
     sections["## Licence"] = [card.get("license") or _UNKNOWN]
     recipe = json.dumps(config.training, indent=2, ensure_ascii=False)
-    options = ["Every option of the training, and what it was given:", "", *_code("json", recipe)]
+    whose = "training of the model that this one began as" if [*config.training] == ["pretraining"] else "training"
+    options = [f"Every option of the {whose}, and what it was given:", "", *_code("json", recipe)]
     sections["## Recipe"] = options if config.training else [_UNKNOWN]
     sections["## Scores"] = _scores(card.get("scores") or [])
     sections["## Method"] = _METHOD

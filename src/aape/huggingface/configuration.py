@@ -70,6 +70,12 @@ class AaPEConfig(PretrainedConfig):
         return int(self.encoder["num_heads"])
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        """Read a configuration as transformers does, and name where it came from, as `AutoConfig` does."""
+        name = pretrained_model_name_or_path
+        return super().from_pretrained(name, *args, **{"name_or_path": os.fspath(name), **kwargs})
+
+    @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: saved folders name this class, and hold no copy of its code."""
 

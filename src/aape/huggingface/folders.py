@@ -19,6 +19,7 @@ from aape.huggingface.card import model_card
 from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
 from aape.models.config_file import CONFIG_NAME, read_card
+from aape.models.origin import Origin
 from aape.models.revision import CARD_NAME, digest, state_revision
 from aape.models.saved import WEIGHTS_NAME, check_values, model_name, open_weights
 
@@ -31,11 +32,14 @@ class FolderModel(PreTrainedModel):
 
     config_class = AaPEConfig
     base_model_prefix = "aape"  # no module has that name: all models keep the encoder as `encoder`
+    _reads_training = False  # as options of its own, which more training does not change
 
     def __init__(self, config: AaPEConfig) -> None:
         super().__init__(config)
         self._is_built = False
         self._fresh: dict[str, set[str]] = {}  # tensors that no checkpoint held, by the part they are of
+        # A configuration that was read from a folder came with other weights than these, until they are loaded, too.
+        self._origin = Origin(config.card, config.training, {}) if config.name_or_path else None
 
     def post_init(self) -> None:
         """Finish the construction."""
@@ -68,6 +72,7 @@ class FolderModel(PreTrainedModel):
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{name}: not a safetensors file, or damaged ({reason})") from error
         model._check_loaded(os.fspath(name or "weights"), info)
+        model._note_origin()
         for name in model._fixed:
             model.get_parameter(name).requires_grad_(False)
         return (model, info) if with_info else model
@@ -85,6 +90,21 @@ class FolderModel(PreTrainedModel):
                 raise CheckpointError(f"{where}: incomplete: missing tensor {min(missing)}")
         check_values({name: tensor for name, tensor in values.items() if not tensor.is_meta}, where)
 
+    def _note_origin(self) -> None:
+        """Remember which weights the card is of; scores of a classifier are not those of its encoder."""
+        config, fresh = self.config, set().union(*self._fresh.values())
+        if not hasattr(self, "head") and (config.architectures or [""])[0] == "AaPEForAudioClassification":
+            config.card = {key: value for key, value in config.card.items() if key != "scores"}
+        loaded = {name: t for name, t in self.state_dict().items() if not t.is_meta and name not in fresh}
+        self._origin = Origin(config.card, config.training, loaded) if config.card or config.training else None
+
+    def _keep_facts(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remove from the configuration what was known of other weights than these."""
+        if self._origin is not None:
+            config = self.config
+            config.card, training = self._origin.facts(tensors, config.card, config.training)
+            config.training = config.training if self._reads_training else training
+
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
         """Do nothing: saved folders name this class, and hold no copy of its code."""
@@ -100,7 +120,8 @@ class FolderModel(PreTrainedModel):
         """Write a folder that loads by itself, read it again, and compare it bit by bit.
 
         It holds the model, what other tools ask for, and a model card; of one that is there, only the revision changes,
-        if it states one. Options are transformers'.
+        if it states one. Where the weights were changed, `config.card` is emptied unless it was set since loading, and
+        `config.training` becomes {"pretraining": ...}. Options are transformers'.
 
         Raises:
             CheckpointError: a weight has no value or is not finite, `config.card` has a key or value that is none, or
@@ -112,6 +133,7 @@ class FolderModel(PreTrainedModel):
             self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})
         values = self.state_dict() if state_dict is None else state_dict
         check_values(values, os.fspath(save_directory))
+        self._keep_facts(values)
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if not is_main_process:
             return

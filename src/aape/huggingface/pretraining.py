@@ -45,6 +45,7 @@ class AaPEForPreTraining(AaPEPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^head\."]
+    _reads_training = True
     _keys_to_ignore_on_load_missing: ClassVar = [r"^teacher\."]
 
     def __init__(self, config: AaPEConfig) -> None:
