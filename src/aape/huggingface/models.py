@@ -66,7 +66,8 @@ class AaPEPreTrainedModel(FolderModel):
 
         Returns:
             In the model's dtype: tokens (B, 1 + N, D), the class token first, patches frequency by frequency, those of
-            padding the mean of the clip's; and the vectors that the configuration recommends, `pool` of `layers` (B, E).
+            padding the mean of the clip's; and the vectors that the configuration recommends, `pool` of `layers`
+            (B, E).
 
         Raises:
             ValueError: another shape, a clip without frames, NaN or infinite values, or valid frames behind padding.
@@ -209,9 +210,9 @@ class _EncoderUser(AaPEPreTrainedModel):
 
         Returns:
             Of an encoder `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency,
-            those of padding the mean of the clip's; `pooler_output` (B, E), the vectors that the configuration recommends; and
-            `attention_mask` (B, 1 + N), 1 for the class token and patches of the clip, 0 for those of padding. Of a
-            classifier `logits` (B, C), and `loss` where labels are given. `hidden_states`, and with them the mask of a
+            those of padding the mean of the clip's; `pooler_output` (B, E), the vectors that the configuration
+            recommends; and `attention_mask` (B, 1 + N), 1 for the class token and patches of the clip, 0 for those of
+            padding. Of a classifier `logits` (B, C), and `loss` where labels are given. `hidden_states`, and with them the mask of a
             classifier, where asked for: 1 + depth tensors (B, 1 + N, D), of which the last has passed the final norm
             and is `last_hidden_state`, and the others have not.
 
