@@ -212,9 +212,9 @@ class _EncoderUser(AaPEPreTrainedModel):
             Of an encoder `last_hidden_state` (B, 1 + N, D), the class token first, patches frequency by frequency,
             those of padding the mean of the clip's; `pooler_output` (B, E), the vectors that the configuration
             recommends; and `attention_mask` (B, 1 + N), 1 for the class token and patches of the clip, 0 for those of
-            padding. Of a classifier `logits` (B, C), and `loss` where labels are given. `hidden_states`, and with them the mask of a
-            classifier, where asked for: 1 + depth tensors (B, 1 + N, D), of which the last has passed the final norm
-            and is `last_hidden_state`, and the others have not.
+            padding. Of a classifier `logits` (B, C), and `loss` where labels are given. `hidden_states`, and with them
+            the mask of a classifier, where asked for: 1 + depth tensors (B, 1 + N, D), of which the last has passed the
+            final norm and is `last_hidden_state`, and the others have not.
 
         Raises:
             ValueError: another shape, a clip without frames, NaN or infinite values, labels that do not fit, or
