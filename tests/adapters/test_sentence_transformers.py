@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -174,9 +175,10 @@ def test_what_was_not_trained_is_saved_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
     save_classifier(tmp_path / "bells", build_classifier(multi_label=True))
     AaPEForAudioClassification.from_pretrained(tmp_path / "bells").save_pretrained(tmp_path / "theirs")
+    AaPEModel.from_pretrained(tmp_path / "bells", dtype=torch.float16).save_pretrained(tmp_path / "mixed types")
     save_model(tmp_path / "half", nano(), FRONT_END, loop_to=1.5, pool="mean", layers=[1], dtype=torch.float16)
     recommend(tmp_path / "half", pool="frequency_std", layers=[2])
-    for name in ("bells", "theirs", "half", str(find_model("tiny"))):
+    for name in ("bells", "theirs", "mixed types", "half", str(find_model("tiny"))):
         model = SentenceTransformer(str(tmp_path / name), trust_remote_code=True, device="cpu")
         expected = aape.load_model(tmp_path / name, "cpu").embed(NOTES[0])
         assert np.abs(model.encode(str(NOTES[0])) - expected).max() < 1e-5
@@ -185,8 +187,11 @@ def test_what_was_not_trained_is_saved_as_it_was(tmp_path, monkeypatch):
         if (tmp_path / name / "README.md").exists():
             assert f"`{revision(tmp_path / 'copy')}`" in (tmp_path / "copy" / "README.md").read_text(encoding="utf-8")
     copy = AaPETransformer(tmp_path / "bells")
+    copy.save(str(tmp_path / "bells"))
+    shutil.move(tmp_path / "bells", tmp_path / "elsewhere")  # so that there is nothing to copy
     copy.save(str(tmp_path / "head"))
-    assert aape.load_model(tmp_path / "head").labels == LABELS
+    for folder in ("elsewhere", "head"):
+        assert aape.load_model(tmp_path / folder).labels == LABELS
 
 
 def test_other_options_are_saved(tmp_path, folder):

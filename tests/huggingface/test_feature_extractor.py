@@ -50,6 +50,12 @@ def test_half_an_extractor_is_refused(folder, tmp_path):
         AaPEFeatureExtractor.from_pretrained(tmp_path)
 
 
+def test_a_rate_of_nothing_is_no_missing_rate(waves):
+    """A broken header's 0 must not be taken for the model's rate."""
+    with pytest.raises(AudioError, match="rate"):
+        AaPEFeatureExtractor()({"array": waves[0], "sampling_rate": 0})
+
+
 def test_a_mask_that_is_left_out_is_refused(waves):
     """Recipes pass `return_attention_mask=True`; without a mask, padding would count as sound."""
     extractor = AaPEFeatureExtractor()

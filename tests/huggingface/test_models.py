@@ -245,6 +245,18 @@ def test_the_length_that_short_sounds_are_looped_to_stays(tmp_path):
     assert read_model(tmp_path / "as_they_are").loop_to == 0
     with pytest.raises(CheckpointError, match="loop_to: expected 0 to 600 seconds"):
         AaPEConfig(loop_to=-1)
+    with pytest.raises(CheckpointError, match="loop_to: expected 0 to 600 seconds"):
+        AutoModel.from_pretrained(tmp_path / "model", loop_to=-1)
+
+
+@pytest.mark.parametrize(("key", "value"), [("loop_to", 1e9), ("pool", "nonsense"), ("layers", [99]), ("training", 5)])
+def test_settings_that_nothing_reads_are_not_written(folder, tmp_path, key, value):
+    """A folder that no tool loads again is noticed when the model is needed."""
+    model = AutoModel.from_pretrained(folder)
+    setattr(model.config, key, value)
+    with pytest.raises(CheckpointError, match=f"config.json: .*{value if key != 'training' else key}"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("frequency_std", [1]), ("frequency", [1, 2]), ("cls", [2])])

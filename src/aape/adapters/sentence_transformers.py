@@ -6,7 +6,6 @@ Letters: B sounds, N = Nf * Nt patch tokens, D width, E length of a vector.
 
 from __future__ import annotations
 
-import json
 import numbers
 import os
 from collections.abc import Mapping, Sequence
@@ -28,10 +27,11 @@ from aape.inference import AudioModel
 from aape.inference.encoding import spectrograms
 from aape.inference.recordings import is_sequence, open_sounds
 from aape.inference.segments import End, cutting, segments
+from aape.models.companions import write_companions
 from aape.models.config_file import CONFIG_NAME
 from aape.models.origin import Origin
 from aape.models.pooling import pool
-from aape.models.revision import state_revision
+from aape.models.revision import WEIGHTS_NAME, digest, state_revision
 from aape.models.saved import find_model, read_model, save_model
 from aape.runs.files import write_atomically
 
@@ -60,7 +60,8 @@ class AaPETransformer(InputModule):
         self.model = AudioModel(saved.encoder, saved.front_end, training=saved.training, **options)
         self.encoder = self.model.encoder  # so that `to` moves it
         self._saved, self._origin = saved, Origin(saved.card, saved.training, saved.encoder.state_dict())
-        self._config = (find_model(model) / CONFIG_NAME).read_bytes()
+        self._folder = find_model(model).absolute()
+        self._revision = digest(self._folder)
 
     @classmethod
     def load(
@@ -113,23 +114,17 @@ class AaPETransformer(InputModule):
         classifier and card are left out: they were those of other weights.
         """
         model, saved, tensors = self.model, self._saved, self.encoder.state_dict()
-        card, training = self._origin.facts(tensors, saved.card, saved.training)
         use = {"pool": model.pool, "layers": model.layers, "loop_to": model.loop_to}
-        options: dict[str, Any] = {**use, "card": card, "training": training}
         is_unchanged = self._origin.is_unchanged(tensors)
+        is_same = is_unchanged and all(value == getattr(saved, key) for key, value in use.items())
+        if is_same and self._folder.is_dir() and digest(self._folder) == self._revision:
+            _copy(self._folder, Path(output_path))
+            return
+        card, training = self._origin.facts(tensors, saved.card, saved.training)
+        options: dict[str, Any] = {**use, "card": card, "training": training}
         if is_unchanged:
-            dtype = saved.dtype if self.encoder.cls_token.dtype == torch.float32 else None
-            options |= {"head": saved.head, "labels": saved.labels, "multi_label": saved.multi_label, "dtype": dtype}
+            options |= {"head": saved.head, "labels": saved.labels, "multi_label": saved.multi_label}
         save_model(output_path, model.encoder, model.front_end, **options)
-        if is_unchanged and all(value == getattr(saved, key) for key, value in use.items()):
-            self._keep_config(Path(output_path))
-
-    def _keep_config(self, folder: Path) -> None:
-        """Write the configuration that was loaded; not that of a model of transformers of which a part was read."""
-        written = json.loads((folder / CONFIG_NAME).read_bytes())
-        if all(json.loads(self._config).get(key) == written.get(key) for key in ("architectures", "problem_type")):
-            write_atomically(folder / CONFIG_NAME, self._config)
-            state_revision(folder)
 
     @property
     def modalities(self) -> list[Any]:
@@ -221,6 +216,16 @@ def _dtype(kind: Any) -> torch.dtype | None:
     if dtype not in _DTYPES:
         raise ConfigError(f"dtype: expected {', '.join(map(str, _DTYPES))}, got {kind!r}")
     return dtype
+
+
+def _copy(model: Path, folder: Path) -> None:
+    """Copy a saved model into another folder; its card is written by others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS_NAME, CONFIG_NAME):
+        if not (folder / name).exists() or not (folder / name).samefile(model / name):
+            write_atomically(folder / name, (model / name).read_bytes())
+    write_companions(folder)
+    state_revision(folder)
 
 
 def _joined(parts: list[Tensor], num_freq: int) -> Tensor:

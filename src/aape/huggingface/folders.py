@@ -18,7 +18,7 @@ from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
 from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
-from aape.models.config_file import CONFIG_NAME, read_card
+from aape.models.config_file import CONFIG_NAME, read_card, read_loop_to, read_mapping, read_pooling
 from aape.models.origin import Origin
 from aape.models.revision import CARD_NAME, digest, state_revision
 from aape.models.saved import WEIGHTS_NAME, check_values, model_name, open_weights
@@ -127,7 +127,11 @@ class FolderModel(PreTrainedModel):
             CheckpointError: a weight has no value or is not finite, `config.card` has a key or value that is none, or
                 other weights were written than these.
         """
+        settings = vars(self.config)
         read_card(self.config.card, CONFIG_NAME)
+        read_mapping(settings, "training", CONFIG_NAME)
+        read_loop_to(self.config.loop_to, CONFIG_NAME)
+        read_pooling(settings, self.config.num_hidden_layers, CONFIG_NAME)
         if push_to_hub:
             name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(name, **{key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs})

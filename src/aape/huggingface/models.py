@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, logging
 from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.folders import FolderModel
-from aape.models.config_file import CONFIG_NAME, read_pooling, read_sections
+from aape.models.config_file import CONFIG_NAME, read_loop_to, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import pool
@@ -55,6 +55,7 @@ class AaPEPreTrainedModel(FolderModel):
         # Again, because options of from_pretrained are set on a finished configuration.
         self.encoder = AudioEncoder(read_sections(vars(config), CONFIG_NAME)[0])
         self.pool, self.layers = read_pooling(vars(config), len(self.encoder.blocks), CONFIG_NAME)
+        read_loop_to(config.loop_to, CONFIG_NAME)
 
     def encode(self, input_values: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode spectrograms, each in one pass; padding has no influence on anything.

@@ -122,7 +122,7 @@ def _unpack(item: Any, name: str) -> tuple[Any, Any] | None:
         if source is None:
             rule = "it must have 'array' and 'sampling_rate', 'bytes' or 'path'"
             raise AudioError(name, f"a mapping of {', '.join(map(repr, item)) or 'nothing'}: {rule}")
-        rate = item.get("sampling_rate") or item.get("sample_rate")
+        rate = item.get("sample_rate") if item.get("sampling_rate") is None else item["sampling_rate"]
     elif isinstance(item, tuple) and sorted(map(_kind, item)) in (["array", "number"], ["array", "none"]):
         # As librosa, soundfile and torchaudio return them; scipy has the rate first. One that is None is yet to come.
         source, rate = item if _kind(item[0]) == "array" else item[::-1]

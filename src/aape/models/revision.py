@@ -21,14 +21,15 @@ def statement(revision: str) -> str:
 
 
 def digest(folder: Path) -> str:
-    """Return 40 hex digits of the SHA-256 of `config.json` and `model*.safetensors`, one after the other.
+    """Return 40 hex digits of the SHA-256 of `config.json` and `model.safetensors`, or its parts, one after the other.
 
     Raises:
         CheckpointError: there are none, or one cannot be read.
     """
     sha256 = hashlib.sha256()
-    weights = sorted(folder.glob("model*.safetensors"))  # several if transformers split them
-    for path in (folder / CONFIG_NAME, *(weights or [folder / WEIGHTS_NAME])):
+    whole = folder / WEIGHTS_NAME
+    weights = [] if whole.is_file() else sorted(folder.glob("model*.safetensors"))  # as transformers splits them
+    for path in (folder / CONFIG_NAME, *(weights or [whole])):
         try:
             if not path.is_file():
                 raise CheckpointError(f"{folder}: not a saved model, there is no {path.name} in it")

@@ -58,7 +58,6 @@ class SavedModel:
     loop_to: float = 0.0
     pool: Pool = "cls_mean"
     layers: tuple[int, ...] = ()
-    dtype: torch.dtype | None = None  # of the file; None where its tensors differ
 
 
 def save_model(
@@ -245,7 +244,6 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
         # Copies, because a view of the file would change or crash with it.
         tensors = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in shapes}
-        dtypes = {file.get_slice(name).get_dtype() for name in shapes}
     check_values(tensors, os.fspath(folder / WEIGHTS_NAME))
     for key, module in modules.items():
         part = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{key}.")}
@@ -261,7 +259,6 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         read_mapping(values, "card", where),
         read_loop_to(values.get("loop_to"), where),
         *read_pooling(values, encoder_config.depth, where),
-        _DTYPES[dtypes.pop()] if len(dtypes) == 1 else None,
     )
 
 
