@@ -127,6 +127,7 @@ assert len(AaPEFeatureExtractor()(column)["input_values"]) == 2
 """
 
 
+@pytest.mark.slow
 def test_a_broken_torchcodec_does_not_matter(tmp_path):
     """It wants the libraries of ffmpeg and of CUDA when it is imported, which tools do wherever it is installed."""
     pytest.importorskip("datasets")

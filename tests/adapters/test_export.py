@@ -72,6 +72,7 @@ def test_pt2_agrees_with_pytorch_and_knows_its_lengths(saved, traced, monkeypatc
             run(torch.zeros(1, length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "pt2"])
 def test_the_standard_stem_is_exported_too(tmp_path, kind):
     """The yardstick is deployed like what it is compared with; its file says that it takes no short clips."""

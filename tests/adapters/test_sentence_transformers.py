@@ -71,6 +71,7 @@ def test_the_shipped_model_goes_by_its_name():
     assert np.abs(model.encode(NOTE) - aape.load_model("tiny", "cpu").embed(NOTE, RATE)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_without_this_package_the_message_says_what_to_install(folder, tmp_path):
     """Whoever downloads a folder may never have read of this package."""
     code = """
