@@ -204,8 +204,8 @@ def _in_both(clips: Sequence[tuple[Clip, AudioInfo]], others: Sequence[tuple[Cli
     from aape.data.same_sound import NEAR, SAME, matches
 
     entries = []
-    found = matches(_sketches(info for _, info in clips), _sketches(info for _, info in others), NEAR)
-    for (clip, info), same in zip(clips, found, strict=True):
+    matched = matches(_sketches(info for _, info in clips), _sketches(info for _, info in others), NEAR)
+    for (clip, info), same in zip(clips, matched, strict=True):
         if same:
             equal = [index for index in same if others[index][1].digest == info.digest]
             best = equal[0] if equal else max(same, key=same.__getitem__)
