@@ -31,6 +31,7 @@ MORE_PAGES = (
     "../experiments/aliasing/README.md",
     "../experiments/pooling/README.md",
     "../experiments/small_data/README.md",
+    "../experiments/stems/README.md",
     "../src/aape/recipes/README.md",
 )
 OUTSIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")

@@ -33,7 +33,7 @@ WORDS = _names(
 )
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-029")
 LANGUAGES = _names("de nl sv da nb it es es-419 pt pt-br fr-fr pl ro fi")  # read the word by their rules
-ACCENT_SHARE = 0.6
+ACCENT_SHARE = 0.85
 # Variants of eSpeak NG: no robots, whispers or Klatt synthesis; of several that differ in an echo only, one.
 VOICES = {
     "train": _names(
@@ -81,7 +81,7 @@ HIGHEST_KEY = {43: 57, 58: 72, 67: 72, 78: 78}  # above, one of the fonts has no
 LAST_ONSET = 1000  # ms
 
 KINDS = ("engine", "insect", "roll")
-BANDS = (3, 6, 12, 24)  # Hz, lower edges of octaves
+BANDS = tuple(3 * 2 ** (number / 2) for number in range(8))  # Hz, lower edges of half octaves
 JITTER = 0.05
 
 
@@ -153,7 +153,7 @@ class Texture(NamedTuple):
 LABELS = {
     "words": WORDS,
     "notes": tuple(FAMILIES),
-    "rates": tuple(f"{kind} {low}-{2 * low} Hz" for kind in KINDS for low in BANDS),
+    "rates": tuple(f"{kind} {low:.3g}-{low * 2**0.5:.3g} Hz" for kind in KINDS for low in BANDS),
 }
 
 
@@ -222,13 +222,13 @@ def draw_texture(rng: Generator, split: str, index: int) -> Texture:
     """Draw a modulated noise."""
     number = index % len(LABELS["rates"])
     kind, low = KINDS[number // len(BANDS)], BANDS[number % len(BANDS)]
-    hertz = low * 2.0 ** rng.random()
+    hertz = low * 2.0 ** (rng.random() / 2)
     texture = Texture(
         label=LABELS["rates"][number],
         kind=kind,
         hertz=hertz,
         background=TASKS[rng.integers(2)],
-        ratio=rng.uniform(-5, 5),
+        ratio=rng.uniform(-10, 0),
         level=rng.uniform(-20, -3),
     )
     if kind == "engine":
