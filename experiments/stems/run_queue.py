@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import plan
 from plan import STAGES, Job
 
 from aape.errors import AapeError
@@ -74,9 +75,12 @@ def run(stages: Sequence[str], num_workers: int) -> None:
     """Work through stages.
 
     Raises:
-        AapeError: runs failed.
+        AapeError: the sounds are not rendered, or runs failed.
         SystemExit: 128 + the signal that stopped it.
     """
+    for task in plan.TASKS:
+        if not (path := plan.DATA / task / "test.npy").exists():
+            raise AapeError(f"{path} is not there: python experiments/stems/render.py makes it")
     queue = Queue(stages)
     workers = [threading.Thread(target=queue.work) for _ in range(num_workers)]
     for worker in workers:
@@ -109,7 +113,8 @@ def main() -> None:
     try:
         run(options.stages, options.workers)
     except AapeError as error:
-        sys.exit(f"{error}")
+        print(f"run_queue.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -30,13 +31,13 @@ from torch.nn import functional as F
 from aape.analysis.aliasing import relative_distances
 from aape.data.sampling import Draws
 from aape.downstream.finetuning import BETAS, WARMUP, WEIGHT_DECAY, Classifier
-from aape.errors import TrainingError
+from aape.errors import AapeError, DataError, TrainingError, one_line
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.runs.checkpoints import find_checkpoint
 from aape.runs.devices import autocast, close_ranks, start_ranks
 from aape.runs.files import write_json
-from aape.runs.folder import RESULT_NAME, claim, write_run_header
+from aape.runs.folder import RESULT_NAME, claim, claim_data, write_run_header
 from aape.runs.lock import locked
 from aape.runs.loop import METRICS_NAME, Loop, StepPart
 from aape.runs.optim import adamw, warmup_cosine
@@ -76,7 +77,13 @@ class Part:
 
 
 def read_part(folder: Path, name: str) -> Part:
-    """Read what render.py wrote."""
+    """Read what render.py wrote.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not (folder / f"{name}.npy").exists():
+        raise DataError(f"{folder / name}.npy is not there: python experiments/stems/render.py makes it")
     with (folder / "clips.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = sorted({row["label"] for row in rows})
@@ -199,6 +206,8 @@ def train(run: Run) -> None:
         if (out / RESULT_NAME).exists():
             return
         training = Training(run)
+        made_with = json.loads((Path(run.data) / "engines.json").read_text())
+        claim_data(out, json.dumps(made_with[run.task], sort_keys=True), f"the clips of {run.data}", is_main=True)
         environment = write_run_header(out, run, device=training.device)
         training.loop.resume(find_checkpoint(out, is_main=True))
         training.scores = training.loop.extra["scores"]
@@ -222,8 +231,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.add_argument(name, action="store_true")
         else:
             required = field.name in ("task", "stem", "seed", "learning_rate", "out")
-            parser.add_argument(name, type=types[str(field.type)], required=required, default=field.default)
-    train(Run(**vars(parser.parse_args(arguments))))
+            choices = STEMS if field.name == "stem" else None
+            parser.add_argument(
+                name, type=types[str(field.type)], choices=choices, required=required, default=field.default
+            )
+    try:
+        train(Run(**vars(parser.parse_args(arguments))))
+    except AapeError as error:
+        print(f"{Path(__file__).name}: error: {one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

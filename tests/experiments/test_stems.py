@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,7 @@ def rendered(tmp_path_factory):
         writer.writeheader()
         writer.writerows(rows)
     (folder / "stats.json").write_text(json.dumps({"mean": -6.0, "std": 3.0}))
+    (folder.parent / "engines.json").write_text(json.dumps({"notes": {"train": {"sha256": "0"}}}))
     return folder.parent
 
 
@@ -158,6 +160,23 @@ def test_a_run_that_is_stopped_ends_with_the_same_bits(rendered, tmp_path):
     assert whole["scores"].keys() == {"4", "10", "20", "40"}
     assert len(whole["shifts"]["accuracy"]) == len(whole["shifts"]["distance"]) == 17
     assert abs(whole["shifts"]["distance"][0]) < 1e-9 < min(whole["shifts"]["distance"][1:])
+
+
+def test_what_is_missing_or_other_is_one_line(rendered, tmp_path, capsys):
+    """Sounds that are not rendered, and a run that was begun with others."""
+    line = "--task notes --stem standard --seed 1 --learning-rate 1e-3 --steps 20 --batch 2"
+    options = line.split()
+    with pytest.raises(SystemExit, match="2"):
+        supervised.main([*options, "--data", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert capsys.readouterr().err.count("\n") == 1
+    data = tmp_path / "other"
+    shutil.copytree(rendered, data)
+    out = tmp_path / "begun"
+    out.mkdir()
+    (out / "data.sha256").write_text("of other clips")
+    with pytest.raises(SystemExit, match="2"):
+        supervised.main([*options, "--data", str(data), "--out", str(out)])
+    assert "those it began with" in capsys.readouterr().err
 
 
 def test_choosing_a_learning_rate_goes_on_at_an_edge_and_stops_inside(tmp_path, monkeypatch):
@@ -202,11 +221,12 @@ def test_a_verdict_needs_both_intervals(seeds, sources, verdict):
 @pytest.mark.slow
 def test_the_queue_runs_each_job_once_and_names_what_fails(rendered, tmp_path, monkeypatch, capsys):
     """It works through the selection, goes on to what it allows, and a second start finds nothing to do."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/stems").symlink_to(rendered)
+    shutil.copytree(rendered, tmp_path / "data/stems")
+    (tmp_path / "data/stems/words").mkdir()
+    (tmp_path / "data/stems/words/test.npy").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(plan, "TASKS", ("notes", "words"))  # there are no words
+    monkeypatch.setattr(plan, "TASKS", ("notes", "words"))  # of which there is nothing else
     monkeypatch.setattr(plan, "STEMS", {"standard": stems.STEMS["standard"]})
     monkeypatch.setattr(plan, "FIRST_RATES", (1e-3,))
     monkeypatch.setattr(plan, "EDGES", (1e-3, 1e-3))
