@@ -18,6 +18,7 @@ import soundfile
 import sounds
 import soxr
 from numpy.typing import NDArray
+from scipy import signal
 from sounds import CLIP_SAMPLES, FIRST, LAST, SAMPLE_RATE, Phrase, Texture, Wave, Word
 
 from aape.data.packing import encode
@@ -186,10 +187,14 @@ def play(phrases: Sequence[Phrase], font: Path) -> list[Wave]:
     if len(stereo) < len(phrases) * per_slot:
         raise AapeError(f"fluidsynth rendered {len(stereo)} frames with {font}, not {len(phrases) * per_slot}")
     slots = stereo[: len(phrases) * per_slot].mean(1).reshape(-1, per_slot)[:, lead:]
+    waves = [soxr.resample(wave, MUSIC_RATE, SAMPLE_RATE, quality="VHQ")[:CLIP_SAMPLES] for wave in slots]
+    # Samples of some programs drift: the inaudible part would set the level of the clip
+    audible = signal.butter(2, sounds.MIN_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
+    waves = [signal.sosfilt(audible, wave) for wave in waves]
     for phrase, wave in zip(phrases, slots, strict=True):
         if np.abs(wave).max() < 1e-4:
             raise AapeError(f"{phrase.source}: silence at {phrase.notes}")
-    return [soxr.resample(wave, MUSIC_RATE, SAMPLE_RATE, quality="VHQ")[:CLIP_SAMPLES] for wave in slots]
+    return waves
 
 
 def word_clips(split: str, indices: range) -> list[tuple[NDArray[np.int16], dict[str, str]]]:

@@ -270,6 +270,18 @@ def test_a_clip_does_not_depend_on_its_block(fonts):
     assert (engines.render_block("notes", "test", range(25, 31), fonts, {}).samples == long.samples[25:31]).all()
 
 
+def test_a_note_is_heard_where_its_sample_drifts(fonts):
+    """Else what nobody hears sets the level of the clip, and noise hides the note."""
+    drawn = (
+        sounds.draw_phrase(sounds.generator("notes", "train", index), "train", index) for index in range(3000, 4000)
+    )
+    drifting = [phrase for phrase in drawn if phrase.source == "FluidR3_GM/83"]
+    assert len(drifting) > 5
+    for wave in engines.play(drifting, fonts["FluidR3_GM"]):
+        power = np.abs(np.fft.rfft(wave)) ** 2
+        assert power[sounds.frequencies() < 25].sum() < 0.05 * power.sum()
+
+
 def test_nothing_is_rendered_twice_and_processes_change_nothing(small, tmp_path, capsys, monkeypatch):
     counts = ["--train", "44", "--validation", "11", "--test", "22"]
     again = tmp_path / "again"

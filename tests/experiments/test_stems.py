@@ -18,6 +18,7 @@ from torch.nn import functional as F
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "experiments/stems"))
 
+import analyse  # noqa: E402
 import pairs  # noqa: E402
 import plan  # noqa: E402
 import run_queue  # noqa: E402
@@ -243,3 +244,47 @@ def test_the_queue_runs_each_job_once_and_names_what_fails(rendered, tmp_path, m
     monkeypatch.setattr(plan, "TASKS", ("notes",))
     run_queue.run(["select", "supervised"], 2)
     assert capsys.readouterr().out == ""
+
+
+def made_up(gain):
+    """Results of one task in which AaPE is ahead of the standard stem by a known number of clips."""
+    stems_of_task = {}
+    for stem, more in (("standard", 0), ("bilateral", gain)):
+        seeds = {}
+        for seed in range(3):
+            right = [20 + seed + more, 30 + more]
+            accuracy = sum(right) / 100
+            seeds[str(seed)] = {
+                "accuracy": [accuracy / 5, accuracy / 2, accuracy / 2, accuracy], "steps": [2, 5, 10, 20],
+                "correct_by_source": right, "loss": [3.0, 1.0], "grad_norm": [2.0, 1.0], "spike": 2.0,
+                "shift_accuracy": [accuracy] * 16 + [accuracy - 0.1], "shift_distance": [0.0] + [0.02] * 16,
+            }  # fmt: skip
+        stems_of_task[stem] = {"learning_rate": 1e-3, "seeds": seeds}
+    words = {"sources": ["f1", "m1"], "clips": [50, 50], "stems": stems_of_task}
+    encoders = {
+        "aape": {task: {"0": 0.5, "1": 0.52} for task in plan.TASKS},
+        "standard": {task: {"0": 0.4, "1": 0.44} for task in plan.TASKS},
+    }
+    return {"tasks": {"words": words}, "longer": {}, "pretraining": encoders}
+
+
+def test_tables_say_what_the_runs_gave(tmp_path):
+    text = analyse.report(made_up(5))
+    line = next(line for line in text.splitlines() if line.startswith("| AaPE over the standard stem |"))
+    assert "+10.0 (+10.0 to +10.0) [+10.0 to +10.0] supported" in line
+    assert "not run" in next(line for line in text.splitlines() if line.startswith("| adaptive kernels |"))
+    assert "| standard | 0.001 | 3 | 10.2 ± 0.2 | 25.5 ± 0.5 | 25.5 ± 0.5 | 51.0 ± 1.0 |" in text
+    assert (
+        "| standard stem | 42.0 (40.0, 44.0) | 42.0 (40.0, 44.0) | 42.0 (40.0, 44.0) | -9.0 (-21.7 to +3.7) | undecided |"
+        in text
+    )
+    assert "| CNN predictor | not run | not run | not run |" in text
+    analyse.draw(made_up(5), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "shifts.png"}
+
+
+def test_a_stem_that_is_behind_refutes():
+    line = next(
+        line for line in analyse.report(made_up(-2)).splitlines() if line.startswith("| AaPE over the standard stem |")
+    )
+    assert "-4.0 (-4.0 to -4.0) [-4.0 to -4.0] refuted" in line
