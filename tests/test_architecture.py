@@ -18,7 +18,7 @@ LAYERS = (
     {"errors"},
     {"ops", "data"},
     {"layers", "runs"},
-    {"models"},
+    {"models", "pages"},
     {"pretraining", "inference", "huggingface"},
     {"downstream", "adapters"},
     {"analysis"},

@@ -55,6 +55,8 @@ def test_the_wheel_holds_recipes_models_and_recordings(tmp_path, monkeypatch):
         *package.glob("recipes/**/*.yaml"),
         *package.glob("models/pretrained/*/*"),
         *package.glob("data/demo/*"),
+        *package.glob("**/*.js"),
+        *package.glob("**/*.css"),
     ]:
         if path.is_file() and path.suffix != ".pyc":
             assert f"aape/{path.relative_to(package).as_posix()}" in names

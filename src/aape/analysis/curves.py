@@ -35,7 +35,7 @@ def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
     """Read a run's metrics.jsonl as one array per field; NaN where a line lacks it.
 
     Raises:
-        DataError: not the metrics of a pre-training; a line is no JSON object, or a value no number.
+        DataError: not the metrics of a pre-training; a line is no JSON object, or has no step, or a value no number.
     """
     lines = Records(path).read()
     if not any("loss_mask" in line for line in lines):
@@ -44,8 +44,10 @@ def read_metrics(path: str | Path) -> dict[str, NDArray[np.float64]]:
     for name in sorted({name for line in lines for name in line}):
         try:
             arrays[name] = np.array([line.get(name, np.nan) for line in lines], dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise DataError(f"{path}: {name}: a value is not a number") from error
+    if not np.isfinite(arrays.get("step", np.nan)).all():
+        raise DataError(f"{path}: a line has no step")
     return arrays
 
 

@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg")
 
 
-def require_matplotlib(out: str = "figure") -> None:
+def require_matplotlib(out: str = "figure", *more: str) -> None:
     """Fail before the work rather than when its figure, which is to go to `out`, is due.
+
+    `more` are endings of `out` that are no figure's, and that the caller has dealt with.
 
     Raises:
         AapeError: matplotlib is not installed, or the figure is to be of another kind than those of `FORMATS`.
     """
     if Path(out).suffix.lower() not in ("", *FORMATS):
-        raise ConfigError(f"out: {out}: name a file that ends in {' or '.join(FORMATS)}, or without an ending")
+        endings = " or ".join((*FORMATS, *more))
+        raise ConfigError(f"out: {out}: name a file that ends in {endings}, or without an ending")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:

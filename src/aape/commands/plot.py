@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aape.data.clips import Clip
 
 MAX_START = 14_400.0  # seconds, as much as is read of a sound
+PAGE = ".html"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class PlotRunConfig:
 
     Args:
         runs: run folders, finished or running.
-        out: figure to write, as .png and .svg.
+        out: figure to write, as .png and .svg; with a name that ends in .html instead a page that opens in a browser,
+            with alarms, skipped steps, bad files, probes and the options in which runs differ.
     """
 
     runs: list[str] = field(metadata={"positional": True})
@@ -236,16 +238,27 @@ def plot_aliasing(config: PlotAliasingConfig) -> None:
 
 
 def plot_run(config: PlotRunConfig) -> None:
-    """Draw the curves of pre-training runs, side by side.
+    """Draw the curves of pre-training runs, side by side, or write their page.
 
     Raises:
         AapeError: matplotlib is missing.
-        DataError: a folder without metrics.jsonl, without a line in it, or with one that is not of a pre-training.
+        ConfigError: `out` is named like another kind of file, or cannot be written.
+        DataError: a folder without metrics.jsonl, without a line in it, or with one that is not of a pre-training; or,
+            for the page, another damaged file in it.
     """
     from aape.analysis.curves import plot_runs, read_metrics
     from aape.analysis.figures import require_matplotlib, save_figure
 
-    require_matplotlib(config.out)
+    if (out := Path(config.out)).suffix.lower() == PAGE:
+        from aape.analysis.run_page import make_run_page, read_run
+        from aape.runs.files import folder_for, require_ending, write_atomically
+
+        require_ending(out, PAGE)
+        with folder_for(out):
+            write_atomically(out, make_run_page([read_run(run) for run in dict.fromkeys(config.runs)]))
+        print(f"-> {out}")
+        return
+    require_matplotlib(config.out, PAGE)
     metrics = {run: read_metrics(Path(run) / "metrics.jsonl") for run in config.runs}
     print("-> " + ", ".join(str(file) for file in save_figure(plot_runs(metrics), config.out)))
 

@@ -80,8 +80,11 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
     import yaml
 
     try:
-        config = yaml.safe_load((Path(out) / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = (Path(out) / "config.yaml").read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # no run writes any: a bomb
+            return None
+        config = yaml.safe_load(text)
+    except (OSError, RecursionError, ValueError, yaml.YAMLError):
         return None
     return config if isinstance(config, dict) else None
 

@@ -164,13 +164,17 @@ class CollapseAlarm:
         self.first: dict[str, float] = {}
         self.raised: dict[str, int] = {}  # the step of each alarm, by the name of its variance
 
-    def check(self, step: int, values: Mapping[str, float], *, is_main: bool = True) -> None:
-        """Compare a log's values with those of the first."""
+    def check(self, step: int, values: Mapping[str, float], *, is_main: bool = True) -> list[str]:
+        """Compare a log's values with those of the first; returns what is new, and the main rank prints it."""
+        new = []
         for name in self.names:
             if name not in values or name in self.raised:
                 continue
             first = self.first.setdefault(name, values[name])
             if values[name] < max(self.FLOOR, self.FALL * first):
                 self.raised[name] = step
-                if is_main:
-                    print(f"step {step}: {name} is {values[name]:.2g}, {self.ADVICE}", file=sys.stderr)
+                new.append(f"step {step}: {name} is {values[name]:.2g}")
+        if is_main:
+            for text in new:
+                print(f"{text}, {self.ADVICE}", file=sys.stderr)
+        return new
