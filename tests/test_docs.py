@@ -1,5 +1,6 @@
 """The pages of docs/ run as they stand: every snippet of Python, in order, and every command."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -137,6 +138,14 @@ def test_every_command_parses(page, tmp_path, monkeypatch):
             if arguments[:1] == ["..."]:  # what the commands above it say
                 arguments[:1] = ["--data=sounds"] if "--out" in arguments else ["--data=sounds", "--out=run"]
             parse(load_verb(verb)[1], arguments, verb=verb)
+
+
+@pytest.mark.parametrize("name", ["stem", "tone"])
+def test_drawings_are_what_their_scripts_make(name):
+    """A drawing that was edited by hand, or shows what the operators no longer do."""
+    drawn = importlib.import_module(f"draw_{name}").draw()
+    assert (DOCS / f"{name}.svg").read_text(encoding="utf-8") == drawn
+    assert f"]({name}.svg)" in (DOCS / "method.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", EVERY_PAGE)
