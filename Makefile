@@ -20,12 +20,13 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 GUESTS := $(shell grep -E '^(timm|hearvalidator|xares)==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-kernels test-slow test-transformers lint format clean
+.PHONY: help setup demo test test-kernels test-browser test-slow test-transformers lint format clean
 
 help:
 	@echo 'make demo          the whole pipeline on real recordings, into runs/demo'
 	@echo 'make test          lint, types and the tests'
 	@echo 'make test-kernels  the CUDA kernels, in an interpreter on the CPU (installs Triton, 700 MB)'
+	@echo 'make test-browser  the page of `aape explore` in Chromium (needs it, and selenium)'
 	@echo 'make test-slow     the tests that take longer'
 	@echo 'make test-transformers  the Hugging Face classes, with the oldest transformers that pyproject.toml allows'
 	@echo 'make lint          lint and types only'
@@ -62,6 +63,12 @@ test: lint
 test-kernels: $(STAMP)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install --quiet triton
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/ops/test_sblu_triton.py
+
+# SCREENSHOTS=folder keeps what the browser showed.
+test-browser: $(STAMP)
+	@command -v chromium chromedriver > /dev/null || { echo 'it needs a browser: apt install chromium chromium-driver'; exit 1; }
+	@$(BIN)/python -c 'import selenium' 2> /dev/null || { echo 'it needs selenium: $(BIN)/pip install selenium'; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/explorer/test_browser.py
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not gpu' $(TESTS)

@@ -22,6 +22,7 @@ LAYERS = (
     {"pretraining", "inference", "huggingface"},
     {"downstream", "adapters"},
     {"analysis"},
+    {"explorer"},
     {"commands"},
     {"cli", "__init__"},
     {"__main__"},

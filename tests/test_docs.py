@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = (
     *("python.md", "command-line.md", "huggingface.md", "sentence-transformers.md", "adapters.md", "figures.md"),
-    *("mteb.md", "drop-in.md"),
+    *("mteb.md", "drop-in.md", "explorer.md"),
 )
 ALL_PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 MORE_PAGES = (

@@ -30,6 +30,7 @@ VERBS: dict[str, str] = {
     "table run": "table:run",
     "embed": "embed:embed",
     "classify": "classify:classify",
+    "explore": "explore:explore",
     "export": "export:export",
     "data pack": "data:pack",
     "data check": "data:check",
