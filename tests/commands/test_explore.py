@@ -17,8 +17,8 @@ from aape.cli import main
 from aape.data.demo import AUDIO
 from aape.inference import load_model
 from aape.models.saved import save_model
+from explorer_page import HOSTILE, hostile_folder, read_page, unpacked
 from notes import FRONT_END, LABELS, NOTES, classifier, link_notes, nano, noise, save_classifier, save_nano
-from pages import HOSTILE, hostile_folder, read_page, unpacked
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_hostile_names_inject_nothing(explore, tmp_path):
     assert len(page.code) == 1
     names = {os.path.basename(name) for name in page.data["names"]}
     assert names == {os.fsdecode(name) for name in HOSTILE}
-    body = page.text.partition('id="page-data">')[2].replace(page.code[0], "")
+    body = page.text.partition('id="data">')[2].replace(page.code[0], "")
     data, _, rest = body.partition("</script>")
     assert not set("<>&") & set(data)
     assert data.isascii()

@@ -16,8 +16,8 @@ import soundfile
 
 from aape.cli import main
 from aape.data.demo import AUDIO
+from explorer_page import HOSTILE, hostile_folder, read_page, unpacked
 from notes import NOTES, noise, save_nano
-from pages import HOSTILE, hostile_folder, read_page, unpacked
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [

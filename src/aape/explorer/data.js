@@ -1,6 +1,6 @@
 // What the page knows: the data of all sounds at once, that of one sound when it is asked for.
 
-const PALETTE = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9']; // Okabe and Ito's, without yellow
+const COLORS = 6; // of the page's style, --c0 to --c5, which colour-blind people can tell apart
 const RAMP = ['#440154', '#472d7b', '#3b528b', '#2c728e', '#21918c', '#28ae80', '#5ec962', '#b5d334']; // viridis
 const SHAPES = 6;
 
@@ -15,7 +15,6 @@ function bytes(text) {
 
 const numbers = (text, Kind) => new Kind(bytes(text).buffer);
 
-const data = JSON.parse(byId('page-data').textContent);
 const count = data.points;
 const source = numbers(data.source, Uint32Array);
 const starts = numbers(data.start, Float32Array);
@@ -77,7 +76,7 @@ function rampClasses(column, amounts, full) {
   const steps = RAMP.length;
   const number = amounts.map((x) => (Number.isFinite(x) ? Math.min(steps - 1, Math.floor((steps * (x - low)) / (high - low))) : steps));
   const list = RAMP.map((color) => ({ color, shape: 0 }));
-  list.push({ color: null, shape: 0 });
+  list.push({ color: '--other', shape: 0 });
   return { of: (point) => number[column.codes[source[point]]], list, ramp: [low, high] };
 }
 
@@ -85,18 +84,18 @@ function namedClasses(column) {
   const totals = new Uint32Array(column.values.length);
   for (let point = 0; point < count; point += 1) totals[column.codes[source[point]]] += 1;
   const order = [...column.values.keys()].filter((code) => totals[code] > 0);
-  const most = PALETTE.length * SHAPES;
+  const most = COLORS * SHAPES;
   if (order.length > most) order.sort((a, b) => totals[b] - totals[a]);
   const number = new Uint32Array(column.values.length).fill(most);
   const list = order.slice(0, most).map((code, i) => {
     number[code] = i;
-    const look = { color: PALETTE[i % PALETTE.length], shape: Math.floor(i / PALETTE.length) };
+    const look = { color: `--c${i % COLORS}`, shape: Math.floor(i / COLORS) };
     return { ...look, name: column.values[code] || '(none)', total: totals[code] };
   });
   const others = order.slice(most);
   if (others.length) {
     const total = others.reduce((sum, code) => sum + totals[code], 0);
-    list.push({ color: null, shape: 0, name: `${others.length} others`, total });
+    list.push({ color: '--other', shape: 0, name: `${others.length} others`, total });
   }
   return { of: (point) => Math.min(number[column.codes[source[point]]], list.length - 1), list, ramp: null };
 }

@@ -2,21 +2,14 @@
 
 const PAGE = 30; // rows at once
 
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
 function rowOf(point, note) {
   const name = nameOf(point);
-  const pick = make('button', { type: 'button', className: 'pick' }, make('bdi', { textContent: name }));
-  if (note) pick.append(make('span', { className: 'number', textContent: note }));
+  const pick = make('button', { type: 'button', class: 'pick' }, makeName(name));
+  if (note) pick.append(make('span', { class: 'number' }, note));
   pick.addEventListener('click', () => select(point, { play: true }));
-  const add = make('button', { type: 'button', className: 'add', textContent: '+', title: 'Find more like this' });
-  add.setAttribute('aria-label', `Find more like ${name}`);
+  const add = make('button', { type: 'button', class: 'add', title: 'Find more like this', 'aria-label': `Find more like ${name}` }, '+');
   add.addEventListener('click', () => like(point));
-  const row = make('li', { draggable: true, className: point === state.selected ? 'current' : '' }, pick, add);
+  const row = make('li', { draggable: 'true', class: point === state.selected ? 'current' : '' }, pick, add);
   row.dataset.point = point;
   row.addEventListener('dragstart', (event) => {
     event.dataTransfer.setData('text/plain', String(point));
@@ -30,7 +23,7 @@ function fill(list, points, noteOf, most = PAGE) {
   const rows = Array.from(points.slice(0, most), (point, i) => rowOf(point, noteOf(point, i)));
   list.replaceChildren(...rows);
   if (points.length > most) {
-    const further = make('button', { type: 'button', className: 'further', textContent: `Show more of ${points.length.toLocaleString()}` });
+    const further = make('button', { type: 'button', class: 'further' }, `Show more of ${points.length.toLocaleString()}`);
     further.addEventListener('click', () => {
       fill(list, points, noteOf, most + PAGE);
       list.children[most].firstChild.focus();
@@ -51,7 +44,7 @@ function showLabels(item, point) {
   const part = byId('labels-part');
   part.hidden = !item.labels;
   if (!item.labels) return;
-  const line = (label, score, when = '') => make('li', {}, make('bdi', { textContent: label }), make('span', { className: 'number', textContent: `${when}${(100 * score).toFixed(1)} %` }));
+  const line = (label, score, when = '') => make('li', {}, makeName(label), make('span', { class: 'number' }, `${when}${(100 * score).toFixed(1)} %`));
   const isSame = (a, b) => Math.abs(a - b) < 0.011; // a frame
   const chosen = item.spans.find(([start, end]) => isSame(start, starts[point]) && isSame(end, ends[point]));
   const lines = (data.windows && chosen ? chosen[2] : item.labels).map(([label, score]) => line(label, score));
@@ -70,7 +63,7 @@ function showFacts(point, item) {
     if (value !== '' && column.values.length > 1 && column.name !== 'predicted label') facts.push(`${column.name}: ${value}`);
   }
   byId('name').textContent = nameOf(point);
-  byId('facts').replaceChildren(...facts.flatMap((fact, i) => [i ? ' · ' : '', make('bdi', { textContent: fact })]));
+  byId('facts').replaceChildren(...facts.flatMap((fact, i) => [i ? ' · ' : '', makeName(fact)]));
 }
 
 // Select a dot: show all about its sound, and play it if asked to.
@@ -157,10 +150,9 @@ function likeness(points) {
 function showMore() {
   const hasAny = state.likes.length > 0;
   byId('likes').replaceChildren(...state.likes.map((point) => {
-    const remove = make('button', { type: 'button', textContent: '×' });
-    remove.setAttribute('aria-label', `Remove ${nameOf(point)}`);
+    const remove = make('button', { type: 'button', 'aria-label': `Remove ${nameOf(point)}` }, '×');
     remove.addEventListener('click', () => unlike(point));
-    return make('li', {}, make('bdi', { textContent: nameOf(point) }), remove);
+    return make('li', {}, makeName(nameOf(point)), remove);
   }));
   byId('zone-hint').hidden = hasAny;
   byId('more-note').hidden = !hasAny;

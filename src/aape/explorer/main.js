@@ -7,15 +7,14 @@ function showLegend() {
     const ramp = make('span', { id: 'ramp' });
     ramp.style.background = `linear-gradient(90deg, ${RAMP.join(', ')})`;
     const [low, high] = legend.ramp.map((x) => x.toLocaleString(undefined, { maximumSignificantDigits: 4 }));
-    box.append(make('span', { textContent: low }), ramp, make('span', { textContent: high }));
+    box.append(low, ramp, high);
     return;
   }
   if (legend.list.length < 2) return;
   legend.list.forEach((look, number) => {
     const swatch = sprite(look, 5, 2).image;
     swatch.setAttribute('aria-hidden', 'true');
-    const button = make('button', { type: 'button', title: look.name }, swatch, make('span', { textContent: look.name }));
-    button.setAttribute('aria-label', `${look.name}, ${look.total}`);
+    const button = make('button', { type: 'button', title: look.name, 'aria-label': `${look.name}, ${look.total}` }, swatch, make('span', {}, look.name));
     button.setAttribute('aria-pressed', String(!state.hidden.has(number)));
     button.addEventListener('click', () => {
       if (!state.hidden.delete(number)) state.hidden.add(number);
@@ -28,7 +27,8 @@ function showLegend() {
 
 function showColumns() {
   const choice = byId('color');
-  for (const name of columns.keys()) choice.append(make('option', { value: name, textContent: name, selected: name === state.column }));
+  for (const name of columns.keys()) choice.append(make('option', { value: name }, name));
+  choice.value = state.column;
   choice.addEventListener('change', () => {
     state.column = choice.value;
     state.hidden.clear();
@@ -42,7 +42,8 @@ function showColumns() {
 function showMaps() {
   const box = byId('maps');
   for (const name of maps.keys()) {
-    const radio = make('input', { type: 'radio', name: 'map', value: name, checked: name === state.map });
+    const radio = make('input', { type: 'radio', name: 'map', value: name });
+    radio.checked = name === state.map;
     radio.addEventListener('change', () => {
       state.map = name;
       placeDots();
@@ -74,13 +75,13 @@ function showNotes(totals) {
   else if (audio.canPlayType('audio/ogg; codecs=opus') === '') notes.push('This browser does not play Opus: sounds in the page stay silent in it.');
   const explained = data.explained.reduce((sum, x) => sum + x, 0);
   if (data.explained.length) notes.push(`PCA shows ${(100 * explained).toFixed(0)} % of the variance. aape ${data.version}`);
-  byId('notes').replaceChildren(...notes.map((text) => make('li', { textContent: text })));
+  byId('notes').replaceChildren(...notes.map((text) => make('li', {}, text)));
 }
 
 function showBad() {
   byId('bad-part').hidden = data.bad.length === 0;
   byId('bad-title').textContent = `${data.bad.length.toLocaleString()} left out`;
-  byId('bad').replaceChildren(...data.bad.map(([name, reason]) => make('li', {}, make('bdi', { textContent: name }), `: ${reason}`)));
+  byId('bad').replaceChildren(...data.bad.map(([name, reason]) => make('li', {}, makeName(name), `: ${reason}`)));
 }
 
 function onThemeChange() {

@@ -58,10 +58,10 @@ function sprite(look, r, dpr) {
   pen.scale(dpr, dpr);
   pen.translate(half, half);
   outline(pen, look.shape, r);
-  pen.fillStyle = look.color || css('--other');
+  pen.fillStyle = look.color.startsWith('--') ? css(look.color) : look.color;
   pen.fill();
   pen.lineWidth = 1;
-  pen.strokeStyle = css('--card');
+  pen.strokeStyle = css('--back');
   pen.stroke();
   return { image, half };
 }
@@ -131,21 +131,21 @@ function ring(pen, [x, y], r, color, width) {
 }
 
 function drawMarks(pen, r) {
-  const ink = css('--ink');
+  const ink = css('--front');
   if (state.selected >= 0) {
     for (let k = 0; k < near.count; k += 1) {
       const at = state.selected * near.count + k;
       if (Number.isFinite(near.cosines[at])) ring(pen, toScreen(near.rows[at]), r + 2.5, css('--soft'), 1);
     }
-    ring(pen, toScreen(state.selected), r + 4, css('--card'), 5);
+    ring(pen, toScreen(state.selected), r + 4, css('--back'), 5);
     ring(pen, toScreen(state.selected), r + 4, ink, 2.5);
   }
   for (const point of state.likes) ring(pen, toScreen(point), r + 6.5, css('--accent'), 2);
   if (playhead) {
     const size = side();
     const at = [view.width / 2 + view.x + (playhead[0] - 0.5) * size, view.height / 2 + view.y + (playhead[1] - 0.5) * size];
-    ring(pen, at, 7, css('--card'), 6);
-    ring(pen, at, 7, css('--trouble'), 3);
+    ring(pen, at, 7, css('--back'), 6);
+    ring(pen, at, 7, css('--warn'), 3);
   }
 }
 

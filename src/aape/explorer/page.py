@@ -7,8 +7,6 @@ own, by its digest. The page starts before the sounds behind it are read: each i
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 from collections.abc import Iterable
 from importlib import resources
 from typing import IO, Any
@@ -16,15 +14,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.runs.files import plain
+from aape.pages.page import policy, script_json
 
 SCRIPTS = ("data.js", "map.js", "input.js", "player.js", "lists.js", "main.js")
-_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-
-
-def script_json(value: Any) -> str:
-    """Return a value as JSON that no parser of HTML takes for anything else: ASCII, without <, > and &."""
-    return json.dumps(plain(value), separators=(",", ":"), allow_nan=False).translate(_ESCAPES)
 
 
 def packed(array: NDArray[Any], kind: str) -> str:
@@ -41,24 +33,12 @@ def write_page(file: IO[bytes], data: dict[str, Any], media: Iterable[dict[str, 
         media: of each sound, taken one after the other.
         totals: is read when all media are written.
     """
-    script = "(() => {\n'use strict';\n" + "\n".join(map(_read, SCRIPTS)) + "})();\n"
-    style = _read("page.css")
-    parts = {
-        "policy": "; ".join(
-            (
-                "default-src 'none'",
-                f"script-src '{_digest(script)}'",
-                f"style-src '{_digest(style)}'",
-                "img-src data: blob:",
-                "media-src data: blob: file: 'self'",
-                "base-uri 'none'",
-                "form-action 'none'",
-            )
-        ),
-        "style": style,
-        "data": script_json(data),
-        "script": script,
-    }
+    shared = resources.files("aape.pages")
+    script = "\n".join([shared.joinpath("page.js").read_text(encoding="utf-8"), *map(_read, SCRIPTS)])
+    script = f"(() => {{\n{script}}})();\n"
+    style = shared.joinpath("page.css").read_text(encoding="utf-8") + _read("page.css")
+    sources = {"img-src": "data: blob:", "media-src": "data: blob: file: 'self'"}
+    parts = {"policy": policy(script, style, sources), "style": style, "data": script_json(data), "script": script}
     before, _, after = _read("page.html").partition("{{media}}")
     for name, text in parts.items():
         left, _, before = before.partition(f"{{{{{name}}}}}")
@@ -72,7 +52,3 @@ def write_page(file: IO[bytes], data: dict[str, Any], media: Iterable[dict[str, 
 
 def _read(name: str) -> str:
     return resources.files("aape.explorer").joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

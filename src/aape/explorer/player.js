@@ -164,7 +164,7 @@ function drawStill(item, images) {
     pen.rect(0, top, box.width, heights[i]);
     pen.clip();
     if (i) {
-      pen.fillStyle = css('--paper');
+      pen.fillStyle = css('--back');
       pen.fillRect(0, top, box.width, heights[i]);
     }
     pen.imageSmoothingEnabled = i === 0;
@@ -195,7 +195,7 @@ function drawAxis(pen, panel, top, height, width) {
     pen.fillText(text, 7, Math.max(top + 6, Math.min(top + height - 6, y)));
   }
   if (panel === 1) {
-    pen.fillStyle = css('--trouble');
+    pen.fillStyle = css('--warn');
     pen.fillRect(0, top + height * (1 - data.patch_rate / data.highest_rate), width, 1);
   }
 }
@@ -231,7 +231,7 @@ function drawPicture() {
   if (playing.source === source[state.selected] && (heard() > 0 || !audio.paused)) {
     pen.fillStyle = '#ffffff';
     pen.fillRect(toX(heard()) - dpr, 0, 3 * dpr, bottom);
-    pen.fillStyle = css('--trouble');
+    pen.fillStyle = css('--warn');
     pen.fillRect(toX(heard()), 0, dpr, bottom);
   }
 }

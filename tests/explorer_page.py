@@ -53,9 +53,9 @@ def read_page(path):
         tags=[tag for tag, _, _ in parser.elements],
         elements=parser.elements,
         code=[body for attrs, body in scripts if attrs.get("type") != "application/json"],
-        data=blocks["page-data"],
+        data=blocks["data"],
         totals=blocks["totals"],
-        media=[blocks[f"sound-{number}"] for number in range(len(blocks["page-data"]["names"]))],
+        media=[blocks[f"sound-{number}"] for number in range(len(blocks["data"]["names"]))],
     )
 
 
