@@ -1,6 +1,6 @@
 // What the page knows: the data of all sounds at once, that of one sound when it is asked for.
 
-const COLORS = 6; // of the page's style, --c0 to --c5, which colour-blind people can tell apart
+const COLORS = 6; // of the style, --d0 to --d5, which colour-blind people can tell apart
 const RAMP = ['#440154', '#472d7b', '#3b528b', '#2c728e', '#21918c', '#28ae80', '#5ec962', '#b5d334']; // viridis
 const SHAPES = 6;
 
@@ -89,7 +89,7 @@ function namedClasses(column) {
   const number = new Uint32Array(column.values.length).fill(most);
   const list = order.slice(0, most).map((code, i) => {
     number[code] = i;
-    const look = { color: `--c${i % COLORS}`, shape: Math.floor(i / COLORS) };
+    const look = { color: `--d${i % COLORS}`, shape: Math.floor(i / COLORS) };
     return { ...look, name: column.values[code] || '(none)', total: totals[code] };
   });
   const others = order.slice(most);

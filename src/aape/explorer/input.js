@@ -70,6 +70,7 @@ function onPointerUp(event) {
 }
 
 function hover(event) {
+  if (event.pointerType === 'touch') return;
   const [x, y] = within(event);
   const point = dotAt(x, y, 10);
   const tip = byId('tip');
