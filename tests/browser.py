@@ -21,13 +21,14 @@ def browser(width=1280, height=900, scheme="light"):
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
         options.add_argument(argument)
     page = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    page.set_page_load_timeout(30)
     try:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         yield page
-        assert page.get_log("browser") == []
+        assert [entry["message"] for entry in page.get_log("browser")] == []
         urls = [entry["message"].partition('"url":"')[2].partition('"')[0] for entry in page.get_log("performance")
                 if "Network.requestWillBeSent\"" in entry["message"]]  # fmt: skip
         assert all(url.startswith(("file:", "data:", "blob:")) for url in urls)

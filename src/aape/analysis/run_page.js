@@ -31,8 +31,10 @@ function ticksOf(low, high, count, isLog) {
   }
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  for (let number = Math.ceil(low / step); number * step <= high; number += 1)
-    ticks.push(Number((number * step).toPrecision(12)));
+  const first = Math.ceil(low / step);
+  // Of numbers from a stranger, the step may be 0, or too small to count in
+  for (let index = 0; index < 20 && (first + index) * step <= high; index += 1)
+    ticks.push(Number(((first + index) * step).toPrecision(12)));
   return ticks;
 }
 
@@ -41,7 +43,10 @@ function rangeOf(numbers, isLog, room) {
   let [low, high] = [Infinity, -Infinity];
   for (const number of numbers) [low, high] = [Math.min(low, number), Math.max(high, number)];
   if (low > high) [low, high] = isLog ? [1, 10] : [0, 1];
-  if (isLog) return low === high ? [low / 2, high * 2] : [low / (high / low) ** room, high * (high / low) ** room];
+  if (isLog) {
+    const factor = low === high ? 2 : (high / low) ** room;
+    return [low / factor, high * factor];
+  }
   if (low === high) [low, high] = low === 0 ? [0, 1] : [low - Math.abs(low) / 2, high + Math.abs(high) / 2];
   return [low - room * (high - low), high + room * (high - low)];
 }
@@ -167,8 +172,8 @@ function makeAlarms() {
   const lines = data.runs.flatMap((run) => run.alarms.map((text) =>
     make("li", {}, ...(several ? [makeName(run.name), ": "] : []), text)));
   if (lines.length) return make("div", { class: "alarms", role: "note" }, make("strong", {}, "Alarms"), make("ul", {}, ...lines));
-  return make("p", { class: "calm" }, "No alarm: no variance has fallen below a tenth of its first value, no step was left " +
-    "out, and every clip could be read.");
+  return make("p", { class: "calm" }, "No alarm: no variance has fallen below a tenth of its first value, and no step " +
+    "or clip is listed as left out.");
 }
 
 function makeLegend(charts) {

@@ -25,6 +25,7 @@ STATISTICS = ("Loss of the clip's statistics", "loss", ("loss_statistics",))
 MOMENTUM = ("Momentum of the teacher", "momentum", ("momentum",))
 LOGARITHMIC = ("loss", "norm", "variance")  # units
 MAX_POINTS = 1000  # of a curve; a screen has fewer columns
+DRAWN = 1e100  # larger numbers, and the inverse of smaller ones, which no run has, would overflow on the axes
 MAX_ROWS = 100  # of a table, for each run
 MAX_NAMES = 3  # clips of a skipped step
 APART = {"out", "resume"}  # options that always differ, or say nothing
@@ -174,7 +175,8 @@ def _probe_charts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _curve(run: int, name: str, dashed: int, steps: Array, values: Array) -> dict[str, Any]:
     kept = _thinned(values)
-    numbers = [float(f"{value:.5g}") for value in values[kept]]
+    drawn = np.where(np.abs(values) < 1 / DRAWN, 0.0, np.where(np.abs(values) < DRAWN, values, np.nan))
+    numbers = [float(f"{value:.5g}") for value in drawn[kept]]
     return {"run": run, "name": name, "dashed": bool(dashed), "steps": [int(step) for step in steps[kept]],
             "values": numbers}  # fmt: skip
 

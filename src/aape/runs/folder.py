@@ -79,11 +79,16 @@ def read_config(out: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the options of the run in a folder; None where there are none that can be read."""
     import yaml
 
+    class NoAliases(yaml.SafeLoader):
+        """No run writes an alias, and a few of them unfold to gigabytes."""
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("an alias")
+            return super().compose_node(parent, index)
+
     try:
-        text = (Path(out) / "config.yaml").read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):  # no run writes any: a bomb
-            return None
-        config = yaml.safe_load(text)
+        config = yaml.load((Path(out) / "config.yaml").read_text(encoding="utf-8"), Loader=NoAliases)
     except (OSError, RecursionError, ValueError, yaml.YAMLError):
         return None
     return config if isinstance(config, dict) else None
