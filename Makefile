@@ -26,7 +26,7 @@ help:
 	@echo 'make demo          the whole pipeline on real recordings, into runs/demo'
 	@echo 'make test          lint, types and the tests'
 	@echo 'make test-kernels  the CUDA kernels, in an interpreter on the CPU (installs Triton, 700 MB)'
-	@echo 'make test-browser  the page of `aape explore` in Chromium (needs it, and selenium)'
+	@echo 'make test-browser  the pages of `aape explore` and `aape plot run` in Chromium (needs it, and selenium)'
 	@echo 'make test-slow     the tests that take longer'
 	@echo 'make test-transformers  the Hugging Face classes, with the oldest transformers that pyproject.toml allows'
 	@echo 'make lint          lint and types only'
@@ -68,7 +68,7 @@ test-kernels: $(STAMP)
 test-browser: $(STAMP)
 	@command -v chromium chromedriver > /dev/null || { echo 'it needs a browser: apt install chromium chromium-driver'; exit 1; }
 	@$(BIN)/python -c 'import selenium' 2> /dev/null || { echo 'it needs selenium: $(BIN)/pip install selenium'; exit 1; }
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/explorer/test_browser.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/explorer/test_browser.py tests/analysis/test_run_page.py
 
 test-slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not gpu' $(TESTS)
