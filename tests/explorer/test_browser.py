@@ -3,58 +3,43 @@
 Needs Debian's chromium and chromium-driver, and selenium. Screenshots go to the folder SCREENSHOTS names, if it is set.
 """
 
-import importlib.util
 import json
 import os
-import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+import chromium
 from aape.cli import main
 from aape.data.demo import AUDIO
 from explorer_page import HOSTILE, hostile_folder, read_page, unpacked
 from notes import NOTES, noise, save_nano
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not (CHROMIUM and DRIVER and importlib.util.find_spec("selenium")),
-        reason="needs a browser: apt install chromium chromium-driver, pip install selenium",
-    ),
+    pytest.mark.skipif(not chromium.is_there(), reason=chromium.NEEDS),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of selenium
 ]
-DESKTOP, PHONE = (1280, 860), (375, 812)
 
 
 class Page:
     """A page that is open in a browser."""
 
-    def __init__(self, driver, path, size=DESKTOP, scheme="light"):
+    def __init__(self, driver, path, size=chromium.DESKTOP, scheme="light"):
         self.driver, self.path, self.data = driver, path, read_page(path).data
-        width, height = size
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == PHONE}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": size == PHONE})
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        driver.get(path.as_uri())
-        self.until("return document.documentElement.dataset.ready === 'true' && document.readyState === 'complete'")
+        chromium.show(driver, path, size, scheme)
 
     def run(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
 
-    def until(self, script, seconds=10.0):
+    def until(self, script):
         """Wait until a script returns something that is true, and return it."""
-        end = time.monotonic() + seconds
-        while not (value := self.run(script)):
-            assert time.monotonic() < end, f"never true: {script}; {self.text('trouble')!r}"
-            time.sleep(0.05)
-        return value
+        try:
+            return chromium.until(self.driver, script)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; {self.text('trouble')!r}") from error
 
     def text(self, name):
         return self.run("return document.getElementById(arguments[0]).textContent", name)
@@ -109,18 +94,10 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver():
-    """A browser without a window; at the end its console must be empty, and nothing asked for but local files."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in ("headless=new", "no-sandbox", "disable-gpu", "mute-audio", "disable-background-networking",
-                   "disable-component-update", "autoplay-policy=no-user-gesture-required"):  # fmt: skip
-        options.add_argument(f"--{option}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield browser
-    browser.quit()
+    """A browser without a window."""
+    started = chromium.start()
+    yield started
+    started.quit()
 
 
 @pytest.fixture
@@ -258,10 +235,10 @@ def test_find_more(driver, quiet, notes):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(driver, quiet, notes, scheme):
     """Nothing is wider than the screen, a finger plays, and the theme is the system's."""
-    page = Page(driver, notes, PHONE, scheme)
+    page = Page(driver, notes, chromium.PHONE, scheme)
     page.click_dot(40)
     page.hears()
-    assert page.run("return document.documentElement.scrollWidth") == PHONE[0]
+    assert page.run("return document.documentElement.scrollWidth") == chromium.PHONE[0]
     ink = page.run("return getComputedStyle(document.documentElement).color.match(/\\d+/g).map(Number)")
     assert (min(ink) > 200) == (scheme == "dark")
     assert page.run("return document.getElementById('now').offsetHeight") > 0

@@ -1,0 +1,50 @@
+"""Chromium without a window, for pages on the disk: needs Debian's chromium and chromium-driver, and selenium."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+NEEDS = "needs a browser: apt install chromium chromium-driver, pip install selenium"
+DESKTOP, PHONE = (1280, 860), (375, 812)
+
+
+def is_there() -> bool:
+    return bool(shutil.which("chromium") and shutil.which("chromedriver") and importlib.util.find_spec("selenium"))
+
+
+def start() -> Any:
+    """Start a browser that plays sound without waiting for a click, and keeps logs of console and network."""
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for option in ("headless=new", "no-sandbox", "disable-gpu", "mute-audio", "disable-background-networking",
+                   "disable-component-update", "autoplay-policy=no-user-gesture-required"):  # fmt: skip
+        options.add_argument(f"--{option}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def show(driver: Any, path: Path, size: tuple[int, int] = DESKTOP, scheme: str = "light", seconds: float = 60) -> None:
+    """Open a page of `aape explore` on a screen of this size, and wait until all of it is there."""
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": size == PHONE})
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    driver.get(path.resolve().as_uri())
+    until(driver, "return document.documentElement.dataset.ready && document.readyState === 'complete'", seconds)
+
+
+def until(driver: Any, script: str, seconds: float = 10.0) -> Any:
+    """Wait until a script returns something that is true, and return it."""
+    end = time.monotonic() + seconds
+    while not (value := driver.execute_script(script)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"never true: {script}")
+        time.sleep(0.05)
+    return value
