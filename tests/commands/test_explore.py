@@ -90,13 +90,16 @@ def test_page_of_a_table(explore, folder, tmp_path, capsys):
 def test_color_is_a_column(explore, tmp_path, capsys):
     """A column that is not there would be a page in one colour."""
     table = tmp_path / "t.csv"
-    table.write_text("file,Kind\n" + "".join(f"{note},{i % 2}\n" for i, note in enumerate(NOTES[:3])))
-    assert explore(table).data["color"] == "Kind"
+    rows = zip(NOTES, ("10", "9", "10"), strict=False)
+    table.write_text("file,Kind,name\n" + "".join(f"{note},{kind},a name\n" for note, kind in rows))
+    page = explore(table)
+    assert page.data["color"] == "Kind"
+    assert page.data["columns"][1]["values"] == ["9", "10"]  # as numbers
     assert explore(table, "--color", "folder").data["color"] == "folder"
     assert explore(table, "--color", "kind").data["color"] == "Kind"
     capsys.readouterr()
     assert main(["explore", str(table), "--out", str(tmp_path / "x.html"), "--color", "sort"]) == 2
-    assert capsys.readouterr().err == "aape: error: color: no column 'sort'; there are folder, Kind\n"
+    assert capsys.readouterr().err == "aape: error: color: no column 'sort'; there are folder, Kind, name\n"
     assert not (tmp_path / "x.html").exists()
 
 

@@ -247,6 +247,40 @@ def test_on_a_phone(driver, quiet, notes, scheme):
     page.keep(f"phone-{scheme}-sound")
 
 
+def test_fingers(driver, quiet, notes):
+    """A tap plays, two fingers that part make the map larger, one moves it."""
+    page = Page(driver, notes, chromium.PHONE)
+    page.choose("PCA")
+    x, y = page.run(
+        "const b = document.getElementById('map').getBoundingClientRect();"
+        "return [b.left + b.width / 2, b.top + b.height / 2]"
+    )
+
+    def touch(kind, *places):
+        points = [{"x": float(x + dx), "y": float(y + dy), "id": i} for i, (dx, dy) in enumerate(places)]
+        driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+
+    touch("Start", page.place(5))
+    touch("End")
+    page.hears()
+    image = "return document.getElementById('map').toDataURL()"
+    before = page.run(image)
+    touch("Start", (-20, 0), (20, 0))
+    for spread in (30, 45, 60):
+        touch("Move", (-spread, 0), (spread, 0))
+    touch("End")
+    page.until(f"{image} !== {json.dumps(before)}")
+    larger = page.run(image)
+    touch("Start", (0, 0))
+    touch("Move", (20, 15))
+    touch("Move", (40, 30))
+    touch("End")
+    page.until(f"{image} !== {json.dumps(larger)}")
+    assert page.text("name") == page.data["names"][5]  # moving selects nothing
+    page.run("document.getElementById('whole').click()")
+    page.until(f"{image} === {json.dumps(before)}")
+
+
 def test_hostile_names(driver, quiet, write, tmp_path):
     """A file's name is shown as what it is, and runs nothing."""
     page = Page(driver, write(tmp_path / "p.html", hostile_folder(tmp_path / "in"), "--embed-limit", "0.02"))

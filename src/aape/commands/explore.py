@@ -160,8 +160,9 @@ class _Page:
         import numpy as np
 
         from aape.explorer.page import packed
+        from aape.explorer.sounds import in_order
 
-        distinct = sorted(set(values))
+        distinct = in_order(values)
         number = {value: index for index, value in enumerate(distinct)}
         return {"name": name, "values": distinct, "codes": packed(np.array([number[v] for v in values]), "<u4")}
 
@@ -213,6 +214,7 @@ class _Page:
     def _media(self) -> Iterator[dict[str, Any]]:
         """Yield what is shown and played of every sound."""
         import warnings
+        from contextlib import suppress
 
         import numpy as np
 
@@ -225,13 +227,10 @@ class _Page:
         np.maximum.at(lengths, self.points.source, self.points.end)
         with progress_bar("drawing", len(clips)) as progress, warnings.catch_warnings():
             warnings.simplefilter("ignore", AudioWarning)  # they were given while the sounds were embedded
-            for row, clip in enumerate(clips):
-                item: dict[str, Any] = {"seconds": lengths[row], **self._labels(row)}
-                try:
-                    item |= self.recorder.audio(clip, lengths[row])
-                    item |= self.painter.pictures(clip) if row in drawn else {}
-                except AudioError as error:
-                    item.setdefault("silent", error.reason)
+            for row, sound in enumerate(self.recorder.sounds(clips, lengths)):
+                item = {"seconds": lengths[row], **self._labels(row), **sound}
+                with suppress(AudioError):  # a file that is gone by now is silent, too, and that says why
+                    item |= self.painter.pictures(clips[row]) if row in drawn else {}
                 yield item
                 progress(row + 1, len(clips))
         self.totals |= {"embedded": self.recorder.num_embedded, "linked": self.recorder.num_linked}

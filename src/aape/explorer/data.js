@@ -71,8 +71,8 @@ function classes(column) {
 }
 
 function rampClasses(column, amounts, full) {
-  const low = Math.min(...full);
-  const high = Math.max(...full);
+  const low = full.reduce((least, x) => Math.min(least, x), Infinity);
+  const high = full.reduce((most, x) => Math.max(most, x), -Infinity);
   const steps = RAMP.length;
   const number = amounts.map((x) => (Number.isFinite(x) ? Math.min(steps - 1, Math.floor((steps * (x - low)) / (high - low))) : steps));
   const list = RAMP.map((color) => ({ color, shape: 0 }));

@@ -12,7 +12,9 @@ import os
 import struct
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from aape.layers.aape import AaPE
 
 OPUS_RATE, OPUS_LEVEL = 48000, 0.85  # Hz; libsndfile's compression, about 45 kbit/s
 _LEAST_BYTES = 1500  # per second of Opus: what is surely too long is not encoded
+_THREADS = 2  # that encode, which takes longer than drawing
 _MAX_COLUMNS = 1200  # of a picture
 _LEVELS = 32  # of grey
 _RANGE = 70 / 10 * math.log(10)  # of a log-mel below its loudest bin, 70 dB in nats
@@ -150,14 +153,24 @@ class Recorder:
         self.folder, self.room = os.path.realpath(page.parent), limit
         self.num_embedded = self.num_linked = 0
 
-    def audio(self, clip: Clip, seconds: float) -> dict[str, Any]:
-        """Return the sound itself, or the address of its file, or why there is neither.
+    def sounds(self, clips: Iterable[Clip], seconds: Iterable[float]) -> Iterator[dict[str, Any]]:
+        """Yield each sound itself, or the address of its file, or why there is neither; `_THREADS` encode ahead."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            waiting: deque[tuple[Clip, Future[str | None]]] = deque()
+            for clip, length in zip(clips, seconds, strict=True):
+                waiting.append((clip, pool.submit(self._opus, clip, length)))
+                if len(waiting) > _THREADS:
+                    yield self._chosen(*waiting.popleft())
+            while waiting:
+                yield self._chosen(*waiting.popleft())
 
-        Raises:
-            AudioError: it cannot be read.
-        """
-        content = self._opus(clip, seconds)
-        if content is not None:
+    def _chosen(self, clip: Clip, encoded: Future[str | None]) -> dict[str, Any]:
+        """Take an encoded sound if there is still room, else its address."""
+        try:
+            content = encoded.result()
+        except AudioError as error:
+            return {"silent": error.reason}
+        if content is not None and len(content) <= self.room:
             self.room -= len(content)
             self.num_embedded += 1
             return {"opus": content}
@@ -169,7 +182,7 @@ class Recorder:
         return {"href": urllib.parse.quote(os.fsencode(path)), **part}
 
     def _opus(self, clip: Clip, seconds: float) -> str | None:
-        """Encode a sound, base64; None if there is no room."""
+        """Encode a sound, base64; None if it does not fit into what room there is now."""
         import soundfile
 
         most = self.room * 3 / 4  # base64 takes four bytes for three
@@ -186,5 +199,4 @@ class Recorder:
                         return None
         except soundfile.SoundFileError as error:
             raise AudioError(clip.name, f"could not be encoded as Opus: {error}") from error
-        content = base64.b64encode(out.getvalue()).decode()
-        return content if len(content) <= self.room else None
+        return base64.b64encode(out.getvalue()).decode()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,8 @@ from aape.inference.model import AudioModel, BadClips
 from aape.inference.segments import End
 
 FOLDER, PREDICTED = "folder", "predicted label"
-# Columns of a table that say which sound a row is about, and not what it is like.
-_KEYS = {"file", "filename", "shard", "name", "offset", "size", "start", "end", "seconds"}
+# Columns of a table that say which sound a row is about, and not what it is like; some only where there are shards.
+_KEYS, _SHARD_KEYS = {"file", "filename", "start", "end", "seconds"}, {"shard", "name", "offset", "size"}
 
 
 @dataclass
@@ -86,12 +87,23 @@ def gather(inputs: Sequence[str]) -> Sounds:
 def _cells(path: str) -> list[dict[str, str]]:
     """Return the cells of every row of a table that say what its sound is like, by the name of the column."""
     with open_table(path) as table:
-        named = [
-            (index, name)
-            for index, name in enumerate(table.header)
-            if name and "".join(char for char in name.casefold() if char not in " _-") not in _KEYS
-        ]
+        keys = _KEYS if table.has("file") or table.has("filename") else _KEYS | _SHARD_KEYS
+        plain = ["".join(char for char in name.casefold() if char not in " _-") for name in table.header]
+        named = [(index, name) for index, name in enumerate(table.header) if name and plain[index] not in keys]
         return [{name: cells[index].strip() for index, name in named} for _, cells in table.rows()]
+
+
+def in_order(values: Iterable[str]) -> list[str]:
+    """Return different values, each once: numbers by size, then texts."""
+
+    def key(value: str) -> tuple[bool, float, str]:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        return not math.isfinite(number), number if math.isfinite(number) else 0.0, value
+
+    return sorted(set(values), key=key)
 
 
 def _common_folder(clips: Sequence[Clip]) -> str:
