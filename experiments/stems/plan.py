@@ -25,7 +25,7 @@ SELECTION_STEPS = 1000
 FIRST_RATES = (5e-4, 1e-3, 2e-3)  # then further by factors of 2, as long as the best is at an edge
 EDGES = (1.25e-4, 3.2e-2)  # but not beyond these
 LONGER, LONGER_TASK, LONGER_SEEDS = 4, "words", range(3)
-LONGER_STEMS = ("standard", "standard-norm", "gelu-wide", "bilateral")
+LONGER_STEMS = ("standard", "standard-norm", "gelu-wide", "filters", "bilateral")
 PRETRAINING_SEEDS = range(3)
 GRID = "experiments/stems"
 
