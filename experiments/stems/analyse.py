@@ -244,7 +244,7 @@ def report(results: Mapping[str, Any]) -> str:
     parts += [comparison_table(tasks, measure) for measure in ("distance", "drop")]
     longer = {stem: {"seeds": seeds, "learning_rate": None} for stem, seeds in results["longer"].items()}
     parts.append(accuracy_table(Task(f"{LONGER_TASK}, {LONGER} times the steps", {"clips": [], "stems": longer})))
-    head = ["encoder", *TASKS, "mean of the tasks against AaPE", "better?"]
+    head = ["encoder", *TASKS, *pretrained.RECORDED, "mean of the tasks against AaPE", "better?"]
     parts.append(table(head, pretrained.rows(results["pretraining"])))
     return "\n\n".join(parts)
 

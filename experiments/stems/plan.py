@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from stems import STEMS
@@ -27,6 +28,7 @@ EDGES = (1.25e-4, 3.2e-2)  # but not beyond these
 LONGER, LONGER_TASK, LONGER_SEEDS = 4, "words", range(3)
 LONGER_STEMS = ("standard", "standard-norm", "gelu-wide", "filters", "bilateral")
 PRETRAINING_SEEDS = range(3)
+TWINS = ("aape", "standard")  # of trial 3
 GRID = "experiments/stems"
 
 
@@ -126,6 +128,12 @@ def aape(line: str) -> Job:
     return Job(tuple(entry.command()[1:]), entry.out)
 
 
+def probes(encoder: str, tasks: Mapping[str, Any]) -> list[str]:
+    """Return the tasks that an encoder is probed on: the rendered ones; those of trial 3 also on recordings."""
+    recorded = [task for task in tasks if task not in TASKS and encoder in TWINS and Path(tasks[task]["data"]).exists()]
+    return [*TASKS, *recorded]
+
+
 def pretraining() -> Iterator[Job]:
     """Yield trial 3 and the ablations, encoder by encoder: each seed's pre-training, then its probes."""
     lists = Job((str(FOLDER / "lists.py"), "--data", str(DATA)), DATA, "pretraining.csv")
@@ -141,7 +149,7 @@ def pretraining() -> Iterator[Job]:
             job = aape(f"pretrain --config {GRID}/{name} --seed {seed} --out {out}")
             yield job
             if job.is_done():
-                for task in TASKS:
+                for task in probes(name, grid["tasks"]):
                     yield aape(f"probe --config {GRID}/{name}-{task} --checkpoint {out} --out {out}-{task}")
 
 

@@ -13,6 +13,7 @@ from pairs import Difference, over_seeds
 from plan import FOLDER, PRETRAINING_SEEDS, TASKS
 
 BASE = "aape"
+RECORDED = ("drums", "instruments")  # of these only the encoders of trial 3 have probes
 Scores = Mapping[str, Mapping[str, float]]  # by task and seed
 
 
@@ -23,12 +24,12 @@ def titles() -> dict[str, str]:
 
 
 def collect(runs: Path) -> dict[str, Any]:
-    """Return accuracy by encoder, task and seed, and under `loss` the mean of the last logged losses by seed."""
+    """Return accuracy by encoder, task and seed."""
     encoders = {}
     for name in titles():
-        scores: dict[str, dict[str, float]] = {task: {} for task in TASKS}
+        scores: dict[str, dict[str, float]] = {task: {} for task in (*TASKS, *RECORDED)}
         for seed in PRETRAINING_SEEDS:
-            for task in TASKS:
+            for task in scores:
                 path = runs / "pretraining" / f"{name}-{seed}-{task}" / "result.json"
                 if path.exists():
                     row = json.loads(path.read_text())["rows"]["encoder"]
@@ -49,19 +50,16 @@ def difference(ours: Scores, base: Scores, tasks: Sequence[str]) -> Difference |
 
 
 def rows(encoders: Mapping[str, Scores]) -> list[list[str]]:
-    """Return the lines of the table: accuracy by task, difference to AaPE over all tasks, and verdict."""
+    """Return the lines of the table: accuracy by task, difference to AaPE over the rendered tasks, and verdict."""
     lines = []
     for name, title in titles().items():
-        if name not in encoders:
-            lines.append([title, *["not run"] * len(TASKS), "", ""])
-            continue
         cells = []
-        for task in TASKS:
-            values = 100 * np.array(list(encoders[name][task].values()))
-            cells.append(
-                f"{values.mean():.1f} ({', '.join(f'{value:.1f}' for value in values)})" if len(values) else ""
-            )
-        against = difference(encoders[name], encoders[BASE], TASKS) if BASE in encoders and name != BASE else None
+        for task in (*TASKS, *RECORDED):
+            values = 100 * np.array(list(encoders.get(name, {}).get(task, {}).values()))
+            listed = ", ".join(f"{value:.1f}" for value in values)
+            cells.append(f"{values.mean():.1f} ({listed})" if len(values) else "not run")
+        is_paired = {BASE, name} <= encoders.keys() and name != BASE
+        against = difference(encoders[name], encoders[BASE], TASKS) if is_paired else None
         words = ["", ""]
         if against is not None:
             low, high = (100 * bound for bound in against.seeds)
