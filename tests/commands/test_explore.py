@@ -191,6 +191,10 @@ def test_windows_of_a_long_recording(explore, folder, tmp_path, capsys):
     np.testing.assert_allclose(unpacked(data["start"], "<f4"), times[:, 0], atol=1e-4)
     np.testing.assert_allclose(unpacked(data["end"], "<f4"), times[:, 1], atol=1e-4)
     assert not unpacked(data["source"], "<u4").any()
+    assert data["color"] == "time"
+    (column,) = (column for column in data["columns"] if column["name"] == "time")
+    shown = [float(column["values"][code]) for code in unpacked(column["codes"], "<u4")]
+    np.testing.assert_allclose(shown, times[:, 0], atol=1e-4)
     (item,) = page.media
     assert item["span"] == pytest.approx(30, abs=0.1)
     assert item["patches"] == pytest.approx(30, abs=0.2)
@@ -216,13 +220,18 @@ def test_labels_of_a_classifier(explore, tmp_path, window):
     files = [write_sound(tmp_path / f"{n}.wav", seconds, n) for n, seconds in enumerate((1, 13))]
     page = explore(*files, *window, model=str(tmp_path / "classifier"))
     assert page.data["classifier"]
-    assert {column["name"] for column in page.data["columns"]} == {"folder", "predicted label"}
+    columns = {column["name"]: column for column in page.data["columns"]}
+    assert set(columns) == {"folder", "predicted label"} | ({"time"} if window else set())
+    codes = unpacked(columns["predicted label"]["codes"], "<u4")
+    first = [columns["predicted label"]["values"][code] for code in codes]
     seconds = {"window": float(window[1])} if window else {}
     for item, file in zip(page.media, files, strict=True):
         expected = load_model(tmp_path / "classifier", "cpu").classify(str(file), **seconds)
         assert [label for label, _ in item["labels"]] == expected.labels
         assert set(expected.labels) == set(LABELS)
         np.testing.assert_allclose([score for _, score in item["labels"]], expected.scores, atol=1e-5)
+        pieces = expected.windows if window else [expected]
+        assert [first.pop(0) for _ in pieces] == [piece.labels[0] for piece in pieces]
         assert [(start, end) for start, end, _ in item["spans"]] == [(w.start, w.end) for w in expected.windows]
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aape.explorer.sounds import Points, Sounds
     from aape.inference import AudioModel, Classification
 
+TIME = "time"  # column of the windows' starts, in seconds
 MAX_PICTURES = 2500  # spectrograms in a page: 2,500 of 3 s take 18 MB
 
 
@@ -127,13 +128,14 @@ class _Page:
 
         sounds, model, num = self.sounds, self.model, len(self.sounds.clips)
         has_windows = self.config.window is not None
+        is_one = has_windows and num == 1  # recording, whose folder says nothing
         rate = self.painter.frame_rate
         return {
             "version": __version__,
             "model": self._model_name(),
             "names": sounds.names,
-            "columns": [self._column(name, values) for name, values in sounds.columns.items()],
-            "color": sounds.color(self.config.color),
+            "columns": [self._column(name, values) for name, values in self._columns().items()],
+            "color": TIME if is_one and self.config.color is None else sounds.color(self.config.color),
             "windows": has_windows,
             **self._spans(),
             **self._maps(),
@@ -155,8 +157,27 @@ class _Page:
         path = Path(self.config.model)
         return path.absolute().parent.name if path.name == "model" else path.name
 
+    def _columns(self) -> dict[str, list[str]]:
+        """Return the value of each dot in each column; windows have their time, and their own label."""
+        from aape.explorer.sounds import PREDICTED
+
+        points = self.points
+        columns = {name: [values[row] for row in points.source] for name, values in self.sounds.columns.items()}
+        if self.config.window is not None:
+            columns[TIME] = [f"{start:.2f}" for start in points.start]
+            first = {
+                (row, f"{window.start:.2f}"): window.labels[0]
+                for row, result in enumerate(self.labels)
+                for window in (result.windows if result is not None else [])
+                if window.labels
+            }
+            if first:
+                places = zip(points.source.tolist(), columns[TIME], strict=True)
+                columns[PREDICTED] = [first.get(place, "") for place in places]
+        return columns
+
     def _column(self, name: str, values: list[str]) -> dict[str, Any]:
-        """Return the values of a column, each once, in order, and which of them every sound has."""
+        """Return the values of a column, each once, in order, and which of them every dot has."""
         import numpy as np
 
         from aape.explorer.page import packed

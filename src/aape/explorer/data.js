@@ -77,12 +77,12 @@ function rampClasses(column, amounts, full) {
   const number = amounts.map((x) => (Number.isFinite(x) ? Math.min(steps - 1, Math.floor((steps * (x - low)) / (high - low))) : steps));
   const list = RAMP.map((color) => ({ color, shape: 0 }));
   list.push({ color: '--other', shape: 0 });
-  return { of: (point) => number[column.codes[source[point]]], list, ramp: [low, high] };
+  return { of: (point) => number[column.codes[point]], list, ramp: [low, high] };
 }
 
 function namedClasses(column) {
   const totals = new Uint32Array(column.values.length);
-  for (let point = 0; point < count; point += 1) totals[column.codes[source[point]]] += 1;
+  for (let point = 0; point < count; point += 1) totals[column.codes[point]] += 1;
   const order = [...column.values.keys()].filter((code) => totals[code] > 0);
   const most = COLORS * SHAPES;
   if (order.length > most) order.sort((a, b) => totals[b] - totals[a]);
@@ -97,5 +97,5 @@ function namedClasses(column) {
     const total = others.reduce((sum, code) => sum + totals[code], 0);
     list.push({ color: '--other', shape: 0, name: `${others.length} others`, total });
   }
-  return { of: (point) => Math.min(number[column.codes[source[point]]], list.length - 1), list, ramp: null };
+  return { of: (point) => Math.min(number[column.codes[point]], list.length - 1), list, ramp: null };
 }

@@ -59,8 +59,8 @@ function showLabels(item, point) {
 function showFacts(point, item) {
   const facts = [clock(item.seconds)];
   for (const column of columns.values()) {
-    const value = column.values[column.codes[source[point]]];
-    if (value !== '' && column.values.length > 1 && column.name !== 'predicted label') facts.push(`${column.name}: ${value}`);
+    const value = column.values[column.codes[point]];
+    if (value !== '' && column.values.length > 1 && column.name !== 'predicted label' && !(data.windows && column.name === 'time')) facts.push(`${column.name}: ${value}`);
   }
   byId('name').textContent = nameOf(point);
   byId('facts').replaceChildren(...facts.flatMap((fact, i) => [i ? ' · ' : '', makeName(fact)]));
