@@ -5,10 +5,10 @@ import math
 
 import pytest
 
+import chromium
 from aape import cli
 from aape.analysis.run_page import MAX_POINTS, MAX_ROWS, make_run_page, read_run
 from aape.runs.guards import CollapseAlarm
-from browser import browser
 
 HOSTILE = 'x"><script>alert(1)<'
 FIELDS = ("loss", "loss_mask", "loss_utterance", "loss_contrastive", "grad_norm", "target_variance_tokens",
@@ -199,16 +199,18 @@ def test_names_of_strangers_are_text_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
-def test_in_a_real_browser_curves_are_read_and_runs_hidden(tmp_path, width, scheme):
+@pytest.mark.skipif(not chromium.is_there(), reason=chromium.NEEDS)
+@pytest.mark.parametrize(("screen", "scheme"), [(chromium.DESKTOP, "light"), (chromium.PHONE, "dark")])
+def test_in_a_real_browser_curves_are_read_and_runs_hidden(tmp_path, screen, scheme):
     """By mouse and by keyboard, in both colours and on a phone; nothing is injected, and no request leaves."""
     page = tmp_path / "page.html"
     page.write_bytes(make_run_page([read_run(str(run)) for run in write_hostile_runs(tmp_path)]))
-    with browser(width, scheme=scheme) as driver:
+    with chromium.start() as driver:
         keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
+        chromium.set_screen(driver, screen, scheme)
         driver.get(page.as_uri())
         assert driver.execute_script("return document.scripts.length") == 2
-        assert driver.execute_script("return document.documentElement.scrollWidth") == width
+        assert driver.execute_script("return document.documentElement.scrollWidth") == screen[0]
         assert HOSTILE in driver.find_element("tag name", "body").text
         assert "the run may be collapsing" in driver.find_element("css selector", ".alarms").text
         svg, tip = (driver.find_element("css selector", f"figure {part}") for part in ("svg", ".tip"))
@@ -232,3 +234,4 @@ def test_in_a_real_browser_curves_are_read_and_runs_hidden(tmp_path, width, sche
         legend[0].click()
         legend[1].click()  # the strange numbers alone
         assert len(svg.find_elements("css selector", ".curve")) == 1
+        assert chromium.faults(driver) == []

@@ -103,14 +103,9 @@ def driver():
 @pytest.fixture
 def quiet(driver):
     """Hold a test to a silent console and to no request that leaves the machine."""
-    driver.get_log("browser"), driver.get_log("performance")
+    chromium.faults(driver)
     yield
-    assert driver.get_log("browser") == []
-    for entry in driver.get_log("performance"):
-        message = json.loads(entry["message"])["message"]
-        if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
-            url = message["params"].get("request", message["params"])["url"]
-            assert url.split(":")[0] in ("file", "data", "blob", "chrome", "about"), url
+    assert chromium.faults(driver) == []
 
 
 @pytest.fixture(scope="module")
