@@ -23,8 +23,10 @@ def start() -> Any:
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
-    for option in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "mute-audio",
-                   "disable-background-networking", "disable-component-update", "autoplay-policy=no-user-gesture-required"):  # fmt: skip
+    for option in (
+        *("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "mute-audio"),
+        *("disable-background-networking", "disable-component-update", "autoplay-policy=no-user-gesture-required"),
+    ):
         options.add_argument(f"--{option}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
