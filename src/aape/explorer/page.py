@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aape.pages.page import policy, script_json
+from aape.pages.page import render_page, script_json
 
 SCRIPTS = ("data.js", "map.js", "input.js", "player.js", "lists.js", "main.js")
 
@@ -33,21 +33,16 @@ def write_page(file: IO[bytes], data: dict[str, Any], media: Iterable[dict[str, 
         media: of each sound, taken one after the other.
         totals: is read when all media are written.
     """
-    shared = resources.files("aape.pages")
-    script = "\n".join([shared.joinpath("page.js").read_text(encoding="utf-8"), *map(_read, SCRIPTS)])
-    script = f"(() => {{\n{script}}})();\n"
-    style = shared.joinpath("page.css").read_text(encoding="utf-8") + _read("page.css")
+    script = "\n".join(map(_read, SCRIPTS))
     sources = {"img-src": "data: blob:", "media-src": "data: blob: file: 'self'"}
-    parts = {"policy": policy(script, style, sources), "style": style, "data": script_json(data), "script": script}
-    before, _, after = _read("page.html").partition("{{media}}")
-    for name, text in parts.items():
-        left, _, before = before.partition(f"{{{{{name}}}}}")
-        file.write(f"{left}{text}".encode())
-    file.write(before.encode())
+    page = render_page("Sounds", _read("page.html"), data, style=_read("page.css"),
+                       script=f"(() => {{\n{script}}})();\n", sources=sources)  # fmt: skip
+    before, end, after = page.rpartition(b"</body>")
+    file.write(before)
     for number, item in enumerate(media):
         file.write(f'<script type="application/json" id="sound-{number}">{script_json(item)}</script>\n'.encode())
     file.write(f'<script type="application/json" id="totals">{script_json(totals)}</script>'.encode())
-    file.write(after.encode())
+    file.write(end + after)
 
 
 def _read(name: str) -> str:
