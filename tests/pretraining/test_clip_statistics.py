@@ -12,6 +12,7 @@ from aape.data.log_mel import time_statistics
 from aape.errors import DataError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
+from aape.models.pooling import pool
 from aape.pretraining.clip_statistics import SCALE, ClipStatistics
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 from notes import link_notes, read_lines
@@ -62,6 +63,19 @@ def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
         assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
     with pytest.raises(DataError, match="10 crops differ in 9 components only, it needs 10"):
         statistics.fit(measured[:10])
+
+
+def test_they_are_read_off_the_vector_that_users_take():
+    """A loss on another vector would leave the one in use untrained."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, BINS, FRAMES)
+    encoder = AudioEncoder(encoder_config("nano", num_frames=FRAMES))
+    statistics = ClipStatistics(64, BINS, 16, 2, "frequency_std")
+    statistics.fit(statistics.measure(torch.randn(50, 1, BINS, FRAMES)))
+    torch.nn.init.normal_(statistics.head.weight)
+    targets = (statistics.measure(x) - statistics.mean) @ statistics.basis
+    vectors = pool(encoder(x), "frequency_std", 8)
+    assert statistics(encoder, x).item() == pytest.approx((statistics.head(vectors) - targets).square().mean().item())
 
 
 @pytest.fixture

@@ -65,15 +65,26 @@ def test_a_late_start_costs_nothing():
     assert len(batches) == 600_000
 
 
-def test_a_clip_draws_the_same_wherever_it_stands(draws):
-    """Crop and masks depend on (seed, epoch, clip), not on the order or the other clips."""
-    alone = ClipDraws(draws.clips, num_draws=40, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
-                      masking=MaskingConfig(num_views=2))  # fmt: skip
+@pytest.mark.parametrize("augment", [0.0, 0.5])
+def test_a_clip_draws_the_same_wherever_it_stands(draws, augment):
+    """Crop, what is done to it, and masks depend on (seed, epoch, clip), not on the order or the other clips."""
+    alone, others = (
+        ClipDraws(draws.clips, num_draws=40, seed=3, crop_samples=16000, sample_rate=16000, grid=(8, 7),
+                  masking=MaskingConfig(num_views=2), augment=augment)
+        for _ in range(2)
+    )  # fmt: skip
     alone.epoch_order = lambda epoch: torch.arange(20)
-    expected = {draws[i]["clip"]: draws[i] for i in range(20)}
+    expected = {others[i]["clip"]: others[i] for i in range(20)}
     for i in range(3):
         for name in ("waveform", "visible", "queries"):
             assert torch.equal(alone[i][name], expected[i][name])
+    changed = [not torch.equal(expected[i]["waveform"], draw["waveform"]) for i, draw in plain(draws).items()]
+    assert all(changed) if augment else not any(changed)
+
+
+def plain(draws):
+    """The first epoch, by clip."""
+    return {draw["clip"]: draw for draw in map(draws.__getitem__, range(20))}
 
 
 def test_every_length_is_met_and_short_ones_more_often():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape.commands.options import Device, parse
-from aape.errors import MAX_CLIPS, MAX_STEPS, MAX_WORKERS, ConfigError, require_at_most, require_positive
+from aape.errors import MAX_CLIPS, MAX_STEPS, MAX_WORKERS, ConfigError, require, require_at_most, require_positive
 from aape.models.config import MAX_LOOP_TO, EncoderConfig, FrontEndConfig, PredictorConfig, encoder_config
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 
@@ -33,7 +33,8 @@ MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every"
 # The fields of each section that are options; the others keep their defaults
 ENCODER_OPTIONS = ("embed_dim", "depth", "num_heads", "n_mels", "patch_size", "stem", "adaptive", "phase",
                    "kernel_size", "stride", "mask_context", "decay_start")  # fmt: skip
-LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "min_prefix", "reduction", "target", "target_norm")
+LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "min_prefix", "reduction", "target",
+                "target_norm")  # fmt: skip
 OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile")
 
 
@@ -63,6 +64,8 @@ class PretrainConfig:
         device: where to run.
         crop_seconds: length of the random crop of each clip, in seconds.
         loop_to_crop: loop clips shorter than the crop to its length instead of padding them with zeros [ours].
+        augment: share of the crops that are mixed with another clip; of those played faster or slower, filtered
+            or reverberated likewise; the level changes in all; 0 for none [ours].
         max_bad_fraction: stop when more than this share of the files cannot be read.
         export: whose weights are saved as the model.
         encoder: fields that override those of the size.
@@ -93,6 +96,7 @@ class PretrainConfig:
     device: Device = "auto"
     crop_seconds: float = 6.0
     loop_to_crop: bool = False
+    augment: float = 0.0
     max_bad_fraction: float = 0.01
     export: Literal["student", "teacher"] = "student"
     encoder: dict[str, Any] = field(
@@ -107,6 +111,7 @@ class PretrainConfig:
         require_positive(self, "steps", "clips", "save_every", "keep_checkpoints", "log_every", "crop_seconds")
         require_at_most(self, steps=MAX_STEPS, clips=MAX_CLIPS, workers=MAX_WORKERS, crop_seconds=MAX_LOOP_TO)
         require_at_most(self, max_bad_fraction=1)
+        require(self, "0 to 1", lambda share: 0 <= share <= 1, "augment")
         if (self.watch is None) != (self.watch_every == 0):
             raise ConfigError("watch (recipe of `aape probe`) and watch_every (steps between probes) belong together")
         if not 0 < self.masking.mask_ratio < 1:
@@ -180,6 +185,7 @@ class Pretraining:
             grid=self.method.student.stem.grid_size,
             masking=config.masking,
             loop_to_crop=config.loop_to_crop,
+            augment=config.augment,
         )
         if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
             num_crops = min(MAX_CROPS_TO_FIT, max(len(clips), CROPS_PER_COMPONENT * config.loss.statistics_components))
@@ -388,6 +394,6 @@ def _build_method(config: PretrainConfig, encoder: EncoderConfig) -> tuple[Teach
             load_weights(student, config.init)
         method = TeacherStudent(student, student.stem.grid_size, config.predictor, loss)
         sizes = (encoder.embed_dim, encoder.n_mels, encoder.patch_size, loss.statistics_components)
-        return method, ClipStatistics(*sizes) if loss.statistics_weight else None
+        return method, ClipStatistics(*sizes, loss.statistics_pool) if loss.statistics_weight else None
     except (RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(f"encoder, predictor or loss: {error}") from error

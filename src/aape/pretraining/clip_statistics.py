@@ -1,4 +1,4 @@
-"""A target that no teacher makes [ours]: statistics of the clip's log-mel, read off the class token of the whole clip.
+"""A target that no teacher makes [ours]: statistics of the clip's log-mel, read off a vector of the whole clip.
 
 It cannot collapse and teaches from the first step, where little data or little time leave the teacher's targets poor.
 B clips, N = Nf Nt tokens, D width of the encoder, F mel bins, T frames, P patch, K components.
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from aape.data.log_mel import time_statistics
 from aape.errors import DataError
+from aape.models.config import Pool
 from aape.models.encoder import AudioEncoder
+from aape.models.pooling import pool, pooled_dim
 
 # Of mean, standard deviation, maximum and delta standard deviation: over clips each then varies by about as much.
 SCALE = (1.0, 2.0, 1.0, 4.0)
@@ -28,13 +30,13 @@ class ClipStatistics(nn.Module):
     mean: Tensor
     basis: Tensor
 
-    def __init__(self, embed_dim: int, n_mels: int, patch_size: int, num_components: int) -> None:
+    def __init__(self, embed_dim: int, n_mels: int, patch_size: int, num_components: int, vector: Pool = "cls") -> None:
         super().__init__()
         if not 0 < num_components <= min(embed_dim, 4 * n_mels):
             raise ValueError(f"statistics_components must be 1 to {min(embed_dim, 4 * n_mels)}, got {num_components}")
-        self.patch_size = patch_size
-        self.head = nn.Linear(embed_dim, num_components)
-        # The class token's own first coordinates at the start: a random map would take a short run to learn.
+        self.patch_size, self.num_freq, self.vector = patch_size, n_mels // patch_size, vector
+        self.head = nn.Linear(pooled_dim(vector, embed_dim, self.num_freq), num_components)
+        # The vector's own first coordinates at the start: a random map would take a short run to learn.
         nn.init.eye_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("mean", torch.zeros(4 * n_mels))
@@ -70,7 +72,7 @@ class ClipStatistics(nn.Module):
     def forward(
         self, encoder: AudioEncoder, spectrogram: Tensor, valid: Tensor | None = None, prefix: int | None = None
     ) -> Tensor:
-        """Return L_stat, the squared error between class tokens and statistics, a mean over clips and components.
+        """Return L_stat, the squared error between vectors and statistics, a mean over clips and components.
 
         Args:
             encoder: the student; it sees every patch, as when it is used.
@@ -82,7 +84,7 @@ class ClipStatistics(nn.Module):
             if valid is not None:
                 valid = valid.unflatten(1, (-1, spectrogram.shape[-1] // self.patch_size))[..., :prefix].flatten(1)
             spectrogram = spectrogram[..., : prefix * self.patch_size]
-        class_tokens = encoder.forward_features(spectrogram)[:, 0]  # (B, D)
+        vectors = pool(encoder.forward_features(spectrogram), self.vector, self.num_freq)  # (B, E)
         with torch.autocast(spectrogram.device.type, enabled=False):  # in half precision the error would be of no use
             target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
-            return (self.head(class_tokens.to(self.head.weight.dtype)) - target).square().mean()
+            return (self.head(vectors.to(self.head.weight.dtype)) - target).square().mean()

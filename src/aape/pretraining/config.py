@@ -37,7 +37,8 @@ class LossConfig:
 
     Args:
         contrastive_weight: weight of the contrastive loss.
-        statistics_weight: weight of predicting the clip's log-mel statistics from the class token; the paper has none.
+        statistics_weight: weight of predicting the clip's log-mel statistics from its vector; the paper has none.
+        statistics_pool: which vector: the class token, or mean and spread over time of each frequency patch.
         statistics_components: principal components of the statistics.
         min_prefix: predict the statistics of a random prefix of at least this many time patches; 0: the whole crop.
         temperature: temperature of the contrastive loss [ours].
@@ -49,6 +50,7 @@ class LossConfig:
 
     contrastive_weight: float = 0.1
     statistics_weight: float = 0.0
+    statistics_pool: Literal["cls", "frequency_std"] = "cls"
     statistics_components: int = 64
     min_prefix: int = 0
     temperature: float = 0.1

@@ -20,6 +20,7 @@ from aape.data.log_mel import LogMel
 from aape.errors import AudioError, DataError
 from aape.pretraining.config import MaskingConfig
 from aape.pretraining.masking import draw_views
+from aape.pretraining.waveform_augment import change, draw_speed
 from aape.runs.guards import worker_start
 from aape.runs.signals import held
 
@@ -40,10 +41,11 @@ class ClipDraws(Dataset[dict[str, Any]]):
         grid: tuple[int, int],  # (Nf, Nt) of a crop
         masking: MaskingConfig,
         loop_to_crop: bool = False,  # a clip shorter than the crop is looped to its length; else it is padded later
+        augment: float = 0.0,  # share of the crops that each change of `waveform_augment` applies to
     ) -> None:
         self.clips, self.num_draws, self.seed = clips, num_draws, seed
         self.crop_samples, self.sample_rate, self.loop_to_crop = crop_samples, sample_rate, loop_to_crop
-        self.grid, self.masking = grid, masking
+        self.grid, self.masking, self.augment = grid, masking, augment
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def __len__(self) -> int:
@@ -62,7 +64,7 @@ class ClipDraws(Dataset[dict[str, Any]]):
             index = int(order[(position + shift) % len(self.clips)])
             generator = torch.Generator().manual_seed(_seed(self.seed, epoch, index))
             try:
-                wave = self._crop(self.clips[index], generator)
+                wave = self._augmented(epoch, index, generator) if self.augment else self._crop(index, generator)
             except AudioError as error:
                 bad.append((error.name, error.reason))
                 continue
@@ -80,13 +82,24 @@ class ClipDraws(Dataset[dict[str, Any]]):
             self._order = (epoch, torch.randperm(len(self.clips), generator=generator))
         return self._order[1]
 
-    def _crop(self, clip: Clip, generator: torch.Generator) -> np.ndarray:
+    def _augmented(self, epoch: int, index: int, generator: torch.Generator) -> np.ndarray:
+        """Read a crop, perhaps faster or slower, and change it; what is mixed in is a crop of any other clip."""
+        rng = np.random.default_rng(_seed(self.seed, epoch, index, 1))
+        wave, other = self._crop(index, generator, draw_speed(self.augment, rng)), None
+        is_mixed, partner = rng.random() < self.augment, int(rng.integers(len(self.clips)))
+        if is_mixed:
+            other = self._crop(partner, generator, draw_speed(self.augment, rng))
+        return change(wave, other, self.sample_rate, self.augment, rng)
+
+    def _crop(self, index: int, generator: torch.Generator, speed: float = 1.0) -> np.ndarray:
         """Read a crop at a uniformly random place; a shorter clip whole."""
-        crop_seconds = self.crop_samples / self.sample_rate
+        clip, crop_seconds = self.clips[index], self.crop_samples / self.sample_rate
         seconds = clip.seconds if clip.seconds is not None else clip_seconds(clip)
         # Drawn for every clip, so that the masks do not depend on how a length was found out
-        start = torch.rand((), generator=generator, dtype=torch.float64).item() * max(0.0, seconds - crop_seconds)
-        wave = load_clip(clip, sample_rate=self.sample_rate, start=start, duration=crop_seconds)
+        start = torch.rand((), generator=generator, dtype=torch.float64).item()
+        start *= max(0.0, seconds - crop_seconds * speed)
+        rate = round(self.sample_rate / speed)  # fewer samples, played at the usual rate
+        wave = load_clip(clip, sample_rate=rate, start=start, duration=crop_seconds * speed)[: self.crop_samples]
         if self.loop_to_crop and len(wave) < self.crop_samples:
             wave = np.resize(wave, self.crop_samples)
         return wave
