@@ -19,7 +19,7 @@ import sounds
 import soxr
 from numpy.typing import NDArray
 from scipy import signal
-from sounds import CLIP_SAMPLES, FIRST, LAST, SAMPLE_RATE, Phrase, Texture, Wave, Word
+from sounds import CLIP_SAMPLES, FIRST, LAST, SAMPLE_RATE, Modulation, Note, Phrase, Texture, Wave, Word
 
 from aape.data.packing import encode
 from aape.errors import AapeError
@@ -39,6 +39,8 @@ LEAD, SLOT = 640, 1920  # ms; the clip follows the lead
 PRIMER_KEYS = range(32, 96)
 SOUND_OFF = mido.Message("control_change", control=120)
 BEND_CENTS = 200  # General MIDI's range of the pitch wheel
+SILENCE = 1e-4  # of full scale
+Events = list[tuple[int, mido.Message]]  # times in ms
 
 
 class Source(NamedTuple):
@@ -104,97 +106,116 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def say(word: Word, speed: int) -> Wave:
-    """Let eSpeak NG say a word; without the silence around it, at 16 kHz."""
-    voice = f"{word.language}+{word.source}"
-    options = ["-v", voice, "-s", str(speed), "-p", str(word.pitch), "--stdout", word.label]
+def say(voice: str, text: str, speed: int, pitch: int) -> Wave:
+    """Let eSpeak NG say a text; without the silence around it, at 16 kHz. Empty if nothing sounds."""
+    options = ["-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]
     content = call(["espeak-ng", *options])
     head, _, samples = content.partition(b"data")  # the header's length is that of a stream
     if int.from_bytes(head[24:28], "little") != SPEECH_RATE:
         raise AapeError(f"espeak-ng {' '.join(options)}: no sound at {SPEECH_RATE} Hz")
     wave = np.frombuffer(samples[4 : len(samples) // 2 * 2], "<i2").astype(np.float64) / 32768
     wave = wave[sounds.sounding(wave)]
-    if not len(wave):
-        raise AapeError(f"espeak-ng {' '.join(options)}: silence")
-    return soxr.resample(wave, SPEECH_RATE, SAMPLE_RATE, quality="VHQ")
+    return soxr.resample(wave, SPEECH_RATE, SAMPLE_RATE, quality="VHQ") if len(wave) else wave
 
 
 def speak(word: Word) -> tuple[Wave, int]:
     """Say a word, faster where it would not fit; returns the speed too."""
-    speed = word.speed
-    while len(wave := say(word, speed)) > LAST - FIRST and speed < FASTEST:
+    voice, speed = f"{word.language}+{word.source}", word.speed
+    while len(wave := say(voice, word.label, speed, word.pitch)) > LAST - FIRST and speed < FASTEST:
         speed = min(speed + FASTER, FASTEST)
+    if not len(wave):
+        raise AapeError(f"espeak-ng -v {voice}: silence instead of {word.label!r}")
     return wave, speed
 
 
-def midi(phrases: Sequence[Phrase]) -> mido.MidiFile:
-    """Write one slot for each phrase; a tick is a millisecond."""
+def midi(slots: Sequence[Events], length: int = SLOT, channels: Sequence[int] = (0,)) -> mido.MidiFile:
+    """Write slots of `length` ms in a row; a tick is a millisecond."""
     events: list[tuple[int, mido.Message | mido.MetaMessage]] = [(0, mido.MetaMessage("set_tempo", tempo=1_000_000))]
-    for number, phrase in enumerate(phrases):
-        events += [(number * SLOT + time, message) for time, message in slot(phrase)]
+    for number, slot in enumerate(slots):
+        events += [(number * length + time, message) for time, message in slot]
     # FluidSynth goes on until the last note has died away, which those without an end never do.
-    events.append((len(phrases) * SLOT, SOUND_OFF))
-    events.append((len(phrases) * SLOT, mido.MetaMessage("end_of_track")))
+    events += [(len(slots) * length, SOUND_OFF.copy(channel=channel)) for channel in channels]
+    events.append((len(slots) * length, mido.MetaMessage("end_of_track")))
     times = [time for time, _ in events]
     steps = [time - before for time, before in zip(times, [0, *times], strict=False)]
     track = mido.MidiTrack(message.copy(time=step) for step, (_, message) in zip(steps, events, strict=True))
     return mido.MidiFile(type=0, ticks_per_beat=1000, tracks=[track])
 
 
-def slot(phrase: Phrase) -> list[tuple[int, mido.Message]]:
-    """List the messages of a slot by time: silence, a primer, the phrase.
+def slot(phrase: Phrase) -> Events:
+    """List the messages of a slot by time: silence, a primer, the phrase."""
+    events = [*primer(), (50, mido.Message("program_change", program=phrase.program))]
+    played = performance(phrase.notes, phrase.vibrato, phrase.tremolo, SLOT - LEAD)
+    return events + [(LEAD + time, message) for time, message in played]
 
-    A voice of FluidSynth keeps the panning of the note before for its first samples. The primer, which is not part of
-    the clip, makes every voice start from the same.
+
+def primer() -> Events:
+    """List the messages that a slot begins with: silence, and notes that are not part of the clip.
+
+    A voice of FluidSynth keeps the panning of the note before for its first samples. The primer makes every voice
+    start from the same.
     """
     events = [(0, SOUND_OFF), (0, mido.Message("control_change", control=121)), (0, mido.Message("program_change"))]
     events += [(10, mido.Message("note_on", note=key, velocity=1)) for key in PRIMER_KEYS]
-    events += [(40, SOUND_OFF), (50, mido.Message("program_change", program=phrase.program))]
+    return [*events, (40, SOUND_OFF)]
+
+
+def performance(notes: Sequence[Note], vibrato: Modulation, tremolo: Modulation, end: int) -> Events:
+    """List the messages of notes and their modulation by time, up to `end`."""
     played: list[tuple[int, int, mido.Message]] = []  # at equal times notes end, controllers move, notes start
-    for onset, end, key, velocity in phrase.notes:
+    for onset, release, key, velocity in notes:
         played.append((onset, 2, mido.Message("note_on", note=key, velocity=velocity)))
-        played.append((end, 0, mido.Message("note_off", note=key)))
-    for time in range(phrase.notes[0].onset, SLOT - LEAD, 10):
-        played += [(time, 1, message) for message in modulation(phrase, time / 1000)]
-    in_time = sorted((event for event in played if event[0] < SLOT - LEAD), key=lambda event: event[:2])
-    return events + [(LEAD + time, message) for time, _, message in in_time]
+        played.append((release, 0, mido.Message("note_off", note=key)))
+    for time in range(notes[0].onset, end, 10):
+        played += [(time, 1, message) for message in modulation(vibrato, tremolo, time / 1000)]
+    in_time = sorted((event for event in played if event[0] < end), key=lambda event: event[:2])
+    return [(time, message) for time, _, message in in_time]
 
 
-def modulation(phrase: Phrase, seconds: float) -> list[mido.Message]:
+def modulation(vibrato: Modulation, tremolo: Modulation, seconds: float) -> list[mido.Message]:
     """Set pitch wheel and expression as vibrato and tremolo have them at a time."""
-    vibrato, tremolo = (np.sin(2 * np.pi * (m.hertz * seconds + m.phase)) for m in (phrase.vibrato, phrase.tremolo))
+    bend, swell = (np.sin(2 * np.pi * (m.hertz * seconds + m.phase)) for m in (vibrato, tremolo))
     messages = []
-    if phrase.vibrato.depth:
-        pitch = round(8191 * phrase.vibrato.depth / BEND_CENTS * vibrato)
+    if vibrato.depth:
+        pitch = round(8191 * vibrato.depth / BEND_CENTS * bend)
         messages.append(mido.Message("pitchwheel", pitch=pitch))
-    if phrase.tremolo.depth:
-        amplitude = 1 - phrase.tremolo.depth * (1 + tremolo) / 2
+    if tremolo.depth:
+        amplitude = 1 - tremolo.depth * (1 + swell) / 2
         value = round(127 * amplitude**0.5)  # the amplitude goes with the square of the controller
         messages.append(mido.Message("control_change", control=11, value=value))
     return messages
 
 
-def play(phrases: Sequence[Phrase], font: Path) -> list[Wave]:
-    """Let FluidSynth play phrases in one go, dry, without dither; mono at 16 kHz."""
-    if not phrases:
-        return []
+def synthesise(score: mido.MidiFile, count: int, font: Path, length: int = SLOT) -> list[Wave]:
+    """Let FluidSynth play `count` slots of `length` ms, dry, without dither; what follows their leads, mono at 16 kHz.
+
+    A slot in which nothing sounds is all zeros.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        score, raw = Path(folder) / "notes.mid", Path(folder) / "notes.raw"
-        midi(phrases).save(score)
-        call(["fluidsynth", *SWITCHES, "-F", str(raw), str(font), str(score)])
+        notes, raw = Path(folder) / "notes.mid", Path(folder) / "notes.raw"
+        score.save(notes)
+        call(["fluidsynth", *SWITCHES, "-F", str(raw), str(font), str(notes)])
         stereo = np.fromfile(raw, "<f4").astype(np.float64).reshape(-1, 2)
-    per_slot, lead = (ms * MUSIC_RATE // 1000 for ms in (SLOT, LEAD))
-    if len(stereo) < len(phrases) * per_slot:
-        raise AapeError(f"fluidsynth rendered {len(stereo)} frames with {font}, not {len(phrases) * per_slot}")
-    slots = stereo[: len(phrases) * per_slot].mean(1).reshape(-1, per_slot)[:, lead:]
-    waves = [soxr.resample(wave, MUSIC_RATE, SAMPLE_RATE, quality="VHQ")[:CLIP_SAMPLES] for wave in slots]
+    per_slot, lead = (ms * MUSIC_RATE // 1000 for ms in (length, LEAD))
+    if len(stereo) < count * per_slot:
+        raise AapeError(f"fluidsynth rendered {len(stereo)} frames with {font}, not {count * per_slot}")
+    slots = stereo[: count * per_slot].mean(1).reshape(-1, per_slot)[:, lead:]
+    slots = slots * (np.abs(slots).max(1, keepdims=True) >= SILENCE)
+    waves = [soxr.resample(wave, MUSIC_RATE, SAMPLE_RATE, quality="VHQ") for wave in slots]
     # Samples of some programs drift: the inaudible part would set the level of the clip
     audible = signal.butter(2, sounds.MIN_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
-    waves = [signal.sosfilt(audible, wave) for wave in waves]
-    for phrase, wave in zip(phrases, slots, strict=True):
-        if np.abs(wave).max() < 1e-4:
+    return [signal.sosfilt(audible, wave) for wave in waves]
+
+
+def play(phrases: Sequence[Phrase], font: Path) -> list[Wave]:
+    """Play phrases in one go."""
+    if not phrases:
+        return []
+    waves = synthesise(midi([slot(phrase) for phrase in phrases]), len(phrases), font)
+    for phrase, wave in zip(phrases, waves, strict=True):
+        if not wave.any():
             raise AapeError(f"{phrase.source}: silence at {phrase.notes}")
-    return waves
+    return [wave[:CLIP_SAMPLES] for wave in waves]
 
 
 def word_clips(split: str, indices: range) -> list[tuple[NDArray[np.int16], dict[str, str]]]:

@@ -42,7 +42,7 @@ import torch
 from engines import Block, Source
 
 from aape.data.log_mel import LogMel
-from aape.data.packing import COLUMNS
+from aape.data.packing import COLUMNS, add_member
 from aape.errors import AapeError, one_line, writing
 from aape.runs.files import replacing, write_atomically, write_json
 from aape.runs.lock import locked
@@ -212,14 +212,12 @@ class Writer:
         values = spectra.astype(np.float64)
         self.sums += [values.sum(), np.square(values).sum(), values.size]
         for content, drawn in zip(block.contents, block.rows, strict=True):
-            member = tarfile.TarInfo(f"{self.split}-{len(self.rows):05d}.flac")
-            member.size, member.mode = len(content), 0o644
-            self.shard.addfile(member, io.BytesIO(content))
-            offset = self.shard.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            name = f"{self.split}-{len(self.rows):05d}.flac"
+            offset = add_member(self.shard, name, content)
             seconds = f"{sounds.CLIP_SAMPLES / sounds.SAMPLE_RATE:.3f}"
             values = (
                 f"{self.split}.tar",
-                member.name,
+                name,
                 str(offset),
                 str(len(content)),
                 seconds,

@@ -240,23 +240,23 @@ def draw_texture(rng: Generator, split: str, index: int) -> Texture:
     return texture._replace(exponent=rng.uniform(0, 1.5), decay=min(rng.uniform(0.1, 0.4) / hertz, 0.06))
 
 
-def shaped_noise(rng: Generator, gain: Wave) -> Wave:
-    """Make noise of a clip's length and unit power with a `gain` at each of its frequencies, see `frequencies`."""
+def shaped_noise(rng: Generator, gain: Wave, length: int = CLIP_SAMPLES) -> Wave:
+    """Make `length` samples of noise of unit power with a `gain` at each of its frequencies, see `frequencies`."""
     parts = rng.standard_normal((2, len(gain)))
-    noise = np.fft.irfft(gain * (parts[0] + 1j * parts[1]), CLIP_SAMPLES)
+    noise = np.fft.irfft(gain * (parts[0] + 1j * parts[1]), length)
     return noise / np.sqrt(np.mean(noise**2))
 
 
-def frequencies() -> Wave:
-    """Return the frequencies of a clip's spectrum, in Hz."""
-    return np.fft.rfftfreq(CLIP_SAMPLES, 1 / SAMPLE_RATE)
+def frequencies(length: int = CLIP_SAMPLES) -> Wave:
+    """Return the frequencies of the spectrum of `length` samples, in Hz."""
+    return np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
 
 
-def coloured_noise(rng: Generator, exponent: float) -> Wave:
+def coloured_noise(rng: Generator, exponent: float, length: int = CLIP_SAMPLES) -> Wave:
     """Make noise of unit power whose power falls with frequency as f^-exponent, from `MIN_HERTZ` up."""
-    hertz = frequencies()
+    hertz = frequencies(length)
     gain = np.maximum(hertz, MIN_HERTZ) ** (-exponent / 2)
-    return shaped_noise(rng, np.where(hertz < MIN_HERTZ, 0, gain))
+    return shaped_noise(rng, np.where(hertz < MIN_HERTZ, 0, gain), length)
 
 
 def sounding(wave: Wave) -> slice:
@@ -268,7 +268,7 @@ def sounding(wave: Wave) -> slice:
 def add_noise(rng: Generator, wave: Wave, snr: float, exponent: float) -> Wave:
     """Add coloured noise; the ratio, in dB, is to the power of the sound where it sounds."""
     power = np.mean(wave[sounding(wave)] ** 2)
-    return wave + coloured_noise(rng, exponent) * np.sqrt(power / 10 ** (snr / 10))
+    return wave + coloured_noise(rng, exponent, len(wave)) * np.sqrt(power / 10 ** (snr / 10))
 
 
 def quantised(wave: Wave, level: float) -> NDArray[np.int16]:

@@ -133,7 +133,7 @@ def test_a_mixture_has_the_drawn_ratio():
 def test_a_score_has_a_slot_for_each_phrase():
     """Times in ms; nothing of one phrase reaches into the next, and the last note ends too."""
     phrases = plans("notes", "train", 22)
-    score = engines.midi(phrases)
+    score = engines.midi([engines.slot(phrase) for phrase in phrases])
     assert (score.type, score.ticks_per_beat) == (0, 1000)
     time, events = 0, []
     for message in score.tracks[0]:

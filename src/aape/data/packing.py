@@ -53,14 +53,19 @@ def pack_shard(clips: Sequence[Clip], names: Sequence[str], path: Path, kind: st
                 bad.append((error.name, error.reason))
                 continue
             content = encode(wave, sample_rate, kind)
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(content), 0o644
-            shard.addfile(member, io.BytesIO(content))
-            offset = shard.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            offset = add_member(shard, name, content)
             seconds = f"{len(wave) / sample_rate:.3f}"
             labels = (clip.label or "", clip.split or "", clip.fold or "")
             rows.append((path.name, name, str(offset), str(len(content)), seconds, *labels))
     return Packed(rows, bad)
+
+
+def add_member(shard: tarfile.TarFile, name: str, content: bytes) -> int:
+    """Write a member of a shard; returns where its content starts, in bytes from the start of the shard."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    shard.addfile(member, io.BytesIO(content))
+    return shard.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def member_names(clips: Sequence[Clip], kind: str) -> list[str]:
