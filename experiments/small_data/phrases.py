@@ -37,7 +37,7 @@ STEPS = (0.25, 0.5, 1, 2)  # beats
 FIGURES = ("long", "melody", "chords", "arpeggio", "repeats")
 ARPEGGIO = (0, 2, 4, 7, 4, 2)  # steps of the scale
 STILL = Modulation(0, 0, 0)
-MOST_DRAWS = 20
+MOST_DRAWS = 5
 
 
 class Part(NamedTuple):
@@ -163,7 +163,7 @@ def render(rngs: Sequence[Generator], font: Path) -> list[tuple[Wave, str]]:
         score = engines.midi([slot(drawn[number]) for number in missing], SLOT, CHANNELS)
         played = engines.synthesise(score, len(missing), font, SLOT)
         waves |= {number: wave for number, wave in zip(missing, played, strict=True) if wave.any()}
-    raise AapeError(f"{font}: silence instead of {_names(drawn[missing[0]])}")
+    raise AapeError(f"{font}: silence instead of programs {_names(drawn[missing[0]])}: is it a soundfont?")
 
 
 def _names(parts: Sequence[Part]) -> str:

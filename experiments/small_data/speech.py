@@ -160,7 +160,10 @@ def _sentence(rng: Generator, known: Sequence[str]) -> tuple[Wave, str]:
     count, longest = int(rng.integers(2, 9)), int(LONGEST * SAMPLE_RATE) - before - after
     for _ in range(MOST_DRAWS):
         text = draw_text(rng, language.rpartition("/")[2], count)
-        wave = engines.say(voice, text, speed, pitch)
+        try:
+            wave = engines.say(voice, text, speed, pitch)
+        except engines.CrashError:  # as version 1.51 does at numbers in Greenlandic
+            continue
         if len(wave) >= SHORTEST * SAMPLE_RATE:
             break
         count += 2

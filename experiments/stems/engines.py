@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import soundfile
 import sounds
 import soxr
 from numpy.typing import NDArray
-from scipy import signal
+from scipy.signal import butter, sosfilt
 from sounds import CLIP_SAMPLES, FIRST, LAST, SAMPLE_RATE, Modulation, Note, Phrase, Texture, Wave, Word
 
 from aape.data.packing import encode
@@ -29,10 +30,13 @@ FOLDERS = (Path("/usr/share/sounds/sf2"), Path("/usr/share/soundfonts"))
 VERSIONS = {"espeak-ng": r"text-to-speech: (\S+)", "fluidsynth": r"runtime version (\S+)"}
 ENGINE_OF = {"words": "espeak-ng", "notes": "fluidsynth"}
 TIMEOUT = 120  # s, of a call
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 SPEECH_RATE, MUSIC_RATE = 22050, 44100
 FASTER, FASTEST = 40, 450  # words a minute
+# Without a default soundfont, so that no other one plays where the file cannot be read.
 SWITCHES = ["-n", "-i", "-q", "-R", "0", "-C", "0", "-g", "0.5", "-r", str(MUSIC_RATE), "-T", "raw", "-O", "float",
-            "-E", "little", "-o", "synth.lock-memory=0", "-o", "synth.dynamic-sample-loading=1"]  # fmt: skip
+            "-E", "little", "-o", "synth.lock-memory=0", "-o", "synth.dynamic-sample-loading=1",
+            "-o", "synth.default-soundfont="]  # fmt: skip
 # Events fall on FluidSynth's buffers of 64 samples by whole milliseconds: 640 ms are 441 buffers, so that every slot,
 # which is a multiple of them, meets the same buffers.
 LEAD, SLOT = 640, 1920  # ms; the clip follows the lead
@@ -60,11 +64,15 @@ class Block(NamedTuple):
     rows: list[dict[str, str]]
 
 
+class CrashError(AapeError):
+    """An engine crashed, as it will again."""
+
+
 def call(command: Sequence[str]) -> bytes:
     """Run an engine; its output.
 
     Raises:
-        AapeError: it is missing, or failed.
+        AapeError: it is missing, or failed; `CrashError` for a fault of its own.
     """
     try:
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, stdin=subprocess.DEVNULL)
@@ -73,8 +81,9 @@ def call(command: Sequence[str]) -> bytes:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise AapeError(f"{command[0]}: {error}") from error
     if done.returncode:
+        error = CrashError if -done.returncode in CRASHES else AapeError
         reason = done.stderr.decode(errors="replace").strip() or f"exit status {done.returncode}"
-        raise AapeError(f"{' '.join(command)}: {reason}")
+        raise error(f"{' '.join(command)}: {reason}")
     return done.stdout
 
 
@@ -203,8 +212,8 @@ def synthesise(score: mido.MidiFile, count: int, font: Path, length: int = SLOT)
     slots = slots * (np.abs(slots).max(1, keepdims=True) >= SILENCE)
     waves = [soxr.resample(wave, MUSIC_RATE, SAMPLE_RATE, quality="VHQ") for wave in slots]
     # Samples of some programs drift: the inaudible part would set the level of the clip
-    audible = signal.butter(2, sounds.MIN_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
-    return [signal.sosfilt(audible, wave) for wave in waves]
+    audible = butter(2, sounds.MIN_HERTZ, "highpass", fs=SAMPLE_RATE, output="sos")
+    return [sosfilt(audible, wave) for wave in waves]
 
 
 def play(phrases: Sequence[Phrase], font: Path) -> list[Wave]:

@@ -163,6 +163,21 @@ def test_a_clip_depends_on_its_seed_and_index_alone(font):
         assert other != whole[:2]
 
 
+def test_where_espeak_crashes_another_sentence_is_drawn(font):
+    """As version 1.51 does at numbers in Greenlandic: else the command ends there, again and again."""
+    drawn = speech.render([np.random.default_rng(seed) for seed in range(4)], ["esx/kl"])
+    assert all(len(wave) > 2 * 16000 for wave, _ in drawn)
+
+
+def test_a_file_that_is_no_soundfont_is_one_line(font, tmp_path, capsys):
+    """FluidSynth plays the distribution's soundfont instead, with programs that are a test's here."""
+    (tmp_path / "font.sf2").write_bytes(font.read_bytes()[:100_000])
+    command = [*options(tmp_path / "out", phrases=2), "--soundfont", str(tmp_path / "font.sf2")]
+    assert render.main(command) == 2
+    assert errors(capsys)[-1].startswith(f"render.py: error: {tmp_path}/font.sf2: silence instead of programs ")
+    assert not (tmp_path / "out/clips.csv").exists()
+
+
 def test_levels_and_lengths(font):
     found = list(render.render_block(0, "phrases", range(6), lambda chosen: phrases.render(chosen, font)))
     assert {seconds for _, seconds, _ in found} == {4.0}
