@@ -132,7 +132,7 @@ def test_every_language_has_words_in_its_script():
     for language, script in speech.SCRIPT_OF.items():
         vowels, consonants = speech.syllables(language)
         assert consonants
-        assert all(vowels) or script in ("kana", "hangul", "hanzi", "ethiopic", "cherokee")
+        assert all(vowels) or script in ("kana", "hangul", "hanzi", "ethiopic")
     assert ord(min(speech.syllables("ta")[1])) >= 0xB80
     texts = [speech.draw_text(np.random.default_rng(seed), "ru", 5) for seed in range(200)]
     assert len(set(texts)) == 200
@@ -167,6 +167,15 @@ def test_where_espeak_crashes_another_sentence_is_drawn(font):
     """As version 1.51 does at numbers in Greenlandic: else the command ends there, again and again."""
     drawn = speech.render([np.random.default_rng(seed) for seed in range(4)], ["esx/kl"])
     assert all(len(wave) > 2 * 16000 for wave, _ in drawn)
+
+
+def test_a_language_that_says_nothing_is_given_up(font, monkeypatch):
+    """Else one silent sentence of 8,000 ends the command, again and again."""
+    monkeypatch.setattr(speech, "draw_word", lambda rng, language: "538")
+    drawn = speech.render([np.random.default_rng(seed) for seed in range(4)], ["art/qya", "gmw/de"])
+    assert all("gmw/de" in source for _, source in drawn)
+    with pytest.raises(AapeError, match="hardly a sound in '538"):
+        speech.render([np.random.default_rng(0)], ["art/qya"])
 
 
 def test_a_file_that_is_no_soundfont_is_one_line(font, tmp_path, capsys):
