@@ -78,13 +78,9 @@ def test_a_clip_draws_the_same_wherever_it_stands(draws, augment):
     for i in range(3):
         for name in ("waveform", "visible", "queries"):
             assert torch.equal(alone[i][name], expected[i][name])
-    changed = [not torch.equal(expected[i]["waveform"], draw["waveform"]) for i, draw in plain(draws).items()]
-    assert all(changed) if augment else not any(changed)
-
-
-def plain(draws):
-    """The first epoch, by clip."""
-    return {draw["clip"]: draw for draw in map(draws.__getitem__, range(20))}
+    for i in range(20):
+        first, last = expected[draws[i]["clip"]]["waveform"][[0, -1]]
+        assert torch.equal(first, last) != bool(augment)  # the student's sound is changed, at least in level
 
 
 def test_every_length_is_met_and_short_ones_more_often():

@@ -190,7 +190,7 @@ class Pretraining:
         if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
             num_crops = min(MAX_CROPS_TO_FIT, max(len(clips), CROPS_PER_COMPONENT * config.loss.statistics_components))
             crops = (self.draws[draw] for draw in range(num_crops))
-            inputs = (self.spectrograms(crop["waveform"][None], [crop["num_samples"]]) for crop in crops)
+            inputs = (self.spectrograms(crop["waveform"][-1:], [crop["num_samples"]]) for crop in crops)
             self.clip_statistics.fit(torch.cat([self.clip_statistics.measure(*each).cpu() for each in inputs]))
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
@@ -221,10 +221,12 @@ class Pretraining:
 
         self.bad.note(batch["bad"])
         options = self.config.loss
-        spectrogram, in_clip = self.spectrograms(batch["waveform"], batch["num_samples"])
+        # One sound (B, samples) for teacher and student, or one for each
+        pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in batch["waveform"].unbind(1)]
+        (clean, in_clip), (spectrogram, _) = pairs[0], pairs[-1]
         valid = in_clip if options.ignore_padding else None
         visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
-        outputs = self.method(spectrogram, visible, queries, valid)
+        outputs = self.method(spectrogram, visible, queries, valid, clean)
         if self.clip_statistics is not None:
             num_time = self.method.student.stem.grid_size[1]
             prefix = draw_prefix(self.config.seed, step, options.min_prefix, num_time) if options.min_prefix else None

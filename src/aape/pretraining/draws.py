@@ -54,8 +54,9 @@ class ClipDraws(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: int) -> dict[str, Any]:
         """Return one draw.
 
-        That is waveform (samples,), zero behind num_samples; visible (M, V); queries (M, Q); the clip's index; and the
-        (name, reason) of bad clips that this one replaces. DataError: too many clips in a row cannot be read.
+        That is waveform (1, samples), or (2, samples), what the teacher hears and what the student, zero behind
+        num_samples; visible (M, V); queries (M, Q); the clip's index; and the (name, reason) of bad clips that this one
+        replaces. DataError: too many clips in a row cannot be read.
         """
         epoch, position = divmod(draw, len(self.clips))
         order = self.epoch_order(epoch)
@@ -64,14 +65,14 @@ class ClipDraws(Dataset[dict[str, Any]]):
             index = int(order[(position + shift) % len(self.clips)])
             generator = torch.Generator().manual_seed(_seed(self.seed, epoch, index))
             try:
-                wave = self._augmented(epoch, index, generator) if self.augment else self._crop(index, generator)
+                waves = self._augmented(epoch, index, generator) if self.augment else [self._crop(index, generator)]
             except AudioError as error:
                 bad.append((error.name, error.reason))
                 continue
             visible, queries = draw_views(self.grid, self.masking, generator)
-            full = np.zeros(self.crop_samples, np.float32)
-            full[: len(wave)] = wave
-            sound = {"waveform": torch.from_numpy(full), "num_samples": len(wave)}
+            full = np.zeros((len(waves), self.crop_samples), np.float32)
+            full[:, : len(waves[0])] = waves
+            sound = {"waveform": torch.from_numpy(full), "num_samples": len(waves[0])}
             return {**sound, "visible": visible, "queries": queries, "clip": index, "bad": bad}
         raise DataError(f"{len(bad)} clips in a row cannot be read; the last: {bad[-1][0]}: {bad[-1][1]}")
 
@@ -82,14 +83,14 @@ class ClipDraws(Dataset[dict[str, Any]]):
             self._order = (epoch, torch.randperm(len(self.clips), generator=generator))
         return self._order[1]
 
-    def _augmented(self, epoch: int, index: int, generator: torch.Generator) -> np.ndarray:
-        """Read a crop, perhaps faster or slower, and change it; what is mixed in is a crop of any other clip."""
+    def _augmented(self, epoch: int, index: int, generator: torch.Generator) -> list[np.ndarray]:
+        """Read a crop, perhaps played faster, for the teacher, and change it for the student, perhaps by a mixture."""
         rng = np.random.default_rng(_seed(self.seed, epoch, index, 1))
         wave, other = self._crop(index, generator, draw_speed(self.augment, rng)), None
         is_mixed, partner = rng.random() < self.augment, int(rng.integers(len(self.clips)))
         if is_mixed:
             other = self._crop(partner, generator, draw_speed(self.augment, rng))
-        return change(wave, other, self.sample_rate, self.augment, rng)
+        return [wave, change(wave, other, self.sample_rate, self.augment, rng)]
 
     def _crop(self, index: int, generator: torch.Generator, speed: float = 1.0) -> np.ndarray:
         """Read a crop at a uniformly random place; a shorter clip whole."""

@@ -41,7 +41,12 @@ class TeacherStudent(nn.Module):
         self.loss_config = loss
 
     def forward(
-        self, spectrogram: Tensor, visible: Tensor, queries: Tensor, valid: Tensor | None = None
+        self,
+        spectrogram: Tensor,
+        visible: Tensor,
+        queries: Tensor,
+        valid: Tensor | None = None,
+        clean: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Compute the loss and what to watch.
 
@@ -50,12 +55,13 @@ class TeacherStudent(nn.Module):
             visible: sorted indices of the visible patches (B, M, V).
             queries: indices of the patches to predict (B, M, Q).
             valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
+            clean: what the teacher sees (B, 1, F, T), where the student's sound is augmented; None for the same [ours].
 
         Returns:
             Scalars: `loss`, its parts, and the variances of targets and predictions over the tokens of a clip
             and over the clips of the batch. A variance near 0 means collapse.
         """
-        pooled, utterance = self.targets(spectrogram, valid)  # (B, N, D), (B, D)
+        pooled, utterance = self.targets(spectrogram if clean is None else clean, valid)  # (B, N, D), (B, D)
         predictions, class_tokens, z = self.predict(spectrogram, visible, queries)  # (B, M, Q, D), (B, M, D), (B, M, D)
         valid_queries = None if valid is None else gather_tokens(valid[..., None], queries)[..., 0]  # (B, M, Q)
         parts = self.losses(predictions, gather_tokens(pooled, queries), class_tokens, utterance, z, valid_queries)

@@ -1,4 +1,4 @@
-"""What is done to the sound of a crop before teacher and student see it [ours]: more sound from little.
+"""What is done to the sound of a crop [ours]: its speed for teacher and student, the rest for the student alone.
 
 One number, the share of the crops that each change applies to; all draws come from one generator. n samples.
 """
