@@ -64,7 +64,7 @@ class PretrainConfig:
         device: where to run.
         crop_seconds: length of the random crop of each clip, in seconds.
         loop_to_crop: loop clips shorter than the crop to its length instead of padding them with zeros [ours].
-        augment: share of the crops that the student hears mixed, of those filtered, and so on (docs/method.md 7) [ours].
+        augment: share of the crops that the student hears mixed, filtered and so on (docs/method.md 7) [ours].
         max_bad_fraction: stop when more than this share of the files cannot be read.
         export: whose weights are saved as the model.
         encoder: fields that override those of the size.
