@@ -40,7 +40,7 @@ $(DEMO): pyproject.toml constraints.txt hatch_build.py src/aape/ops/sblu.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "aape needs Python 3.10 or later (make PYTHON=...), this is " + sys.version)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(PIP) install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[plots]'
+	PIP_CONSTRAINT=constraints.txt $(PIP) install --editable '.[explore]'
 	@touch $@
 
 $(STAMP): $(DEMO)

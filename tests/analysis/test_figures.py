@@ -7,7 +7,6 @@ import numpy as np
 from aape.analysis.curves import PANELS, plot_runs, read_metrics
 from aape.analysis.figures import save_figure
 from aape.analysis.kernels import chosen_kernels, mel_position, plot_kernels
-from aape.analysis.neighbours import nearest_neighbours
 from aape.data.log_mel import mel_filter_bank
 from aape.inference import AudioModel
 from notes import FRONT_END, nano
@@ -52,19 +51,3 @@ def test_a_run_is_drawn_from_its_metrics(tmp_path):
     assert {axes.get_xlabel() for axes in figure.axes} == {"step"}
     assert [len(axes.lines) for axes in figure.axes] == [len(panel[2]) for panel in PANELS]
     figure.savefig(tmp_path / "run.svg")
-
-
-def test_nearest_neighbours_leave_out_the_query_and_find_its_twin():
-    """A search that returned the query, or missed its copy, would be useless."""
-    vectors = np.random.default_rng(0).normal(size=(10, 6))
-    vectors[7] = vectors[2] + 1e-3
-    ((first, cosine), *_) = nearest_neighbours(vectors, [2], 3)[0]
-    assert first == 7
-    assert cosine > 0.99
-
-
-def test_nearest_neighbours_of_a_small_set_never_hold_the_query():
-    """Asked for more than there are, it gives what there is."""
-    nearest = nearest_neighbours(np.random.default_rng(0).normal(size=(3, 6)), [1], 5)[0]
-    assert sorted(row for row, _ in nearest) == [0, 2]
-    assert all(np.isfinite(cosine) for _, cosine in nearest)

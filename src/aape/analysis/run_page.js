@@ -203,7 +203,7 @@ function makeList(title, key, head) {
 const charts = data.charts.map((chart, number) => new Chart(chart, number));
 const states = data.runs.map((run) => make("p", { class: "soft" }, ...(several ? [makeName(run.name), ": "] : []), run.state));
 document.getElementById("main").append(
-  make("h1", {}, data.title), ...states, makeAlarms(), ...(several ? [makeLegend(charts)] : []),
+  make(data.heading, {}, data.title), ...states, makeAlarms(), ...(several ? [makeLegend(charts)] : []),
   make("div", { class: "charts" }, ...charts.map((chart) => chart.figure)),
   ...(data.options.length ? [make("h2", {}, "Options that differ"), makeTable(["option", ...data.runs.map((run) => makeName(run.name))],
     data.options.map((row) => row.map(makeName)), "Options that differ")] : []),

@@ -70,16 +70,22 @@ def read_run(folder: str) -> Run:
 
 def make_run_page(runs: Sequence[Run]) -> bytes:
     """Make the page of runs over each other, to be written as it is."""
+    data = describe_runs(runs)
+    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("run_page.css", "run_page.js"))
+    return render_page(data["title"], '<main id="main"></main>', data, style=style, script=script)
+
+
+def describe_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return what `run_page.js` puts into the element `main` of a page."""
     title = f"Pre-training: {runs[0].name}" if len(runs) == 1 else f"Pre-training: {len(runs)} runs"
     charts = [chart for panel in (*PANELS[:3], STATISTICS, *PANELS[3:], MOMENTUM) if (chart := _chart(panel, runs))]
-    data = {
+    return {
         "title": title,
+        "heading": "h1",
         "runs": [{"name": run.name, "state": _state(run), **_troubles(run)} for run in runs],
         "charts": charts + _probe_charts(runs),
         "options": _differing_options(runs),
     }
-    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("run_page.css", "run_page.js"))
-    return render_page(title, '<main id="main"></main>', data, style=style, script=script)
 
 
 def _records(path: Path, **kinds: type) -> list[dict[str, Any]]:

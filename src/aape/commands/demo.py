@@ -1,41 +1,31 @@
-"""`aape demo`: pre-train, probe, look inside and search, on the recordings that come with the package."""
+"""`aape demo`: pre-train, probe, see and hear, on the recordings that come with the package."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aape.commands.explore import ExploreConfig, explore
 from aape.commands.options import Device, parse
-from aape.commands.plot import PlotClipConfig, PlotRunConfig, plot_clip, plot_run
 from aape.commands.pretrain import PretrainConfig, pretrain
 from aape.commands.probe import ProbeConfig, probe
 from aape.commands.stats import StatsConfig, stats
-from aape.errors import MAX_STEPS, ConfigError, require_at_most, require_positive
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from aape.data.clips import Clip
-    from aape.inference import AudioModel
+from aape.errors import MAX_STEPS, ConfigError, one_line, require_at_most, require_positive
 
 MARKER = "aape-demo"  # in a folder that this demo made, and may make again
-NUM_QUERIES, NUM_NEIGHBOURS = 4, 3
+RATE = 1e-3  # of the probe: the middle of the sweep, which 150 notes are too few for
 FILES = {
+    "index.html": "all of it on one page",
+    "sounds.html": "the notes on a map, to see and hear",
     "stats.json": "mean and standard deviation of the recordings' log-mel values, for aape pretrain --stats",
-    "pretraining/metrics.jsonl": "losses and variances of the short run",
-    "pretraining.png": "the same, drawn",
+    "pretraining/metrics.jsonl": "losses and variances of the short run, for aape plot run",
     "pretraining/model": "the encoder of the short run, for --model and --checkpoint",
     "probe/result.json": "the probe of the shipped encoder (or --checkpoint), with both yardsticks",
     "probe/results.csv": "the same as a table",
-    "probe-short/result.json": "the probe of the short run, with both yardsticks",
-    "kernels.png": "frequencies and decays that the stem chose for one note",
-    "neighbours.json": "nearest neighbours of a few notes",
-    "result.json": "every row of the table, with the files named here",
+    "result.json": "the table and what it says, with the files named here",
 }
-MADE = {Path(name).parts[0] for name in FILES} | {
-    "config.yaml", "environment.json", "kernels.json", "kernels.svg", "pretraining.svg"
-}  # fmt: skip
+MADE = {Path(name).parts[0] for name in FILES} | {"config.yaml", "environment.json"}
 
 
 @dataclass(frozen=True)
@@ -67,60 +57,63 @@ def demo(config: DemoConfig) -> None:
     """Run the whole pipeline once, and leave everything in `config.out`.
 
     Raises:
-        AapeError: matplotlib is missing.
         CheckpointError: there is no such checkpoint.
-        ConfigError: the folder holds something that is not an earlier demo, or the checkpoint's stem has no kernels.
+        ConfigError: the folder holds something that is not an earlier demo.
     """
-    from aape.analysis.kernels import load_with_kernels
+    from aape.inference import load_model
     from aape.runs.lock import locked
 
     # All that can be refused is refused before an earlier demo makes way.
-    model = load_with_kernels("checkpoint", config.checkpoint, config.device)
+    device = load_model(config.checkpoint, config.device).device
     with locked(config.out):
         _clear(Path(config.out))
-        _demo(config, model)
+        _demo(config, device)
 
 
-def _demo(config: DemoConfig, model: AudioModel) -> None:
+def _demo(config: DemoConfig, device: Any) -> None:
     """Show everything, in a folder that is this process's."""
     from rich.console import Console
 
+    from aape.analysis.demo_page import make_demo_page
+    from aape.analysis.run_page import read_run
     from aape.data.demo import AUDIO
-    from aape.data.manifest import read_manifest
-    from aape.runs.files import write_json
+    from aape.runs.files import write_atomically
     from aape.runs.folder import write_result, write_run_header
 
-    console, out = Console(highlight=False), Path(config.out)
-    write_run_header(out, config, device=model.device)
+    console, out, table = Console(highlight=False), Path(config.out), str(AUDIO / "metadata.csv")
+    write_run_header(out, config, device=device)
     (out / MARKER).touch()
-    table = str(AUDIO / "metadata.csv")
-    clips = read_manifest(table, label="label", split="split")
     short_run = _short_run(config, table, out)
-    console.rule(f"1  Statistics of {len(clips)} notes")
+    console.rule("1  Statistics of the bundled notes")
     stats(StatsConfig(data=table, out=str(out / "stats.json")))
 
-    console.rule(f"2  Pre-training from scratch: {short_run.steps} steps of {short_run.clips} crops")
+    console.rule(f"2  Pre-training from scratch: {short_run.steps} steps of {short_run.clips} crops, to show the way")
     pretrain(short_run)
-    plot_run(PlotRunConfig(runs=[short_run.out], out=short_run.out))
 
-    console.rule("3  Linear probe: instrument families, on programs never trained on")
-    probed = _probe_both(config, short_run, console, _clips_seen(model))
+    console.rule(f"3  Linear probe of {config.checkpoint}: instrument families, on programs never trained on")
+    result = _probe(config, table)
+    verdict = _verdict(config, result)
+    console.print("\n".join(verdict))
 
-    console.rule("4  Inside the stem")
-    console.print(f"Frequencies and decays chosen for {clips[0].name}")
-    plot_clip(PlotClipConfig(clips[0].path, config.checkpoint, str(out / "kernels"), device=config.device))
+    console.rule("4  A map to see and hear them by")
+    explore(ExploreConfig([table], config.checkpoint, str(out / "sounds.html"), color="label", device=config.device))
 
-    console.rule("5  Nearest neighbours, by the cosine of standardised embeddings")
-    neighbours = _neighbours(model, clips)
-    write_json(out / "neighbours.json", neighbours)
-    for note, near in neighbours.items():
-        console.print(f"{note}:", ", ".join(f"{item['file']} ({item['cosine']:.2f})" for item in near))
-
-    write_result(out, {"num_clips": len(clips), **probed, "files": FILES})
+    count, folds = result["num_clips"], len(result["partitions"])
+    page = make_demo_page(
+        read_run(short_run.out),
+        {_called(config, row): scores for row, scores in result["rows"].items()},
+        summary=f"{count} notes of {len(result['classes'])} families of instruments, by {one_line(config.checkpoint)}",
+        protocol=f"A linear layer on frozen vectors names the family. {folds} folds, each tested once; no program of a "
+        f"fold is in another. {config.probe_steps} steps at one learning rate, where the protocol has 8000 and five.",
+        verdict=verdict,
+        aape=_program(),
+    )
+    write_atomically(out / "index.html", page)
+    write_result(out, {"num_clips": count, "rows": result["rows"], "verdict": verdict, "files": FILES})
     console.rule("What is where")
     for name, meaning in FILES.items():
         console.print(f"{out / name}  {meaning}", soft_wrap=True)
-    console.print("Next, on your own sounds: aape embed, aape pretrain, aape probe; each with --help.")
+    print(f"Open it in a browser:\n{(out / 'index.html').absolute()}")
 
 
 def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
@@ -130,39 +123,39 @@ def _short_run(config: DemoConfig, data: str, out: Path) -> PretrainConfig:
     return parse(PretrainConfig, ["--config=demo", *(f"--{name}={value}" for name, value in options.items())])
 
 
-def _probe_both(
-    config: DemoConfig, short_run: PretrainConfig, console: Console, clips_seen: int | None
-) -> dict[str, Any]:
-    """Probe --checkpoint and the encoder of the short run; return the rows of the table, and what they say."""
-    from aape.downstream.scores import score_table
-    from aape.downstream.yardsticks import ENCODER, STATISTICS, UNTRAINED
+def _probe(config: DemoConfig, table: str) -> dict[str, Any]:
+    return probe(ProbeConfig(data=table, checkpoint=config.checkpoint, out=str(Path(config.out, "probe")), fold="fold",
+                             group="program", steps=config.probe_steps, batch=32, learning_rates=(RATE,),
+                             device=config.device))  # fmt: skip
 
-    def scores_of(checkpoint: str, folder: str) -> dict[str, Any]:
-        return probe(ProbeConfig(data=short_run.data, checkpoint=checkpoint, out=str(Path(config.out, folder)),
-                                 split="split", steps=config.probe_steps, batch=32, device=config.device))  # fmt: skip
 
-    console.print(f"{config.probe_steps} steps each, where the protocol has 8000")
-    chosen = scores_of(config.checkpoint, "probe")
-    short = scores_of(short_run.out, "probe-short")
-    rows = {
-        config.checkpoint: chosen["rows"][ENCODER],
-        "the same, untrained": chosen["rows"][UNTRAINED],
-        "short run": short["rows"][ENCODER],
-        "short run, untrained": short["rows"][UNTRAINED],
-        STATISTICS: chosen["rows"][STATISTICS],
-    }
-    console.print(score_table(rows, f"{config.probe_steps} probe steps, {chosen['config']['seeds']} seeds"))
-    seen = "" if clips_seen is None else f"; it was pre-trained on {clips_seen:,} clips"
-    verdict = [
-        f"{config.checkpoint} is {_against(chosen, UNTRAINED)} the same encoder untrained, and "
-        f"{_against(chosen, STATISTICS)} plain log-mel statistics{seen}.",
-        f"The short run is {_against(short, UNTRAINED)} the same encoder untrained; it saw "
-        f"{short_run.steps * short_run.clips:,} clips. Minutes from scratch teach little: it is there to show the way.",
-        "Last accuracy, in points; in brackets the 95 % bootstrap interval over the test notes. Where 0 lies inside "
-        "it, these few notes do not tell which is better. The README has larger sets.",
-    ]
-    console.print("\n".join(verdict))
-    return {"rows": rows, "verdict": verdict}
+def _called(config: DemoConfig, row: str) -> str:
+    """Return what a row of the probe's table is called on the page."""
+    from aape.downstream.yardsticks import ENCODER, UNTRAINED
+
+    return {ENCODER: one_line(config.checkpoint), UNTRAINED: "the same encoder, untrained"}.get(row, row)
+
+
+def _verdict(config: DemoConfig, result: dict[str, Any]) -> list[str]:
+    """Say in sentences what the encoder is better than, and whether these notes can tell."""
+    from aape.downstream.yardsticks import ENCODER
+
+    lines = []
+    for row, margins in result["margins_of_the_encoder"].items():
+        points, low, high = (100 * value for value in (margins["accuracy"]["mean"], *margins["accuracy"]["interval"]))
+        side = "level with" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+        tells = "these notes cannot tell which is better" if low <= 0 <= high else "beyond chance"
+        lines.append(f"{_called(config, ENCODER)} is {side} {_called(config, row)} ({low:.1f} to {high:.1f}): {tells}.")
+    how = "Accuracy at the last step, in points; in brackets the 95 % bootstrap interval over programs."
+    return [*lines, f"{how} The README has larger sets."]
+
+
+def _program() -> str:
+    """Return how the command line is called from here: the environment that `make demo` sets up is not on the path."""
+    import sys
+
+    program = Path(sys.executable).with_name("aape")
+    return str(program.relative_to(Path.cwd())) if program.is_relative_to(Path.cwd()) else "aape"
 
 
 def _clear(out: Path) -> None:
@@ -178,30 +171,3 @@ def _clear(out: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _against(result: dict[str, Any], yardstick: str) -> str:
-    margin = result["margins_of_the_encoder"][yardstick]["accuracy"]
-    points, low, high = (100 * value for value in (margin["mean"], *margin["interval"]))
-    side = "level with" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
-    return f"{side} ({low:.1f} to {high:.1f})"
-
-
-def _clips_seen(model: AudioModel) -> int | None:
-    """Return how many crops a model was pre-trained on, where it says so."""
-    try:
-        stages = [model.training, *model.training.get("stages_before", [])]
-        return sum(int(stage["steps"]) * int(stage["clips"]) for stage in stages)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _neighbours(model: AudioModel, clips: list[Clip]) -> dict[str, list[dict[str, Any]]]:
-    from aape.analysis.neighbours import nearest_neighbours
-
-    vectors, _ = model.embed_clips(clips)
-    queries = list(range(0, len(clips), max(1, len(clips) // NUM_QUERIES)))[:NUM_QUERIES]
-    return {
-        clips[query].name: [{"file": clips[row].name, "cosine": cosine} for row, cosine in near]
-        for query, near in zip(queries, nearest_neighbours(vectors, queries, NUM_NEIGHBOURS), strict=True)
-    }
