@@ -180,6 +180,24 @@ def test_parts_of_files(explore, tmp_path):
     assert (part["href"], part["from"], part["to"]) == ("long.wav", 1.5, 2)
 
 
+def test_a_sound_on_another_drive_keeps_its_whole_address(explore, tmp_path, monkeypatch):
+    """No path leads from the page's drive to the sound's on Windows: `os.path.relpath` says so."""
+    sound = write_sound(tmp_path / "a sound.wav", 1)
+    monkeypatch.setattr("os.path.relpath", lambda path, start: "no".index("path"))
+    (item,) = explore(sound, "--embed-limit", "0").media
+    assert item["href"] == sound.as_uri()
+
+
+def test_windows_of_several_recordings_are_coloured_by_time_if_asked(explore, tmp_path, capsys):
+    """By default they are by recording, and files without windows have no time."""
+    sounds = [write_sound(tmp_path / f"{number}" / "a.wav", 3, number) for number in range(2)]
+    windows = ("--window", "1")
+    assert explore(*sounds, *windows).data["color"] == "folder"
+    assert explore(*sounds, *windows, "--color", "time").data["color"] == "time"
+    assert main(["explore", *map(str, sounds), "--out", str(tmp_path / "x.html"), "--color", "time"]) == 2
+    assert "no column 'time'; there are folder\n" in capsys.readouterr().err
+
+
 def test_windows_of_a_long_recording(explore, folder, tmp_path, capsys):
     """Its windows are the dots, in time, those of `embed_windows`; the sound is in the page once, its picture whole."""
     long = write_sound(tmp_path / "long.wav", 30)

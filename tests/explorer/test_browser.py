@@ -12,6 +12,8 @@ import pytest
 import soundfile
 
 import chromium
+from aape.analysis.demo_page import make_demo_page
+from aape.analysis.run_page import read_run
 from aape.cli import main
 from aape.data.demo import AUDIO
 from explorer_page import HOSTILE, hostile_folder, read_page, unpacked
@@ -346,3 +348,38 @@ def test_one_sound_and_bad_ones(driver, quiet, write, tmp_path):
     assert page.text("near-title") == "There is no other to be near."
     assert page.text("bad-title") == "1 left out"
     assert "bad <b>.wav: " in page.text("bad")
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(chromium.DESKTOP, "light"), (chromium.PHONE, "dark")])
+def test_from_the_page_of_the_demo_neighbours_are_heard(driver, quiet, notes, tmp_path, size, scheme):
+    """The last line of `make demo` opens it: the map plays inside the page; on a phone, one tap away."""
+    page = tmp_path / "index.html"
+    (tmp_path / "sounds.html").write_bytes(notes.read_bytes())
+    metrics = [{"step": step, "loss": 1.0, "loss_mask": 1 / step} for step in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    score = {"mean": 0.4, "std_seeds": 0.01, "interval": [0.3, 0.5]}
+    rows = {name: {"scores": {"last": {"accuracy": score}}} for name in ("tiny <b>", "statistics")}
+    words = {"summary": "150 notes", "protocol": "Five folds.", "verdict": ["Level."], "aape": ".venv/bin/aape"}
+    page.write_bytes(make_demo_page(read_run(str(tmp_path)), rows, **words))
+    chromium.set_screen(driver, size, scheme)
+    driver.get(page.as_uri())
+    assert driver.execute_script("return document.documentElement.scrollWidth") == size[0]
+    assert "tiny <b>\n40.0 1.0 30.0 to 50.0" in driver.find_element("id", "scores").text.replace(" 40.0", "\n40.0")
+    assert driver.find_elements("css selector", "#main svg .curve")
+    if size == chromium.PHONE:
+        driver.find_element("link text", "The map on a page of its own").click()
+    else:
+        driver.switch_to.frame(driver.find_element("tag name", "iframe"))
+    chromium.until(driver, "return document.documentElement.dataset.ready")
+    canvas = driver.find_element("id", "map")
+    for key in ("\ue014", "\ue007"):  # right, enter
+        canvas.send_keys(key)
+    plays = "const a = document.getElementById('audio'); return !a.paused && a.currentTime > 0.05"
+    chromium.until(driver, plays)
+    near = driver.find_elements("css selector", "#near .pick")
+    assert len(near) == 10
+    first = driver.find_element("id", "name").text
+    near[0].click()
+    chromium.until(driver, plays)
+    assert driver.find_element("id", "name").text != first
+    driver.switch_to.default_content()

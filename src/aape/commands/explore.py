@@ -30,7 +30,7 @@ class ExploreConfig:
         inputs: sound files, folders of them, tables (as for `--data`), tar shards, or - for names on standard input.
         model: a name (tiny is part of the package) or a saved folder.
         out: page to write, .html.
-        color: column of a table to colour by at first, folder for the folder; the page offers all.
+        color: column of a table to colour by at first; folder for the folder, time for windows; the page offers all.
         window: length in seconds of windows, for a dot of each; without it one for each file.
         hop: seconds from one window to the next; by default the window's length.
         embed_limit: megabytes of sound in the page; what is beyond plays from its file, by its path from the page.
@@ -84,6 +84,8 @@ def explore(config: ExploreConfig) -> None:
         cutting(model.front_end, model.encoder.patch_size, config.window, config.hop)
         sounds = gathering.gather(inputs)
         total = len(sounds.clips) + len(sounds.bad)
+        if config.window is not None:
+            sounds.columns[TIME] = [""] * len(sounds.clips)  # the windows have it, and it can be coloured by
         if config.color != gathering.PREDICTED or model.head is None:
             sounds.color(config.color)
         refuse_overwriting("out", [out], [*inputs, *(clip.path for clip in sounds.clips)], find_model(config.model))

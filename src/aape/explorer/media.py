@@ -177,9 +177,16 @@ class Recorder:
         if clip.offset is not None:
             return {"silent": "it lies in a tar shard, and the page embeds no more sounds: raise --embed-limit"}
         self.num_linked += 1
-        path = os.path.relpath(os.path.realpath(clip.path), self.folder).replace(os.sep, "/")
         part = {} if clip.end is None else {"from": clip.start, "to": clip.end}
-        return {"href": urllib.parse.quote(os.fsencode(path)), **part}
+        return {"href": self._address(os.path.realpath(clip.path)), **part}
+
+    def _address(self, path: str) -> str:
+        """Return a file's address from the page, or the whole one where no path leads there: from another drive."""
+        try:
+            relative = os.path.relpath(path, self.folder)
+        except ValueError:
+            return Path(path).as_uri()
+        return urllib.parse.quote(os.fsencode(relative.replace(os.sep, "/")))
 
     def _opus(self, clip: Clip, seconds: float) -> str | None:
         """Encode a sound, base64; None if it does not fit into what room there is now."""
