@@ -58,13 +58,14 @@ def finished(tmp_path_factory):
     """Two steps of it, by the command line, without any extra, over an earlier demo that the user put a file beside."""
     folder = tmp_path_factory.mktemp("demo")
     save_nano(folder / "nano <b>")
-    out, printed = earlier_demo(folder / "demo"), io.StringIO()
+    out, printed, errors = earlier_demo(folder / "demo"), io.StringIO(), io.StringIO()
     options = ["--checkpoint", str(folder / "nano <b>"), "--steps", "2", "--probe-steps", "2", "--device", "cpu"]
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
         patch.chdir(folder)
         for extra in ("matplotlib.figure", "sklearn"):
             patch.setitem(sys.modules, extra, None)
         assert cli.main(["demo", "--out", "demo", *options]) == 0
+    assert "warning" not in errors.getvalue()
     return out, printed.getvalue()
 
 

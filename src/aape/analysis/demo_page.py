@@ -33,7 +33,7 @@ def make_demo_page(
     """
     data = {
         **describe_runs([run]),
-        "title": "Pre-training from scratch",
+        "title": "A short pre-training from scratch, to show the way",
         "heading": "h2",
         "summary": summary,
         "protocol": protocol,

@@ -148,13 +148,14 @@ def _more(items: Sequence[Any], shown: int) -> str:
 
 
 def _collapse_alarms(metrics: Mapping[str, Array]) -> list[str]:
-    """Return in a line what `aape pretrain` would have said of these logs in one go."""
+    """Return in a line what `aape pretrain` would have said of these logs in one go, and whether that passed."""
     over_clips = metrics.get("target_variance_batch", np.zeros(1))
     alarm = CollapseAlarm(clips_per_batch=2 if over_clips[0] else 1)  # of one clip, the variance is 0
     falls: list[str] = []
     for row, step in enumerate(metrics["step"]):
         falls += alarm.check(round(step), {name: values[row] for name, values in metrics.items()}, is_main=False)
-    return [f"{'; '.join(falls)}, {alarm.ADVICE}"] if falls else []
+    ends = [f"{fall} ({metrics[name][-1]:.2g} at the end)" for fall, name in zip(falls, alarm.raised, strict=True)]
+    return [f"{'; '.join(ends)}, {alarm.ADVICE}"] if ends else []
 
 
 def _chart(panel: Chart, runs: Sequence[Run]) -> dict[str, Any] | None:

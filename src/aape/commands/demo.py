@@ -60,12 +60,15 @@ def demo(config: DemoConfig) -> None:
         CheckpointError: there is no such checkpoint.
         ConfigError: the folder holds something that is not an earlier demo.
     """
+    import warnings
+
     from aape.inference import load_model
     from aape.runs.lock import locked
 
     # All that can be refused is refused before an earlier demo makes way.
     device = load_model(config.checkpoint, config.device).device
-    with locked(config.out):
+    with locked(config.out), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*columns that are not used")  # each step has its own of the table's
         _clear(Path(config.out))
         _demo(config, device)
 
