@@ -2,7 +2,7 @@
 
     python experiments/small_data/judge.py tiny runs/mine...
 
-Each encoder is scored beside three untrained ones of its shape and log-mel statistics, with every pool, by the ridge of
+Each encoder is scored beside untrained ones of its shape and log-mel statistics, with every pool, by the ridge of
 experiments/pooling, whose penalty is chosen on the training part. Sets: instruments, drums, letters and effects of
 `--corpus`, and of `--rendered` 1,000 training and 1,000 test clips each of words and rates. Digits and notes are kept
 for the end: no decision goes by them, and `--final` scores them too. Vectors are kept in `--cache`.
@@ -41,7 +41,6 @@ JUDGED, KEPT = ("instruments", "drums", "letters", "effects", "words", "rates"),
 BALANCED = ("effects",)  # sets whose score is the balanced accuracy
 MOST = 1000  # training and test clips of a rendered set
 BATCH = 16
-NUM_UNTRAINED = 3
 ENCODER, UNTRAINED, STATISTICS = "encoder", "untrained", "log-mel statistics"
 LOOP_TO = 3.0
 
@@ -51,6 +50,9 @@ class Scored(NamedTuple):
 
     value: float
     draws: NDArray[np.float64]
+
+
+Scores = dict[tuple[str, str, str], Scored]  # by who, pool and set
 
 
 class Set(NamedTuple):
@@ -139,11 +141,11 @@ def score(each: Set, x: NDArray[np.float32]) -> Scored:
     return Scored(100 * (balanced_accuracy if is_balanced else accuracy)(confusion), 100 * draws)
 
 
-def score_encoder(name: str, sets: Sequence[Set], cache: Path) -> dict[tuple[str, str, str], Scored]:
+def score_encoder(name: str, num_untrained: int, sets: Sequence[Set], cache: Path) -> Scores:
     """Score an encoder, its untrained twins and log-mel statistics: by who, pool and set."""
     trained = load_model(name, device="cpu", precision="float32")
-    models = {ENCODER: trained} | {f"{UNTRAINED} {seed}": random_model(trained, seed) for seed in range(NUM_UNTRAINED)}
-    scores = {}
+    models = {ENCODER: trained} | {f"{UNTRAINED} {seed}": random_model(trained, seed) for seed in range(num_untrained)}
+    scores: Scores = {}
     for each in sets:
         clips = each.labelled.clips
         for who, model in models.items():
@@ -160,9 +162,9 @@ def score_encoder(name: str, sets: Sequence[Set], cache: Path) -> dict[tuple[str
     return scores
 
 
-def untrained(scores: dict[tuple[str, str, str], Scored], kind: str, name: str) -> Scored:
+def untrained(scores: Scores, kind: str, name: str) -> Scored:
     """Return the mean of the untrained encoders."""
-    each = [scores[f"{UNTRAINED} {seed}", kind, name] for seed in range(NUM_UNTRAINED)]
+    each = [scored for (who, *what), scored in scores.items() if who.startswith(UNTRAINED) and what == [kind, name]]
     return Scored(float(np.mean([s.value for s in each])), np.mean([s.draws for s in each], 0))
 
 
@@ -179,7 +181,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
 
 
-def show(name: str, scores: dict[tuple[str, str, str], Scored], names: Sequence[str]) -> list[float]:
+def show(name: str, scores: Scores, names: Sequence[str]) -> list[float]:
     """Print the tables of an encoder; its scores with the pool that is best in the mean of `JUDGED`."""
 
     def cells(values: list[float]) -> list[str]:
@@ -188,14 +190,14 @@ def show(name: str, scores: dict[tuple[str, str, str], Scored], names: Sequence[
     rows = {kind: [scores[ENCODER, kind, each].value for each in names] for kind in POOLS}
     best = max(POOLS, key=lambda kind: np.mean(rows[kind][: len(JUDGED)]))
     lines = [[f"{kind}{', best' * (kind == best)}", *cells(values)] for kind, values in rows.items()]
-    without = {each: untrained(scores, best, each) for each in names}
-    lines.append([f"{best}, untrained", *cells([without[each].value for each in names])])
-    lines.append([STATISTICS, *cells([scores[STATISTICS, "", each].value for each in names])])
+    others = {STATISTICS: [scores[STATISTICS, "", each] for each in names]}
+    if any(who.startswith(UNTRAINED) for who, _, _ in scores):
+        others[UNTRAINED] = [untrained(scores, best, each) for each in names]
+    lines += [[who, *cells([scored.value for scored in row])] for who, row in others.items()]
     table([name, *names, f"mean of {len(JUDGED)}"], lines)
-    chosen = {each: scores[ENCODER, best, each] for each in names}
-    against = [[f"ahead of {STATISTICS}", *(lead(chosen[each], scores[STATISTICS, "", each]) for each in names)],
-               ["ahead of untrained", *(lead(chosen[each], without[each]) for each in names)]]  # fmt: skip
-    table([f"{name}, {best}", *names], against)
+    chosen = [scores[ENCODER, best, each] for each in names]
+    ahead = [[f"ahead of {who}", *map(lead, chosen, row)] for who, row in others.items()]
+    table([f"{name}, {best}", *names], ahead)
     return rows[best]
 
 
@@ -206,13 +208,14 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, default=Path("data"))
     parser.add_argument("--rendered", type=Path, default=Path("data/stems"))
     parser.add_argument("--cache", type=Path, default=Path("runs/judge"))
+    parser.add_argument("--untrained", type=int, default=3, help="random encoders of the same shape beside each")
     parser.add_argument("--final", action="store_true", help="also score the sets that no decision goes by")
     options = parser.parse_args()
     names = JUDGED + KEPT * options.final
     sets = [read(name, options.corpus, options.rendered) for name in names]
     rows = []
     for encoder in options.encoders:
-        scores = score_encoder(encoder, sets, options.cache)
+        scores = score_encoder(encoder, options.untrained, sets, options.cache)
         rows.append(show(encoder, scores, names))
     if len(rows) > 1:
         mean, spread = np.mean(rows, 0), np.std(rows, 0, ddof=1)
