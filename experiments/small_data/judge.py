@@ -34,6 +34,7 @@ from aape.downstream.metrics import accuracy, balanced_accuracy, bootstrap_score
 from aape.downstream.partitions import Partition, split_partition
 from aape.inference import AudioModel, load_model, random_model
 from aape.models.pooling import POOLS, pool
+from aape.pretraining.clip_statistics import modulation_energies
 
 RENDERED = {"words": Protocol(None, "source", resampled=True), "rates": Protocol(None, "source", resampled=True),
             "notes": Protocol(None, "source", resampled=True)}  # fmt: skip
@@ -41,7 +42,7 @@ JUDGED, KEPT = ("instruments", "drums", "letters", "effects", "words", "rates"),
 BALANCED = ("effects",)  # sets whose score is the balanced accuracy
 MOST = 1000  # training and test clips of a rendered set
 BATCH = 16
-ENCODER, UNTRAINED, STATISTICS = "encoder", "untrained", "log-mel statistics"
+ENCODER, UNTRAINED, STATISTICS, MODULATIONS = "encoder", "untrained", "log-mel statistics", "with modulation energies"
 LOOP_TO = 3.0
 
 
@@ -123,9 +124,14 @@ def embed(model: AudioModel, clips: Sequence[Clip]) -> Vectors:
 
 
 def statistics(model: AudioModel, clips: Sequence[Clip]) -> Vectors:
-    """Return the log-mel statistics of every clip, (n, 4F)."""
+    """Return the log-mel statistics of every clip, and behind them its modulation energies (n, 4F + 3F)."""
+    rows = []
     with torch.inference_mode():
-        return np.concatenate([time_statistics(looped(clip, model)).numpy() for clip in clips]), []
+        for clip in clips:
+            mel = looped(clip, model)
+            everything = torch.ones(1, mel.shape[-1], dtype=torch.bool)
+            rows.append(torch.cat([time_statistics(mel), modulation_energies(mel, everything)], 1).numpy())
+    return np.concatenate(rows), []
 
 
 def score(each: Set, x: NDArray[np.float32]) -> Scored:
@@ -142,7 +148,7 @@ def score(each: Set, x: NDArray[np.float32]) -> Scored:
 
 
 def score_encoder(name: str, num_untrained: int, sets: Sequence[Set], cache: Path) -> Scores:
-    """Score an encoder, its untrained twins and log-mel statistics: by who, pool and set."""
+    """Score an encoder, its untrained twins and log-mel statistics, without and with modulations: by who, pool, set."""
     trained = load_model(name, device="cpu", precision="float32")
     models = {ENCODER: trained} | {f"{UNTRAINED} {seed}": random_model(trained, seed) for seed in range(num_untrained)}
     scores: Scores = {}
@@ -156,8 +162,9 @@ def score_encoder(name: str, num_untrained: int, sets: Sequence[Set], cache: Pat
                 vectors = vectors_of(stored[:, None], kind, 0, model.encoder.embed_dim)
                 scores[who, kind, each.name] = score(each, vectors)
         file = cache / f"{each.name}-statistics.npz"  # whatever the front end's mean: features are standardised
-        vectors = compute_once("judge statistics", clips, partial(statistics, trained), file).values
-        scores[STATISTICS, "", each.name] = score(each, vectors)
+        vectors = compute_once("judge statistics and modulations", clips, partial(statistics, trained), file).values
+        scores[STATISTICS, "", each.name] = score(each, vectors[:, : 4 * trained.log_mel.n_mels])
+        scores[MODULATIONS, "", each.name] = score(each, vectors)
         print(f"{name}: {each.name}", file=sys.stderr, flush=True)
     return scores
 
@@ -190,7 +197,7 @@ def show(name: str, scores: Scores, names: Sequence[str]) -> list[float]:
     rows = {kind: [scores[ENCODER, kind, each].value for each in names] for kind in POOLS}
     best = max(POOLS, key=lambda kind: np.mean(rows[kind][: len(JUDGED)]))
     lines = [[f"{kind}{', best' * (kind == best)}", *cells(values)] for kind, values in rows.items()]
-    others = {STATISTICS: [scores[STATISTICS, "", each] for each in names]}
+    others = {who: [scores[who, "", each] for each in names] for who in (STATISTICS, MODULATIONS)}
     if any(who.startswith(UNTRAINED) for who, _, _ in scores):
         others[UNTRAINED] = [untrained(scores, best, each) for each in names]
     lines += [[who, *cells([scored.value for scored in row])] for who, row in others.items()]

@@ -224,7 +224,7 @@ def test_a_probe_on_the_way_scores_and_changes_nothing(corpus, tmp_path):
     recipe = tmp_path / "notes.yaml"
     recipe.write_text(f"data: {corpus / 'notes.csv'}\nsplit: split\nsteps: 20\n")
     assert watch(corpus, tmp_path / "plain") == 0
-    with pytest.warns(UserWarning, match="27 of 27 labelled clips are also pre-trained on"):
+    with pytest.warns(UserWarning, match="51 of 51 labelled clips are also pre-trained on"):
         assert watch(corpus, tmp_path / "watched", "--watch", str(recipe), "--watch-every", "2") == 0
     lines = read_lines(tmp_path / "watched/probes.jsonl")
     assert [line["step"] for line in lines] == [2, 4]

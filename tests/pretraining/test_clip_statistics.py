@@ -1,6 +1,7 @@
 """The statistics of the log-mel as a target: what they are, without padding, and that a run learns them."""
 
 import itertools
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from aape.errors import DataError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.pooling import pool
-from aape.pretraining.clip_statistics import SCALE, ClipStatistics
+from aape.pretraining.clip_statistics import MODULATION_SCALE, RIDGE, SCALE, ClipStatistics, modulation_energies
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 from notes import link_notes, read_lines
 
@@ -44,25 +45,74 @@ def test_statistics_of_the_clip_s_own_frames():
         assert torch.allclose(result[row], by_loops(x[row, :, :length]), atol=1e-12)
 
 
+def test_modulation_energies_are_those_of_a_fourier_sum():
+    """A slip here would teach the vector other rates than the sound has."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 8, 90, generator=generator, dtype=torch.float64)
+    valid = torch.arange(90).expand(2, -1) < torch.tensor([[90], [40]])
+    result = modulation_energies(x, valid).unflatten(1, (2, 12))
+    for row, length in enumerate((90, 40)):
+        for band in range(2):
+            wave = x[row, 4 * band : 4 * band + 4, :length].mean(0).tolist()
+            mean = sum(wave) / length
+            window = [math.sin(math.pi * (t + 0.5) / length) ** 2 for t in range(length)]
+            energies = [[] for _ in range(12)]
+            for k in range(1, 257):  # of 512 points
+                angle = [2 * math.pi * k * t / 512 for t in range(length)]
+                real = sum((v - mean) * w * math.cos(a) for v, w, a in zip(wave, window, angle, strict=True))
+                imaginary = sum((v - mean) * w * math.sin(a) for v, w, a in zip(wave, window, angle, strict=True))
+                for number in range(12):
+                    low, high = 0.5 * 2 ** ((number - 12) / 2), 0.5 * 2 ** ((number - 11) / 2)
+                    if low <= k / 512 < high or (number == 11 and k == 256):
+                        energies[number].append((real**2 + imaginary**2) / sum(w * w for w in window))
+            expected = [math.log(sum(each) / len(each) + 0.03) for each in energies]
+            assert result[row, band].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_modulation_is_in_the_half_octave_of_its_rate():
+    """What a standard patch token folds onto slower changes has to stay apart."""
+    time = torch.arange(300) / 100
+    for number, hertz in enumerate((9.5, 13.5, 19.0, 27.0, 38.0)):
+        x = torch.cos(2 * torch.pi * hertz * time).expand(1, 4, -1)
+        energies = modulation_energies(x, torch.ones(1, 300, dtype=torch.bool))
+        assert energies.argmax().item() == 7 + number
+
+
 def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
     """Otherwise the class token would learn level and tilt only."""
     torch.manual_seed(0)
     x = torch.randn(200, 1, BINS, FRAMES).cumsum(2)
+    tokens = torch.randn(200, 64)
     statistics = ClipStatistics(64, BINS, 16, 10)
     measured = statistics.measure(x)
     expected = by_loops(x[0, 0]) * torch.tensor(SCALE).repeat_interleave(BINS)
-    assert torch.allclose(measured[0].double(), expected, rtol=1e-4)
-    statistics.fit(measured)
+    assert torch.allclose(measured[0, : 4 * BINS].double(), expected, rtol=1e-4)
+    modulations = modulation_energies(x[:1, 0], torch.ones(1, FRAMES, dtype=torch.bool))
+    assert torch.allclose(measured[:1, 4 * BINS :], MODULATION_SCALE * modulations, rtol=1e-4)
+    statistics.fit(measured, tokens)
     targets = (measured - statistics.mean) @ statistics.basis
     assert torch.allclose(torch.cov(targets.T), torch.eye(10), atol=1e-3)
-    tokens = torch.randn(200, 64)
     encoder = SimpleNamespace(forward_features=lambda spectrogram: tokens[:, None])
-    error = (tokens[:, :10] - targets).square().mean()
+    error = (statistics.head(tokens) - targets).square().mean()
     assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
     with pytest.raises(DataError, match="10 crops differ in 9 components only, it needs 10"):
-        statistics.fit(measured[:10])
+        statistics.fit(measured[:10], tokens[:10])
+
+
+def test_the_head_begins_with_the_best_linear_map():
+    """From a random one, thousands of steps would go by before the encoder is taught anything."""
+    torch.manual_seed(0)
+    x, vectors = torch.randn(300, 1, BINS, FRAMES).cumsum(2), 5 + 0.1 * torch.randn(300, 64)
+    statistics = ClipStatistics(64, BINS, 16, 3)
+    statistics.fit(statistics.measure(x), vectors)
+    targets = (statistics.measure(x) - statistics.mean) @ statistics.basis
+    centred = (vectors - vectors.mean(0)).double()
+    gram = centred.T @ centred
+    penalty = RIDGE * gram.trace() / 300 * torch.eye(64, dtype=torch.float64)
+    weight = torch.linalg.solve(gram + penalty, centred.T @ targets.double())
+    assert torch.allclose(statistics.head(vectors).double(), centred @ weight, atol=1e-4)
 
 
 def test_they_are_read_off_the_vector_that_users_take():
@@ -71,7 +121,7 @@ def test_they_are_read_off_the_vector_that_users_take():
     x = torch.randn(3, 1, BINS, FRAMES)
     encoder = AudioEncoder(encoder_config("nano", num_frames=FRAMES))
     statistics = ClipStatistics(64, BINS, 16, 2, "frequency_std")
-    statistics.fit(statistics.measure(torch.randn(50, 1, BINS, FRAMES)))
+    statistics.fit(*statistics.example(encoder, torch.randn(50, 1, BINS, FRAMES), None))
     torch.nn.init.normal_(statistics.head.weight)
     targets = (statistics.measure(x) - statistics.mean) @ statistics.basis
     vectors = pool(encoder(x), "frequency_std", 8)
@@ -109,7 +159,7 @@ def test_a_prefix_is_as_a_clip_of_that_length():
     valid[0, :, 1:] = False  # neither counts its padding
     encoder = AudioEncoder(encoder_config("nano", num_frames=FRAMES))
     statistics = ClipStatistics(64, BINS, 16, 8)
-    statistics.fit(statistics.measure(torch.randn(50, 1, BINS, FRAMES)))
+    statistics.fit(*statistics.example(encoder, torch.randn(50, 1, BINS, FRAMES), None))
     prefix = statistics(encoder, x, valid.flatten(1), prefix=2)
     alone = statistics(encoder, x[..., :32], valid[..., :2].flatten(1))
     assert prefix.item() == pytest.approx(alone.item(), rel=1e-6)

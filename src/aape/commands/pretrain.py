@@ -33,8 +33,8 @@ MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every"
 # The fields of each section that are options; the others keep their defaults
 ENCODER_OPTIONS = ("embed_dim", "depth", "num_heads", "n_mels", "patch_size", "stem", "adaptive", "phase",
                    "kernel_size", "stride", "mask_context", "decay_start")  # fmt: skip
-LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "min_prefix", "reduction", "target",
-                "target_norm")  # fmt: skip
+LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "statistics_components", "min_prefix",
+                "reduction", "target", "target_norm")  # fmt: skip
 OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile")
 
 
@@ -188,9 +188,10 @@ class Pretraining:
         )
         if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
             num_crops = min(MAX_CROPS_TO_FIT, max(len(clips), CROPS_PER_COMPONENT * config.loss.statistics_components))
-            crops = (self.draws[draw] for draw in range(num_crops))
+            crops = map(self.draws.__getitem__, range(num_crops))
             inputs = (self.spectrograms(crop["waveform"][-1:], [crop["num_samples"]]) for crop in crops)
-            self.clip_statistics.fit(torch.cat([self.clip_statistics.measure(*each).cpu() for each in inputs]))
+            examples = [self.clip_statistics.example(self.method.student.to(self.device), *each) for each in inputs]
+            self.clip_statistics.fit(*map(torch.cat, zip(*examples, strict=True)))
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
         self.loop.resume(checkpoint)
@@ -214,13 +215,12 @@ class Pretraining:
         return load_steps(self.draws, order, workers=config.workers, pin_memory=self.device.type == "cuda")
 
     def forward(self, step: int, batch: dict[str, Any]) -> StepPart:
-        """Batch to loss: waveforms to log-mels, student against teacher, and the statistics of the clip."""
+        """Batch to loss: waveforms to log-mels, one or one each for student and teacher, and the clip's statistics."""
         from aape.pretraining.draws import draw_prefix
         from aape.runs.loop import StepPart
 
         self.bad.note(batch["bad"])
         options = self.config.loss
-        # One sound (B, samples) for teacher and student, or one for each
         pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in batch["waveform"].unbind(1)]
         (clean, in_clip), (spectrogram, _) = pairs[0], pairs[-1]
         valid = in_clip if options.ignore_padding else None
