@@ -221,7 +221,9 @@ class Pretraining:
 
         self.bad.note(batch["bad"])
         options = self.config.loss
-        pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in batch["waveform"].unbind(1)]
+        # One sound (B, samples) for teacher and student, or one for each
+        waveforms = batch["waveform"].to(self.device, non_blocking=True).unbind(1)
+        pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in waveforms]
         (clean, in_clip), (spectrogram, _) = pairs[0], pairs[-1]
         valid = in_clip if options.ignore_padding else None
         visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))

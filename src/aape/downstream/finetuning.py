@@ -304,10 +304,10 @@ class Training:
         self.classifier.train()
         uniforms = None
         if self.classifier.num_branches:
-            uniforms = torch.stack([draws.uniforms[slot] for slot in slots]).to(inputs.device)
+            uniforms = torch.stack([draws.uniforms[slot] for slot in slots]).to(inputs.device, non_blocking=True)
         logits = self.classifier(inputs, uniforms)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # float64 stays
-        target = torch.from_numpy(np.stack([targets[slot] for slot in slots])).to(logits)
+        target = torch.from_numpy(np.stack([targets[slot] for slot in slots])).to(logits, non_blocking=True)
         is_binary = self.labelled.is_multi_label or self.settings.mixup
         loss = (F.binary_cross_entropy_with_logits if is_binary else F.cross_entropy)(logits, target)
         names = [self.labelled.clips[draws.clips[slot]].name for slot in slots]

@@ -128,7 +128,7 @@ class Spectrograms:
             return
         for step in steps:
             kept = [index for index in batches[step].tolist() if index in self._kept]
-            yield [(index, self._kept[index].to(self.device)) for index in kept]
+            yield [(index, self._kept[index].to(self.device, non_blocking=True)) for index in kept]
 
     def _read(
         self, batches: Batches, steps: Iterable[int], note: Callable[[list[tuple[str, str]]], None]
@@ -152,7 +152,7 @@ class Spectrograms:
             by_length.setdefault(len(wave), []).append((index, wave))
         done: dict[int, Tensor] = {}
         for same in by_length.values():
-            batch = torch.from_numpy(np.stack([wave for _, wave in same])).to(self.device)
+            batch = torch.from_numpy(np.stack([wave for _, wave in same])).to(self.device, non_blocking=True)
             with torch.no_grad():
                 done.update(zip((index for index, _ in same), self.log_mel(batch)[:, 0], strict=True))
         return [(index, done[index]) for index, _ in waves]

@@ -29,7 +29,7 @@ def high_pass(x: Tensor, *, patch_size: int = 16, taps: int = 63) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         rows = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(-1, x.shape[-1])
-        kernel = torch.tensor(_impulse_response(patch_size, taps), dtype=rows.dtype, device=x.device)
+        kernel = torch.tensor(_impulse_response(patch_size, taps), dtype=rows.dtype).to(x.device, non_blocking=True)
         if use_reference.is_on:
             filtered = high_pass_reference(rows, kernel)
         elif exportable.is_on or x.shape[-1] < taps:

@@ -119,7 +119,8 @@ class ClipStatistics(nn.Module):
             frames = valid[:, :num_time].repeat_interleave(self.patch_size, 1)
         values = time_statistics(spectrogram[:, 0], frames).unflatten(-1, (4, -1))
         modulations = MODULATION_SCALE * modulation_energies(spectrogram[:, 0], frames)
-        return torch.cat([(values * values.new_tensor(SCALE)[:, None]).flatten(1), modulations], 1)
+        scale = torch.tensor(SCALE, dtype=values.dtype).to(values.device, non_blocking=True)
+        return torch.cat([(values * scale[:, None]).flatten(1), modulations], 1)
 
     @torch.no_grad()
     def example(self, encoder: AudioEncoder, spectrogram: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:

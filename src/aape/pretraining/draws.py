@@ -185,13 +185,15 @@ def crop_spectrograms(
     else:
         spectrogram = waveform.new_zeros(len(waveform), 1, log_mel.n_mels, num_frames)
         for length in lengths:  # one length at a time: what is reflected at the end is the clip itself
-            rows = [i for i, n in enumerate(num_samples) if n == length]
+            rows = torch.tensor([i for i, n in enumerate(num_samples) if n == length])
+            rows = rows.to(waveform.device, non_blocking=True)
             frames = log_mel(waveform[rows, :length])[..., :num_frames]
             spectrogram[rows, ..., : frames.shape[-1]] = frames.to(spectrogram.dtype)
     valid_frames = 1 + torch.tensor(num_samples) // log_mel.hop_length  # (B,)
     valid = torch.arange(0, num_frames, patch_size) < valid_frames[:, None]  # (B, Nt)
     num_freq = log_mel.n_mels // patch_size
-    return spectrogram, valid[:, None].expand(-1, num_freq, -1).flatten(1).to(waveform.device)
+    valid = valid[:, None].expand(-1, num_freq, -1).flatten(1)
+    return spectrogram, valid.to(waveform.device, non_blocking=True)
 
 
 def _seed(*parts: int) -> int:

@@ -35,7 +35,9 @@ class Flags:
         Returns:
             1.0 or 0.0 (), on the device: whether the step is left out, as one of any rank is not finite.
         """
-        flags = torch.stack([is_nonfinite.reshape(()).float(), torch.tensor(float(is_stop), device=self.device)])
+        # Filled on the device: copying a number there would wait for all that is queued
+        stop = torch.full((), float(is_stop), device=self.device)
+        flags = torch.stack([is_nonfinite.reshape(()).float(), stop])
         if self.num_ranks > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         host, event = flags, None

@@ -80,7 +80,8 @@ def follow(average: nn.Module, source: nn.Module, decay: float, is_skipped: Tens
     """Set average = decay * average + (1 - decay) * source; `is_skipped`, 1.0 on the device (), leaves it as it is."""
     averaged, sources = list[Tensor](average.parameters()), list[Tensor](source.parameters())
     share = (1 - decay) * (1 - is_skipped.double())
-    torch._foreach_lerp_(averaged, sources, [share.to(parameter.dtype) for parameter in averaged])
+    shares = {dtype: share.to(dtype) for dtype in {parameter.dtype for parameter in averaged}}
+    torch._foreach_lerp_(averaged, sources, [shares[parameter.dtype] for parameter in averaged])
 
 
 class WeightAverage:
