@@ -117,9 +117,9 @@ def windows_beside_plain(folder: Path, minutes: int, turns: int) -> dict[str, An
     return {"minutes": minutes, "seconds": medians, "hop_1_over_twice": over}
 
 
-def from_decoded_sound(turns: int, num_clips: int = 4096, batch: int = 64) -> dict[str, Any]:
-    """Time clips of 6 s that lie in memory, through `base` in its device's precision; and the share of its peak."""
-    model, compiled = build("base"), build("base").compile()
+def from_decoded_sound(turns: int, size: str = "base", num_clips: int = 4096, batch: int = 64) -> dict[str, Any]:
+    """Time clips of 6 s that lie in memory, through a model in its device's precision; and the share of its peak."""
+    model, compiled = build(size), build(size).compile()
     clip = noise(6)
 
     def embed(model: AudioModel) -> None:
@@ -148,14 +148,15 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=TURNS, help="turns per measurement; the median is reported")
     parser.add_argument("--files", type=int, default=200, help="files that are embedded")
     parser.add_argument("--minutes", type=int, default=60, help="length of the recording that is cut into windows")
+    parser.add_argument("--rehearse", action="store_true", help="what a GPU measures, at the smallest sizes")
     parser.add_argument("--dry", action="store_true", help="print the results and write nothing")
     options = parser.parse_args()
     results: dict[str, Any] = {"turns": options.turns}
-    if DEVICE == "cuda":
-        results |= from_decoded_sound(options.turns)
+    if DEVICE == "cuda" or options.rehearse:
+        results |= from_decoded_sound(options.turns, *(("nano", 4, 2) if options.rehearse else ()))
         print(results)
         if not options.dry:
-            write("embedding_gpu", results)
+            write(f"embedding_{'gpu' if DEVICE == 'cuda' else 'cpu'}", results)
         return
     clips = read_inputs(options.folder)[0][: options.files]
     results["files_beside_parts"] = files_beside_parts(clips, options.turns)

@@ -29,7 +29,7 @@ from aape.models.encoder import AudioEncoder
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.draws import ClipDraws, StepBatches, collate
 from aape.pretraining.teacher_student import TeacherStudent
-from measuring import TURNS, write
+from measuring import TURNS, where_time_goes, write
 from stem_speed import BFLOAT16_PEAK, DEVICE, FORMULAS, attention_operations, sblu_operations
 
 PAPER_CLIPS = 600_000 * 32
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=6, help="of the loader, in each turn")
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument("--name", default="pretraining", help="of the file of results")
     options = parser.parse_args()
     seconds, clips = options.seconds, read_manifest(options.data)
 
@@ -148,20 +149,22 @@ def main() -> None:
 
             return median_of(some, 3 if workers else 2)
 
+        name = f"{options.name}_{'gpu' if DEVICE == 'cuda' else 'cpu'}"
+        results |= _steps(run, options.turns)
+        write(name, results)
         results["decode_clips_per_second"] = median_of(decode, options.turns)
         results["loader_clips_per_second"] = {str(workers): load(workers) for workers in options.workers}
         results["first_batch_seconds"] = first_batches(clips, options.clips, options.turns)
         print({key: value for key, value in results.items() if "second" in key}, flush=True)
-        results |= _steps(run, options.turns)
     if DEVICE == "cuda":
         peak = next((peak for name, peak in BFLOAT16_PEAK.items() if name in torch.cuda.get_device_name()), None)
         rate = results["step_clips_per_second"]
         results["share_of_peak"] = peak and rate * results["operations_per_clip"] / peak
         results["hours_for_the_papers_schedule"] = PAPER_CLIPS / rate / 3600 if options.model == "base" else None
-    write(f"pretraining_{'gpu' if DEVICE == 'cuda' else 'cpu'}", results)
+    write(name, results)
 
 
-def _steps(run: Pretraining, turns: int) -> dict[str, float]:
+def _steps(run: Pretraining, turns: int) -> dict[str, Any]:
     """Time the bare step, and the loop's with guards and logs, turn by turn."""
     loop, batch = run.loop, next(next(run.batches()))
     parameters = [parameter for parameter in run.method.parameters() if parameter.requires_grad]
@@ -198,6 +201,7 @@ def _steps(run: Pretraining, turns: int) -> dict[str, float]:
         "guarded_step_seconds": medians["guarded"],
         "guards_over_bare": medians["guarded"] / medians["bare"],
         "step_clips_per_second": len(batch["clip"]) / medians["guarded"],
+        "where": where_time_goes(bare),
     }
 
 

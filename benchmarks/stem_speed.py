@@ -2,8 +2,9 @@
 
     python benchmarks/stem_speed.py [--turns 7] [--clips 2] [--views 16]
 
-Writes results/stem_cpu.json, or results/stem_gpu.json where there is a CUDA device (there with the paper's model too,
-32 clips of 16 views, in bfloat16).
+Writes results/stem_cpu.json, or results/stem_gpu.json where there is a CUDA device: there with the paper's model too,
+32 and 64 clips of 16 views in bfloat16, where its time goes, and a step of fine-tuning. --compiled measures the paper's
+step through torch.compile instead, into stem_compiled_*.json. --rehearse does the GPU's part at the smallest sizes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from aape.downstream.finetuning import Classifier
 from aape.layers.aape import AaPE
 from aape.models.config import PredictorConfig, encoder_config
 from aape.models.encoder import AudioEncoder
@@ -23,7 +25,7 @@ from aape.ops import mix_norm_decimate, use_reference
 from aape.pretraining.config import LossConfig, MaskingConfig
 from aape.pretraining.masking import inverse_block_mask
 from aape.pretraining.teacher_student import TeacherStudent
-from measuring import TURNS, time_in_turns, write
+from measuring import TURNS, peak_gigabytes, time_in_turns, where_time_goes, write
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEMS = ("patch", "aape")
@@ -68,7 +70,7 @@ def encoders(size: str, clips: int, turns: int) -> dict[str, Any]:
         return {"size": size, "clips": clips, "operations": flops, "seconds": time_in_turns(forms, turns)}
 
 
-def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
+def steps(size: str, clips: int, views: int, turns: int, *, is_compiled: bool = False) -> dict[str, Any]:
     """Time one pre-training step, teacher, student, predictor, losses and backward, with either stem."""
     spectrogram = torch.randn(clips, 1, 128, 608, device=DEVICE)
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +79,7 @@ def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
     visible = torch.stack(masks).view(clips, views, 60)
     hidden = torch.ones(clips, views, 304).scatter(-1, visible, 0).nonzero()[:, 2].view(clips, views, -1)
     visible, queries = visible.to(DEVICE), hidden[..., :183].to(DEVICE)
-    forms = {}
+    forms, flops = {}, {}
     for stem in STEMS:
         torch.manual_seed(0)
         encoder = AudioEncoder(encoder_config(size, stem=stem))
@@ -89,15 +91,44 @@ def steps(size: str, clips: int, views: int, turns: int) -> dict[str, Any]:
                 loss = method(spectrogram, visible, queries)["loss"]
             loss.backward()
 
-        forms[stem] = step
-    flops = {stem: operations(form) for stem, form in forms.items()}
+        forms[stem], flops[stem] = step, operations(step)
+        if is_compiled:
+            method.compile(fullgraph=True, dynamic=False)
     row = {"size": size, "clips": clips, "views": views, "operations": flops, "seconds": time_in_turns(forms, turns)}
-    if DEVICE == "cuda":
-        peak = next((peak for name, peak in BFLOAT16_PEAK.items() if name in torch.cuda.get_device_name()), None)
-        row["clips_per_second"] = {stem: clips / row["seconds"][stem] for stem in STEMS}
-        row["share_of_peak"] = peak and {stem: flops[stem] / row["seconds"][stem] / peak for stem in STEMS}
-        row["peak_gigabytes"] = torch.cuda.max_memory_allocated() / 1e9
-    return row
+    return row | on_gpu(forms, row, clips)
+
+
+def on_gpu(forms: dict[str, Any], row: dict[str, Any], clips: int) -> dict[str, Any]:
+    """Return clips a second, share of peak, memory, and where the time goes."""
+    seconds, name = row["seconds"], torch.cuda.get_device_name() if DEVICE == "cuda" else ""
+    peak = next((peak for key, peak in BFLOAT16_PEAK.items() if key in name), None)
+    return {
+        "aape_over_patch": seconds["aape"] / seconds["patch"],
+        "clips_per_second": {stem: clips / seconds[stem] for stem in STEMS},
+        "share_of_peak": peak and {stem: row["operations"][stem] / seconds[stem] / peak for stem in STEMS},
+        "peak_gigabytes": {stem: peak_gigabytes(form) for stem, form in forms.items()},  # with both models in memory
+        "where": {stem: where_time_goes(form) for stem, form in forms.items()},
+    }
+
+
+def finetuning(size: str, clips: int, turns: int) -> dict[str, Any]:
+    """Time one step of fine-tuning on clips of ten seconds, forward and backward, with either stem."""
+    spectrogram = torch.randn(clips, 1, 128, 1008, device=DEVICE)
+    target, uniforms = torch.rand(clips, 50, device=DEVICE), torch.rand(clips, 24, device=DEVICE)
+    forms, flops = {}, {}
+    for stem in STEMS:
+        torch.manual_seed(0)
+        model = Classifier(AudioEncoder(encoder_config(size, stem=stem)), 50, drop_path=0.1).to(DEVICE)
+
+        def step(model: Classifier = model) -> None:
+            model.zero_grad()
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"):
+                logits = model(spectrogram, uniforms)
+            torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), target).backward()
+
+        forms[stem], flops[stem] = step, operations(step)
+    row = {"size": size, "clips": clips, "operations": flops, "seconds": time_in_turns(forms, turns)}
+    return row | on_gpu(forms, row, clips)
 
 
 def fold(clips: int, turns: int) -> dict[str, Any]:
@@ -131,15 +162,32 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=TURNS, help="turns per measurement; the median is reported")
     parser.add_argument("--clips", type=int, default=2, help="clips of a pre-training step")
     parser.add_argument("--views", type=int, default=16, help="views of each")
+    parser.add_argument("--compiled", action="store_true", help="the step of pre-training through torch.compile")
+    parser.add_argument("--rehearse", action="store_true", help="what a GPU measures, at the smallest sizes")
     options = parser.parse_args()
-    results: dict[str, Any] = {"turns": options.turns, "fold": [fold(clips, options.turns) for clips in (1, 8)]}
-    print("fold done", flush=True)
-    results["encoders"] = [encoders(*which, options.turns) for which in (("tiny", 4), ("base", 1))]
-    print("encoders done", flush=True)
-    results["steps"] = [steps("tiny", options.clips, options.views, options.turns)]
-    if DEVICE == "cuda":
-        results["steps"].append(steps("base", 32, 16, options.turns))
-    write(f"stem_{'gpu' if DEVICE == 'cuda' else 'cpu'}", results)
+    is_rehearsed, turns = options.rehearse, 1 if options.rehearse else options.turns
+    results: dict[str, Any] = {"turns": turns}
+    device = "gpu" if DEVICE == "cuda" else "cpu"
+    large = [("nano", 1, 2)] if is_rehearsed else [("base", 32, 16), ("base", 64, 16)] if DEVICE == "cuda" else []
+    if options.compiled:
+        results["steps"] = [steps(*which, turns, is_compiled=True) for which in large[:1]]
+        write(f"stem_compiled_{device}", results)
+        return
+    results["steps"] = []
+    for which in large:
+        results["steps"].append(steps(*which, turns))
+        write(f"stem_{device}", results)
+    if large:
+        results["finetuning"] = [finetuning(large[0][0], 1 if is_rehearsed else 48, turns)]
+        write(f"stem_{device}", results)
+    small = ("nano", 1, 2) if is_rehearsed else ("tiny", options.clips, options.views)
+    results["steps"].insert(0, steps(*small, turns))
+    write(f"stem_{device}", results)
+    whole = [("nano", 1)] if is_rehearsed else [("tiny", 4), ("base", 1)]
+    results["encoders"] = [encoders(*which, turns) for which in whole]
+    write(f"stem_{device}", results)
+    results["fold"] = [fold(clips, turns) for clips in ((1,) if is_rehearsed else (1, 8))]
+    write(f"stem_{device}", results)
 
 
 if __name__ == "__main__":
