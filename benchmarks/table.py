@@ -24,15 +24,25 @@ def main() -> None:
     sections = (
         ("operator", "The operator", operator),
         ("stem", "The stem", stem),
+        ("stem_compiled", "The compiled step", stem),
         ("pretraining", "Pre-training", pretraining),
+        ("pretraining_tiny", "Pre-training `tiny`", pretraining),
         ("inference", "Inference", inference),
         ("embedding", "Embedding many files", embedding),
     )
     for device in ("cpu", "gpu"):
         for name, title, section in sections:
+            if device == "cpu" and name in ("stem_compiled", "pretraining_tiny"):  # of a GPU alone
+                continue
             lines += ["", f"## {title} on a {device.upper()}", ""]
             result = results.get(f"{name}_{device}")
-            lines += ["Not run."] if result is None else [where(result), *section(result)]
+            if result is None:
+                lines.append("Not run.")
+                continue
+            try:
+                lines += [where(result), *section(result)]
+            except KeyError as missing:  # a stage that ran out of time has written what it had
+                lines.append(f"Not finished: no {missing}.")
     (HERE / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -67,7 +77,7 @@ def operator(result: dict[str, Any]) -> list[str]:
         peaks = [f"{memory[name][key]:.2f}" if name in memory else "not run" for key in NAMES]
         lines.append(row_of(name, [f"{error:.1e}", *peaks]))
     lines += ["", "The sparse form, 60 visible patches of 304 in every view, milliseconds:", ""]
-    heads = list(result["views"][0]["seconds"])
+    heads = list(result["views"][0]["seconds"]) if result["views"] else []
     lines += [row_of("clips x views", ["floor", *heads]), row_of("---", ["---:"] * (len(heads) + 1))]
     for row in result["views"]:
         floor = f"{1e3 * row['floor_seconds']:.3f}" if "floor_seconds" in row else "not run"
@@ -81,19 +91,23 @@ def stem(result: dict[str, Any]) -> list[str]:
     lines = ["", "Milliseconds with either stem, and AaPE's over the standard stem's:", ""]
     heads = ["standard", "AaPE", "ratio of times", "ratio of operations"]
     lines += [row_of("what", heads), row_of("---", ["---:"] * len(heads))]
-    titled = [(f"{row['size']}, forward, {count(row['clips'], 'clip')}", row) for row in result["encoders"]]
+    titled = [(f"{row['size']}, forward, {count(row['clips'], 'clip')}", row) for row in result.get("encoders", [])]
     titled += [(f"{row['size']}, step, {row['clips']} x {row['views']} views", row) for row in result["steps"]]
+    tuned = result.get("finetuning", [])
+    titled += [(f"{row['size']}, fine-tuning, {count(row['clips'], 'clip')}", row) for row in tuned]
     for title, row in titled:
         seconds, flops = row["seconds"], row["operations"]
         times = [f"{1e3 * seconds[name]:.1f}" for name in ("patch", "aape")]
         ratios = [f"{values['aape'] / values['patch']:.3f}" for values in (seconds, flops)]
         lines.append(row_of(title, [*times, *ratios]))
-    for row in result["steps"]:
-        if "clips_per_second" in row:
+    for title, row in titled:
+        if (row.get("peak_gigabytes") or {}).get("aape"):
             share = (row["share_of_peak"] or {}).get("aape")
             shown = "share of peak unknown" if share is None else f"{100 * share:.0f} % of peak"
-            rate, memory = row["clips_per_second"]["aape"], row["peak_gigabytes"]
-            lines += ["", f"{row['size']}, AaPE: {rate:.0f} clips a second, {shown}, {memory:.1f} GB."]
+            rate, memory = row["clips_per_second"]["aape"], row["peak_gigabytes"]["aape"]
+            lines += ["", f"{title}, AaPE: {rate:.0f} clips a second, {shown}, {memory:.1f} GB."]
+    if "fold" not in result:
+        return lines
     lines += ["", "The fold (C, GroupNorm, depthwise convolution as one map), ViT-B stem, milliseconds:", ""]
     lines += [row_of("clips", ["folded", "plain", "folded + backward", "plain + backward", "largest difference"])]
     lines += [row_of("---", ["---:"] * 5)]
