@@ -221,12 +221,10 @@ class Pretraining:
 
         self.bad.note(batch["bad"])
         options = self.config.loss
-        # One sound (B, samples) for teacher and student, or one for each
-        waveforms = batch["waveform"].to(self.device, non_blocking=True).unbind(1)
-        pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in waveforms]
+        x, visible, queries = (batch[k].to(self.device, non_blocking=True) for k in ("waveform", "visible", "queries"))
+        pairs = [self.spectrograms(waveform, batch["num_samples"]) for waveform in x.unbind(1)]
         (clean, in_clip), (spectrogram, _) = pairs[0], pairs[-1]
         valid = in_clip if options.ignore_padding else None
-        visible, queries = (batch[name].to(self.device, non_blocking=True) for name in ("visible", "queries"))
         outputs = self.method(spectrogram, visible, queries, valid, clean)
         if self.clip_statistics is not None:
             num_time = self.method.student.stem.grid_size[1]
