@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from aape.ops import sblu_magnitude_at, use_reference
+from aape.ops import sblu_magnitude_at, sblu_torch, use_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
@@ -44,3 +45,14 @@ def test_views_on_this_device_are_those_of_the_definition(phase, kernel_size, ba
         expected = values_and_gradients(lambda *x, **more: sblu_magnitude_at(*x, **more), wide, **options)
     for result, exact in zip(results, expected, strict=True):
         assert (result.cpu().double() - exact).norm() < 1e-5 * exact.norm()
+
+
+def test_the_form_without_a_compiler_can_be_counted():
+    """FlopCounterMode keeps autograd from recording inside an operator, and a count would end in an error."""
+    u, patch_index, decay, frequency = (x.flatten(0, 1) for x in inputs())
+    arguments = (u, decay.flatten(0, 1), frequency.flatten(0, 1), patch_index.flatten(), 16, 63, 1, "bilateral")
+    grad = torch.ones(patch_index.numel(), 16, u.shape[-1])
+    expected = sblu_torch.backward(grad, *arguments)
+    with FlopCounterMode(display=False):
+        results = sblu_torch.backward(grad, *arguments)
+    assert all(torch.equal(*pair) for pair in zip(results, expected, strict=True))

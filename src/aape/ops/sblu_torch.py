@@ -37,16 +37,14 @@ def backward(
     grad_m = grad.to(x.dtype).movedim(1, 0).flatten(1)  # (Q, L)
     grad_x, grad_a, grad_w = torch.empty_like(x), torch.empty_like(a), torch.empty_like(w)
     for some in _chunks(x.shape[1]):
-        with torch.enable_grad():
-            leaves = a[some].detach().requires_grad_(), w[some].detach().requires_grad_()
-            g = _gain(*leaves)
+        g, gain_a, gain_w = _gain_and_gradients(a[some], w[some])
         sums = _sums(x[:, some], a[some], w[some], patch_size, phase, order=1)
         s, minus_ds_da, ds_dw = (values[::stride] for values in sums)
         modulus = s.abs()
-        grad_s = torch.where(modulus == 0, 0, grad_m[:, some] * g.detach() * s / modulus)  # the subgradient 0 at 0
-        through_gain = torch.autograd.grad(g, leaves, (grad_m[:, some] * modulus).sum(0))
-        grad_a[some] = through_gain[0] - (grad_s.conj() * minus_ds_da).real.sum(0)
-        grad_w[some] = through_gain[1] + (grad_s.conj() * ds_dw).real.sum(0)
+        grad_s = torch.where(modulus == 0, 0, grad_m[:, some] * g * s / modulus)  # the subgradient 0 at 0
+        grad_g = (grad_m[:, some] * modulus).sum(0)
+        grad_a[some] = grad_g * gain_a - (grad_s.conj() * minus_ds_da).real.sum(0)
+        grad_w[some] = grad_g * gain_w + (grad_s.conj() * ds_dw).real.sum(0)
         spread = grad_s.new_zeros(patch_size, grad_s.shape[1])
         spread[::stride] = grad_s
         grad_x[:, some] = _adjoint(spread, a[some], w[some], radius, phase)
@@ -58,6 +56,15 @@ def _gain(decay: Tensor, frequency: Tensor) -> Tensor:
     """Compute g = |2 sinh(lambda / 2) / lambda|, lambda = a + jw (Eq. 4), free of cancellation."""
     numerator = torch.sinh(decay / 2).square() + torch.sin(frequency / 2).square()
     return 2 * torch.sqrt(numerator / (decay.square() + frequency.square()))
+
+
+def _gain_and_gradients(decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return g, dg/da and dg/dw; written out, since autograd cannot record below a mode such as FlopCounterMode."""
+    g, square = _gain(decay, frequency), decay.square() + frequency.square()
+    numerator = torch.sinh(decay / 2).square() + torch.sin(frequency / 2).square()
+    gain_a = torch.sinh(decay) / (4 * numerator) - decay / square  # d log g / da
+    gain_w = torch.sin(frequency) / (4 * numerator) - frequency / square
+    return g, g * gain_a, g * gain_w
 
 
 def _sums(x: Tensor, a: Tensor, w: Tensor, patch: int, phase: str, order: int) -> tuple[Tensor, ...]:
