@@ -42,7 +42,12 @@ JUDGED, KEPT = ("instruments", "drums", "letters", "effects", "words", "rates"),
 BALANCED = ("effects",)  # sets whose score is the balanced accuracy
 MOST = 1000  # training and test clips of a rendered set
 BATCH = 16
-ENCODER, UNTRAINED, STATISTICS, MODULATIONS = "encoder", "untrained", "log-mel statistics", "with modulation energies"
+ENCODER, UNTRAINED, STATISTICS, MODULATIONS = (
+    "encoder",
+    "untrained",
+    "log-mel statistics",
+    "statistics with modulations",
+)
 LOOP_TO = 3.0
 
 
