@@ -37,7 +37,7 @@ tests() {
     local marks=(-m gpu)
     local files=(tests/ops/test_sblu_triton.py tests/ops/test_sblu_dispatch.py tests/commands/test_pretrain_gpu.py)
     [ -z "$rehearse" ] || marks=(-m "not gpu" -k "float32-1e-05-63-1-16-16-bilateral or host_wait or eager-63-bilateral")
-    [ -n "$rehearse" ] || marks+=(-n 8) # the compiler runs on the CPU
+    [ -n "$rehearse" ] || ! $python -c "import xdist" 2>/dev/null || marks+=(-n 8) # the compiler runs on the CPU
     TRITON_INTERPRET=${rehearse:+1} $python -m pytest "${marks[@]}" -o filterwarnings= -p no:cacheprovider "${files[@]}"
 }
 operator() { TRITON_INTERPRET=${rehearse:+1} $python benchmarks/operator_speed.py $rehearse; }
