@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,8 @@ def test_check_finds_lossy_copies_and_no_other_note(tmp_path, kind, subtype, rat
     """A test set is often what a training corpus holds as MP3; notes of one instrument and pitch are no copies."""
     for folder in ("test", "train"):
         (tmp_path / folder).mkdir()
-    for index, note in enumerate(NOTES):
+    # Programs 44 and 49 play recordings of 48, which are rightly found
+    for index, note in enumerate(note for note in NOTES if not re.search("program04[49]", note.name)):
         if index % 2:
             soundfile.write(tmp_path / f"test/{index}.wav", read_audio(note), RATE)
         if index % 2 == 0 or index < 12:
