@@ -1,0 +1,51 @@
+"""One table of several corpora: what it lists is what they hold, long sounds in parts that leave nothing out."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from aape import cli
+from aape.data.clips import load_clip
+from aape.data.manifest import read_manifest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments/small_data/mixture.py"
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three sounds of 1, 5.9 and 10 s, as packed shards."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "sounds").mkdir()
+    for name, seconds in (("a", 1), ("b", 5.9), ("c", 10)):
+        soundfile.write(tmp_path / f"sounds/{name}.wav", rng.uniform(-0.5, 0.5, int(16000 * seconds)), 16000)
+    cli.main(["data", "pack", "--data", str(tmp_path / "sounds"), "--out", str(tmp_path / "packed"), "--workers", "0"])
+    return tmp_path
+
+
+def test_long_sounds_become_parts_that_leave_nothing_out(corpus):
+    (corpus / "lists").mkdir()
+    done = run(corpus / "packed/clips.csv", "--out", corpus / "lists/mixture.csv")
+    assert done.stdout.startswith("5 rows")
+    assert not done.stderr
+    packed = read_manifest(corpus / "packed/clips.csv")
+    clips = read_manifest(corpus / "lists/mixture.csv")
+    assert [Path(clip.file).name for clip in clips] == [Path(packed[i].name).name for i in (0, 1, 2, 2, 2)]
+    whole = load_clip(packed[2])
+    assert np.array_equal(np.concatenate([load_clip(clip) for clip in clips[2:]]), whole)
+    assert np.array_equal(load_clip(clips[1]), load_clip(packed[1]))
+
+
+def test_what_is_not_in_shards_is_refused_in_one_line(corpus):
+    done = run(corpus / "sounds", "--out", corpus / "mixture.csv")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "aape data pack" in done.stderr
+    assert not (corpus / "mixture.csv").exists()
