@@ -13,12 +13,12 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pretrained
 from numpy.typing import NDArray
-from pairs import Difference, over_seeds, over_sources
+from pairs import Difference, middle, over_seeds, source_draws
 from plan import LONGER, LONGER_STEMS, LONGER_TASK, SEEDS, TASKS, rates_to_try
 from stems import STEMS
 
@@ -47,6 +47,39 @@ COMPARISONS = (
     ("adaptive kernels", "bilateral", "fixed"),
 )
 Scores = NDArray[np.float64]
+
+
+class Claim(NamedTuple):
+    """What the plan says that a claim goes by.
+
+    Supported: every pair is, and so on for refuted, where one will do. A pair is judged by the number of tasks, two
+    against none, or in the mean of the tasks, where no task may say the opposite.
+    """
+
+    text: str
+    pairs: tuple[tuple[str, str], ...]  # the stem that it says is ahead, and the one behind
+    measure: str = "100 %"
+    by_mean: bool = False
+
+
+CONTROLS = ("standard-norm", "gelu", "gelu-wide", "filters")
+LONG_PAIRS = (("analytic", "bilateral"), ("analytic-long", "bilateral-long"))
+# Of the measures that should be small, the pairs are turned round
+CLAIMS = (
+    Claim("The stem helps", (("bilateral", "standard"),)),
+    Claim("It helps for what it measures", tuple(("bilateral", control) for control in CONTROLS)),
+    Claim("It needs fewer samples", (("bilateral", "standard-norm"),), "25 %"),
+    Claim("It steadies training", (("standard-norm", "bilateral"),), "spike", by_mean=True),
+    Claim("It is stabler under shifts", (("standard-norm", "bilateral"),), "distance", by_mean=True),
+    Claim("The analytic phase is better", LONG_PAIRS, by_mean=True),
+    Claim(
+        "Long windows that average are the better start",
+        (("bilateral-long", "bilateral"), ("analytic-long", "analytic")),
+        by_mean=True,
+    ),
+    Claim("The kernels should adapt", (("bilateral", "fixed"),), by_mean=True),
+    Claim("The high-pass helps", (("bilateral", "all-pass"), ("bilateral-long", "all-pass-long")), by_mean=True),
+)
 
 
 def collect(runs: Path, data: Path) -> dict[str, Any]:
@@ -139,14 +172,13 @@ class Task:
         if len(by_seed) < 2:
             return None
         values = np.array(list(by_seed.values()))
-        sources = None
-        if measure == "100 %":
-            counts = [
-                np.subtract(self.stems[ahead][seed]["correct_by_source"], self.stems[behind][seed]["correct_by_source"])
-                for seed in by_seed
-            ]
-            sources = over_sources(np.mean(counts, axis=0), self.clips)
+        sources = middle(self.source_draws(ahead, behind, list(by_seed))) if measure == "100 %" else None
         return Difference(float(values.mean()), over_seeds(values), sources)
+
+    def source_draws(self, ahead: str, behind: str, seeds: Sequence[str], generator: int = 0) -> Scores:
+        """Return bootstrap samples over test sources of the difference of the last accuracies."""
+        first, second = ([self.stems[stem][seed]["correct_by_source"] for seed in seeds] for stem in (ahead, behind))
+        return source_draws(np.mean(np.subtract(first, second), 0), self.clips, generator)
 
 
 MEASURES = {
@@ -159,13 +191,16 @@ MEASURES = {
 
 
 def pooled(tasks: Sequence[Task], measure: str, ahead: str, behind: str) -> Difference | None:
-    """Return the difference of the mean over tasks, of the seeds that all tasks have."""
+    """Return the difference of the mean over tasks, of the seeds that all tasks have; intervals as for a task."""
     by_task = [task.paired(measure, ahead, behind) for task in tasks]
     seeds = [seed for seed in by_task[0] if all(seed in part for part in by_task)]
     if len(seeds) < 2:
         return None
     values = np.array([np.mean([part[seed] for part in by_task]) for seed in seeds])
-    return Difference(float(values.mean()), over_seeds(values))
+    sources = None
+    if measure == "100 %":  # tasks have sources of their own, which are drawn apart
+        sources = middle(np.mean([task.source_draws(ahead, behind, seeds, i) for i, task in enumerate(tasks)], 0))
+    return Difference(float(values.mean()), over_seeds(values), sources)
 
 
 def per_cent(values: Mapping[str, float]) -> str:
@@ -179,6 +214,12 @@ def per_cent(values: Mapping[str, float]) -> str:
 def interval(pair: tuple[float, float], scale: float = 100) -> str:
     """Return an interval in words."""
     return f"{scale * pair[0]:+.1f} to {scale * pair[1]:+.1f}"
+
+
+def described(difference: Difference, scale: float = 100) -> str:
+    """Return a difference with its intervals, over seeds (in brackets) and over sources [likewise]."""
+    sources = f" [{interval(difference.sources, scale)}]" if difference.sources else ""
+    return f"{scale * difference.mean:+.1f} ({interval(difference.seeds, scale)}){sources}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -212,12 +253,48 @@ def comparison_table(tasks: Sequence[Task], measure: str, scale: float = 100) ->
             if difference is None:
                 row.append("not run")
                 continue
-            cell = f"{scale * difference.mean:+.1f} ({interval(difference.seeds, scale)})"
-            if difference.sources:
-                cell += f" [{interval(difference.sources, scale)}]"
+            cell = described(difference, scale)
             row.append(f"{cell} {difference.verdict()}" if is_accuracy else cell)
         rows.append(row)
     return table(["claim", "difference", *(task.name for task in tasks), "mean of the tasks"], rows)
+
+
+def verdict_of_pair(tasks: Sequence[Task], claim: Claim, ahead: str, behind: str) -> str:
+    """Return "supported", "refuted", "undecided" or "not run" for one pair of a claim."""
+    found = [task.difference(claim.measure, ahead, behind) for task in tasks]
+    mean = pooled(tasks, claim.measure, ahead, behind)
+    if mean is None or None in found:
+        return "not run"
+    verdicts = [difference.verdict() for difference in found if difference is not None]
+    for verdict, opposite in (("supported", "refuted"), ("refuted", "supported")):
+        holds = mean.verdict() == verdict if claim.by_mean else verdicts.count(verdict) >= 2
+        # Of gradients and vectors it is the mean alone
+        if holds and (claim.measure not in SHARES or opposite not in verdicts):
+            return verdict
+    return "undecided"
+
+
+def verdict_of(tasks: Sequence[Task], claim: Claim) -> str:
+    """Return the verdict of a claim: the weakest of its pairs, and refuted where one of them is."""
+    verdicts = {verdict_of_pair(tasks, claim, ahead, behind) for ahead, behind in claim.pairs}
+    for verdict in ("not run", "refuted", "undecided"):
+        if verdict in verdicts:
+            return verdict
+    return "supported"
+
+
+def claims_table(tasks: Sequence[Task]) -> str:
+    """Return the verdict of every claim, with the differences in the mean of the tasks."""
+    rows = []
+    for claim in CLAIMS:
+        cells = []
+        for ahead, behind in claim.pairs:
+            difference = pooled(tasks, claim.measure, ahead, behind)
+            if difference is not None:
+                scale = 1 if claim.measure == "spike" else 100
+                cells.append(f"{ahead} - {behind}: {described(difference, scale)}")
+        rows.append([claim.text, claim.measure, "; ".join(cells), verdict_of(tasks, claim)])
+    return table(["claim", "measure", "difference, mean of the tasks (over seeds) [over sources]", "verdict"], rows)
 
 
 def stem_table(tasks: Sequence[Task], measures: Mapping[str, tuple[str, float]]) -> str:
@@ -237,7 +314,7 @@ def stem_table(tasks: Sequence[Task], measures: Mapping[str, tuple[str, float]])
 def report(results: Mapping[str, Any]) -> str:
     """Return all tables."""
     tasks = [Task(name, entry) for name, entry in results["tasks"].items()]
-    parts = [accuracy_table(task) for task in tasks]
+    parts = [claims_table(tasks), *(accuracy_table(task) for task in tasks)]
     parts += [comparison_table(tasks, share) for share in ("100 %", "25 %")]
     parts.append(stem_table(tasks, {"loss": ("last loss", 1), "spike": ("log spike", 1)}))
     parts.append(stem_table(tasks, {"distance": ("distance, %", 100), "drop": ("drop, points", 100)}))

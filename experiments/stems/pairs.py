@@ -38,8 +38,8 @@ def over_seeds(differences: Values) -> tuple[float, float]:
     return float(differences.mean() - reach), float(differences.mean() + reach)
 
 
-def over_sources(differences: Values, counts: Values, seed: int = 0) -> tuple[float, float]:
-    """Return the interval of a difference of accuracies by a bootstrap over sources, the seeds as they are.
+def source_draws(differences: Values, counts: Values, seed: int = 0) -> Values:
+    """Return bootstrap samples of a difference of accuracies, of the sources that are drawn, the seeds as they are.
 
     Args:
         differences: by how many more clips of a source one stem is right, on average over seeds (sources,).
@@ -47,5 +47,11 @@ def over_sources(differences: Values, counts: Values, seed: int = 0) -> tuple[fl
         seed: of the resampling.
     """
     drawn = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    low, high = np.quantile(drawn @ differences / (drawn @ counts), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    draws: Values = drawn @ differences / (drawn @ counts)
+    return draws
+
+
+def middle(draws: Values) -> tuple[float, float]:
+    """Return the interval of bootstrap samples."""
+    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)

@@ -207,7 +207,8 @@ def test_intervals_are_those_of_the_textbook():
     for _ in range(4000):
         drawn = generator.integers(6, size=6)
         means.append(differences[drawn].sum() / counts[drawn].sum())
-    assert pairs.over_sources(differences, counts) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+    interval = pairs.middle(pairs.source_draws(differences, counts))
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,7 @@ def test_tables_say_what_the_runs_gave(tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("| AaPE over the standard stem |"))
     assert "+10.0 (+10.0 to +10.0) [+10.0 to +10.0] supported" in line
     assert "not run" in next(line for line in text.splitlines() if line.startswith("| adaptive kernels |"))
+    assert "| The kernels should adapt | 100 % |  | not run |" in text
     assert "| standard | 0.001 | 3 | 10.2 ± 0.2 | 25.5 ± 0.5 | 25.5 ± 0.5 | 51.0 ± 1.0 |" in text
     line = next(line for line in text.splitlines() if line.startswith("| standard stem |"))
     assert line.endswith("42.0 (40.0, 44.0) | not run | not run | -9.0 (-21.7 to +3.7) | undecided |")
@@ -286,3 +288,23 @@ def test_a_stem_that_is_behind_refutes():
         line for line in analyse.report(made_up(-2)).splitlines() if line.startswith("| AaPE over the standard stem |")
     )
     assert "-4.0 (-4.0 to -4.0) [-4.0 to -4.0] refuted" in line
+
+
+@pytest.mark.parametrize(
+    ("by_task", "of_tasks", "of_mean"),
+    [((5, 5, 0), "supported", "supported"), ((5, 5, -2), "undecided", "undecided"),
+     ((5, 0, 0), "undecided", "supported"), ((-5, -5, 0), "refuted", "refuted"), ((0, 0, 0), "undecided", "undecided")],
+)  # fmt: skip
+def test_a_claim_has_the_verdict_of_the_plan(by_task, of_tasks, of_mean):
+    """Two tasks against none, or the mean of the tasks where none says the opposite; of several pairs the weakest."""
+    tasks = [analyse.Task(str(i), made_up(gain)["tasks"]["words"]) for i, gain in enumerate(by_task)]
+    pair = ("bilateral", "standard")
+    assert analyse.verdict_of(tasks, analyse.Claim("", (pair,))) == of_tasks
+    assert analyse.verdict_of(tasks, analyse.Claim("", (pair,), by_mean=True)) == of_mean
+
+
+def test_a_claim_on_several_pairs_is_as_weak_as_the_weakest():
+    tasks = [analyse.Task(str(i), made_up(5)["tasks"]["words"]) for i in range(3)]
+    pairs_of = (("bilateral", "standard"), ("standard", "bilateral"), ("bilateral", "fixed"))
+    verdicts = [analyse.verdict_of(tasks, analyse.Claim("", pairs_of[:n])) for n in (1, 2, 3)]
+    assert verdicts == ["supported", "refuted", "not run"]
