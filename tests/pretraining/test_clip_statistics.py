@@ -93,7 +93,7 @@ def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
     targets = (measured - statistics.mean) @ statistics.basis
     assert torch.allclose(torch.cov(targets.T), torch.eye(10), atol=1e-3)
     encoder = SimpleNamespace(forward_features=lambda spectrogram: tokens[:, None])
-    error = (statistics.head(tokens) - targets).square().mean()
+    error = (statistics.predict(tokens) - targets).square().mean()
     assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
@@ -112,7 +112,7 @@ def test_the_head_begins_with_the_best_linear_map():
     gram = centred.T @ centred
     penalty = RIDGE * gram.trace() / 300 * torch.eye(64, dtype=torch.float64)
     weight = torch.linalg.solve(gram + penalty, centred.T @ targets.double())
-    assert torch.allclose(statistics.head(vectors).double(), centred @ weight, atol=1e-4)
+    assert torch.allclose(statistics.predict(vectors).double(), centred @ weight, atol=1e-4)
 
 
 def test_they_are_read_off_the_vector_that_users_take():
@@ -125,7 +125,9 @@ def test_they_are_read_off_the_vector_that_users_take():
     torch.nn.init.normal_(statistics.head.weight)
     targets = (statistics.measure(x) - statistics.mean) @ statistics.basis
     vectors = pool(encoder(x), "frequency_std", 8)
-    assert statistics(encoder, x).item() == pytest.approx((statistics.head(vectors) - targets).square().mean().item())
+    assert statistics(encoder, x).item() == pytest.approx(
+        (statistics.predict(vectors) - targets).square().mean().item()
+    )
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ class ClipStatistics(nn.Module):
 
     mean: Tensor
     basis: Tensor
+    centre: Tensor
 
     def __init__(self, embed_dim: int, n_mels: int, patch_size: int, num_components: int, vector: Pool = "cls") -> None:
         super().__init__()
@@ -72,6 +73,8 @@ class ClipStatistics(nn.Module):
             raise ValueError(f"statistics_components must be 1 to {most}, got {num_components}")
         self.patch_size, self.num_freq, self.vector = patch_size, n_mels // patch_size, vector
         self.head = nn.Linear(width, num_components)
+        self.scale = width / embed_dim  # an optimiser's step then moves what is predicted as if there were D inputs
+        self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("mean", torch.zeros(NUM_STATISTICS * n_mels))
         self.register_buffer("basis", torch.zeros(NUM_STATISTICS * n_mels, num_components))
 
@@ -105,8 +108,9 @@ class ClipStatistics(nn.Module):
         ridge = RIDGE * kernel.diagonal().mean().clamp(min=1e-12) * torch.eye(len(kernel), dtype=kernel.dtype)
         weight = torch.linalg.solve(kernel + ridge, target).T @ centred  # (K, E)
         with torch.no_grad():
-            self.head.weight.copy_(weight)
-            self.head.bias.copy_(-(weight @ vectors.double().mean(0)))
+            self.head.weight.copy_(weight * self.scale)
+            self.head.bias.zero_()
+            self.centre.copy_(vectors.double().mean(0))
 
     def measure(self, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return mean, spread, maximum, spread of the difference over time, `modulation_energies`; all scaled (B, 7F).
@@ -131,6 +135,11 @@ class ClipStatistics(nn.Module):
         """Return what the statistics are read off, (B, E), of (B, 1, F, T)."""
         return pool(encoder.forward_features(spectrogram), self.vector, self.num_freq)
 
+    def predict(self, vectors: Tensor) -> Tensor:
+        """Return the components that vectors (B, E) tell of (B, K)."""
+        predicted: Tensor = self.head((vectors.to(self.head.weight.dtype) - self.centre) / self.scale)
+        return predicted
+
     def forward(
         self, encoder: AudioEncoder, spectrogram: Tensor, valid: Tensor | None = None, prefix: int | None = None
     ) -> Tensor:
@@ -149,4 +158,4 @@ class ClipStatistics(nn.Module):
         vectors = self.vectors(encoder, spectrogram)
         with torch.autocast(spectrogram.device.type, enabled=False):  # in half precision the error would be of no use
             target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
-            return (self.head(vectors.to(self.head.weight.dtype)) - target).square().mean()
+            return (self.predict(vectors) - target).square().mean()
