@@ -1,8 +1,11 @@
-"""Music without labels: what programs and drum kits of General MIDI play in four seconds, and FluidSynth playing it."""
+"""Music without labels: what programs and drum kits of General MIDI play in four seconds, and FluidSynth playing it.
+
+Phrases, or single hits and notes until they have died away.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,10 @@ ARPEGGIO = (0, 2, 4, 7, 4, 2)  # steps of the scale
 STILL = Modulation(0, 0, 0)
 MOST_DRAWS = 5
 
+DRUM_SHARE = 0.7  # of the hits
+FAINT = 50.0  # dB below its peak, what is left of a hit that has died away
+HIT_SECONDS = (0.1, 1.5)  # shortest and longest
+
 
 class Part(NamedTuple):
     """What one program or kit plays; times in ms from the start of the clip."""
@@ -61,6 +68,16 @@ def draw(rng: Generator) -> tuple[Part, ...]:
         kit = KITS[rng.integers(len(KITS))]
         parts.append(Part(DRUMS, kit, int(rng.integers(50, 128)), _draw_hits(rng, beat, start)))
     return tuple(part for part in parts if part.notes) or draw(rng)
+
+
+def draw_hit(rng: Generator) -> tuple[Part, ...]:
+    """Draw a drum that is hit once, or a program that plays a short note."""
+    key, velocity = int(rng.integers(*DRUM_KEYS)), int(rng.integers(25, 128))
+    if rng.random() < DRUM_SHARE:
+        return (Part(DRUMS, KITS[rng.integers(len(KITS))], 100, (Note(0, 100, key, velocity),)),)
+    part = _draw_part(rng, 0, 1000.0, 0, 0, tuple(range(12)))
+    end = int(rng.integers(50, 1000))
+    return (part._replace(notes=(part.notes[0]._replace(onset=0, end=end),)),) if part.notes else draw_hit(rng)
 
 
 def _draw_part(rng: Generator, channel: int, beat: float, start: int, root: int, scale: tuple[int, ...]) -> Part:
@@ -146,11 +163,13 @@ def slot(parts: Sequence[Part]) -> Events:
     return sorted(events, key=lambda event: event[0])
 
 
-def render(rngs: Sequence[Generator], font: Path) -> list[tuple[Wave, str]]:
-    """Draw and play a phrase for each generator, in one go; what is silent is drawn anew.
+def render(
+    rngs: Sequence[Generator], font: Path, draw: Callable[[Generator], tuple[Part, ...]] = draw
+) -> list[tuple[Wave, str]]:
+    """Draw and play a phrase, or what else `draw` gives, for each generator, in one go; what is silent is drawn anew.
 
     Returns:
-        Waves at 16 kHz, and names of font, programs and kit.
+        Waves of 4 s at 16 kHz, and names of font, programs and kit.
     """
     drawn: dict[int, tuple[Part, ...]] = {}
     waves: dict[int, Wave] = {}
@@ -164,6 +183,21 @@ def render(rngs: Sequence[Generator], font: Path) -> list[tuple[Wave, str]]:
         played = engines.synthesise(score, len(missing), font, SLOT)
         waves |= {number: wave for number, wave in zip(missing, played, strict=True) if wave.any()}
     raise AapeError(f"{font}: silence instead of programs {_names(drawn[missing[0]])}: is it a soundfont?")
+
+
+def render_hits(rngs: Sequence[Generator], font: Path) -> list[tuple[Wave, str]]:
+    """Draw and play a hit for each generator, as `render`; of 0.1 to 1.5 s, from its onset until it has died away."""
+    return [(_trimmed(wave), name) for wave, name in render(rngs, font, draw_hit)]
+
+
+def _trimmed(wave: Wave) -> Wave:
+    """Cut silence on both sides, and fade the last 10 ms."""
+    loud = np.flatnonzero(np.abs(wave) > np.abs(wave).max() * 10 ** (-FAINT / 20))
+    first, rate = loud[0], engines.SAMPLE_RATE
+    length = int(np.clip(loud[-1] + 1 - first, HIT_SECONDS[0] * rate, HIT_SECONDS[1] * rate))
+    cut = wave[first : first + length].copy()
+    cut[-rate // 100 :] *= np.linspace(1, 0, len(cut[-rate // 100 :]))
+    return cut
 
 
 def _names(parts: Sequence[Part]) -> str:

@@ -1,4 +1,4 @@
-"""Render sound without labels for `aape pretrain`: music, speech and textures, as much as wanted.
+"""Render sound without labels for `aape pretrain`: music, speech, textures and short sounds, as much as wanted.
 
     python experiments/small_data/render.py --out data/rendered
     aape pretrain --data data/rendered/clips.csv ...
@@ -44,7 +44,7 @@ from aape.runs.lock import locked
 from aape.runs.progress import progress_bar
 from aape.runs.signals import Stopped, ended_by_signals
 
-CLIPS = {"phrases": 8000, "speech": 8000, "textures": 4000}
+CLIPS = {"phrases": 8000, "speech": 8000, "textures": 4000, "hits": 4000, "words": 4000}
 SHARD, BLOCK = 500, 50  # clips
 PEAK = (-30, -1)  # dB of full scale
 NOISY_SHARE = 0.5
@@ -81,14 +81,16 @@ class Folder:
         self.clips: dict[str, int] = {kind: getattr(options, kind) for kind in CLIPS}
         self.renders: dict[str, Render] = {"textures": textures.render}
         self.made: dict[str, Any] = {"seed": self.seed}
-        if self.clips["phrases"]:
+        if self.clips["phrases"] or self.clips["hits"]:
             font = engines.find_font(FONT, options.soundfont)
             self.made |= {"fluidsynth": engines.version("fluidsynth"), FONT: engines.sha256_of(font)}
             self.renders["phrases"] = lambda rngs: phrases.render(rngs, font)
-        if self.clips["speech"]:
+            self.renders["hits"] = lambda rngs: phrases.render_hits(rngs, font)
+        if self.clips["speech"] or self.clips["words"]:
             self.made["espeak-ng"] = engines.version("espeak-ng")
             languages = speech.languages()
             self.renders["speech"] = lambda rngs: speech.render(rngs, languages)
+            self.renders["words"] = lambda rngs: speech.render_words(rngs, languages)
 
     def render(self) -> None:
         """Render what is not there, and list it."""
@@ -160,7 +162,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         if getattr(options, name) < 0:
             parser.error(f"--{name} must be 0 or more")
     if not any(getattr(options, kind) for kind in CLIPS):
-        parser.error("--phrases, --speech or --textures must be 1 or more")
+        parser.error(f"one of {', '.join(f'--{kind}' for kind in CLIPS)} must be 1 or more")
     return options
 
 

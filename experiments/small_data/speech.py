@@ -1,4 +1,4 @@
-"""Speech without labels: sentences that mean nothing, in all languages of eSpeak NG."""
+"""Speech without labels: sentences that mean nothing, and single words, in all languages of eSpeak NG."""
 
 # ruff: noqa: RUF001, SIM905
 
@@ -19,7 +19,7 @@ VARIANTS = VOICES["train"] + tuple(
     "AnxiousAndy Demonic RicishayMax UniRobot adam announcer benjamin caleb croak david edward edward2 iven2 iven3 "
     "iven4 klatt klatt2 klatt3 klatt4 klatt5 klatt6 whisper".split()
 )
-SHORTEST, LONGEST = 2.0, 5.0  # s
+SECONDS, WORD_SECONDS = (2.0, 5.0), (0.1, 2.0)  # shortest and longest
 MOST_DRAWS, DRAWS_OF_A_VOICE = 40, 8
 
 LATIN = ("a e i o u", "b d f g h k l m n p r s t v w y z ch sh st tr pl")
@@ -146,24 +146,31 @@ def render(rngs: Sequence[Generator], known: Sequence[str]) -> list[tuple[Wave, 
     Returns:
         Waves of 2 to 5 s at 16 kHz, and names of language and variant.
     """
-    return [_sentence(rng, known) for rng in rngs]
+    return [_say(rng, known, is_sentence=True) for rng in rngs]
 
 
-def _sentence(rng: Generator, known: Sequence[str]) -> tuple[Wave, str]:
-    """Say sentences, each with more words, until one is long enough; what is too long is cut, and faded in 10 ms."""
+def render_words(rngs: Sequence[Generator], known: Sequence[str]) -> list[tuple[Wave, str]]:
+    """Say a word, a number, a letter or syllables for each generator, as `render`; of 0.1 to 2 s, nothing around it."""
+    return [_say(rng, known, is_sentence=False) for rng in rngs]
+
+
+def _say(rng: Generator, known: Sequence[str], *, is_sentence: bool) -> tuple[Wave, str]:
+    """Say sentences, each with more words, or words until one is long enough; what is too long is faded in 10 ms."""
     speed, pitch = int(rng.integers(110, 261)), int(rng.integers(100))
-    before, after = (int(rng.uniform(0, 0.3) * SAMPLE_RATE) for _ in range(2))
-    count, longest = int(rng.integers(2, 9)), int(LONGEST * SAMPLE_RATE) - before - after
+    before, after = (int(rng.uniform(0, 0.3 * is_sentence) * SAMPLE_RATE) for _ in range(2))
+    count, (shortest, longest) = int(rng.integers(2, 9)), SECONDS if is_sentence else WORD_SECONDS
+    longest = int(longest * SAMPLE_RATE) - before - after
     for number in range(MOST_DRAWS):
         if number % DRAWS_OF_A_VOICE == 0:  # some languages say nothing of numbers
             language = known[rng.integers(len(known))]
             voice = f"{language}+{VARIANTS[rng.integers(len(VARIANTS))]}"
-        text = draw_text(rng, language.rpartition("/")[2], count)
+        name = language.rpartition("/")[2]
+        text = draw_text(rng, name, count) if is_sentence else draw_word(rng, name)
         try:
             wave = engines.say(voice, text, speed, pitch)
         except engines.CrashError:  # as version 1.51 does at numbers in Greenlandic
             continue
-        if len(wave) >= SHORTEST * SAMPLE_RATE:
+        if len(wave) >= shortest * SAMPLE_RATE:
             break
         count += 2
     else:

@@ -58,6 +58,7 @@ def rows_of(path):
 def test_no_program_of_a_test_is_played():
     """Else scores on held-out programs would be of programs that the encoder was trained on."""
     drawn = [part for rng in rngs("phrases", range(3000)) for part in phrases.draw(rng)]
+    drawn += [part for rng in rngs("hits", range(3000)) for part in phrases.draw_hit(rng)]
     programs = {part.program for part in drawn if part.channel != phrases.DRUMS}
     assert programs == set(range(128)) - phrases.HELD_OUT
     assert all(phrases.PROGRAMS)  # of every family something
@@ -154,6 +155,8 @@ def test_a_clip_depends_on_its_seed_and_index_alone(font):
         "phrases": lambda chosen: phrases.render(chosen, font),
         "speech": lambda chosen: speech.render(chosen, ["gmw/de", "inc/hi", "sit/cmn"]),
         "textures": textures.render,
+        "hits": lambda chosen: phrases.render_hits(chosen, font),
+        "words": lambda chosen: speech.render_words(chosen, ["gmw/de", "inc/hi", "sit/cmn"]),
     }
     for kind, make in kinds.items():
         whole, part = (list(render.render_block(0, kind, indices, make)) for indices in (range(8), range(5, 8)))
@@ -192,9 +195,23 @@ def test_levels_and_lengths(font):
     assert {seconds for _, seconds, _ in found} == {4.0}
     found = list(render.render_block(0, "speech", range(6), lambda chosen: speech.render(chosen, ["roa/es", "ko"])))
     assert all(2 <= seconds <= 5 for _, seconds, _ in found)
+    found = list(render.render_block(0, "hits", range(30), lambda chosen: phrases.render_hits(chosen, font)))
+    assert all(0.1 <= seconds <= 1.5 for _, seconds, _ in found)
+    found = list(render.render_block(0, "words", range(6), lambda chosen: speech.render_words(chosen, ["roa/es"])))
+    assert all(0.1 <= seconds <= 2 for _, seconds, _ in found)
     for (wave, _), rng in zip(textures.render(rngs("textures", range(40))), rngs("textures", range(40)), strict=True):
         assert 3 * 16000 <= len(wave) <= 4 * 16000
         assert np.abs(sounds.quantised(wave, rng.uniform(*render.PEAK))).max() < 32767
+
+
+def test_a_hit_begins_at_once_and_ends_softly():
+    """Silence before it would be part of every repetition, and a cut would click."""
+    decaying = np.exp(-np.arange(60000) / 9000) * np.sin(np.arange(60000))
+    wave = phrases._trimmed(np.concatenate([np.zeros(700), decaying]))
+    assert abs(wave[0]) > 0
+    assert len(wave) == 24000
+    assert abs(wave[-1]) < 1e-9
+    assert len(phrases._trimmed(np.concatenate([np.zeros(700), decaying[:400], np.zeros(5000)]))) == 1600
 
 
 @pytest.fixture
@@ -214,7 +231,7 @@ def contents(folder):
 
 
 def test_aape_reads_the_folder(font, tmp_path):
-    assert render.main(options(tmp_path, phrases=3, speech=3, textures=10)) == 0
+    assert render.main(options(tmp_path, phrases=3, speech=3, textures=6, hits=2, words=2)) == 0
     clips, rows = read_manifest(tmp_path / "clips.csv"), rows_of(tmp_path / "clips.csv")
     assert len(clips) == 16
     for clip, row in zip(clips, rows, strict=True):
@@ -260,9 +277,9 @@ def test_a_folder_is_of_one_seed(folder, capsys):
     assert line == f"render.py: error: {folder} has clips of seed 0, not 1: choose another --out"
 
 
-@pytest.mark.parametrize("kind", ["phrases", "speech"])
+@pytest.mark.parametrize("kind", ["phrases", "speech", "hits", "words"])
 def test_a_missing_engine_is_one_line(tmp_path, capsys, monkeypatch, kind, request):
-    if kind == "phrases":
+    if kind in ("phrases", "hits"):
         request.getfixturevalue("font")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert render.main(options(tmp_path / "out", **{kind: 4})) == 2
