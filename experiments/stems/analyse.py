@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import plan
 import pretrained
 from numpy.typing import NDArray
 from pairs import Difference, middle, over_seeds, source_draws
@@ -25,7 +26,7 @@ from stems import STEMS
 from aape.runs.files import write_json
 
 FOLDER = Path(__file__).resolve().parent
-RESULTS = FOLDER / "results.json"
+RESULTS = "results.json"
 SHARES = ("10 %", "25 %", "50 %", "100 %")
 CURVE_POINTS = 40
 # For each claim: name, the stem that it says is ahead, and the one behind
@@ -356,14 +357,20 @@ def draw(results: Mapping[str, Any], folder: Path) -> None:
 def main() -> None:
     """Read the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/stems"))
+    parser.add_argument("--runs", type=Path)
     parser.add_argument("--data", type=Path, default=Path("data/stems"))
     parser.add_argument("--figures", action="store_true", help="only draw, from results.json")
+    parser.add_argument("--large", action="store_true", help="runs of run_queue.py --large, into the folder `large`")
     options = parser.parse_args()
+    folder = FOLDER
+    if options.large:
+        plan.enlarge()
+        folder = FOLDER / "large"
+        folder.mkdir(exist_ok=True)
     if not options.figures:
-        write_json(RESULTS, collect(options.runs, options.data))
-    results = json.loads(RESULTS.read_text())
-    draw(results, FOLDER)
+        write_json(folder / RESULTS, collect(options.runs or plan.RUNS, options.data))
+    results = json.loads((folder / RESULTS).read_text())
+    draw(results, folder)
     print(report(results))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from stems import STEMS
+from stems import ENCODERS, STEMS
 
 from aape.commands.table import Entry
 
@@ -30,6 +30,13 @@ LONGER_STEMS = ("standard", "standard-norm", "gelu-wide", "filters", "bilateral"
 PRETRAINING_SEEDS = range(3)
 TWINS = ("aape", "standard")  # of trial 3
 GRID = "experiments/stems"
+SIZE = "small"
+
+
+def enlarge() -> None:
+    """Plan the same runs for a GPU, in a folder of their own: larger encoders, four times the steps."""
+    global RUNS, SIZE, STEPS, SELECTION_STEPS
+    RUNS, SIZE, STEPS, SELECTION_STEPS = Path("runs/stems-large"), "large", 4 * STEPS, 4 * SELECTION_STEPS
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class Job:
 def supervised(task: str, stem: str, seed: int, rate: float, steps: int, out: Path, *more: str) -> Job:
     """Return a training of supervised.py."""
     options = {"task": task, "stem": stem, "seed": seed, "learning-rate": f"{rate:g}", "steps": steps, "out": out}
+    if SIZE != "small":
+        options["size"] = SIZE
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return Job((str(FOLDER / "supervised.py"), *words, *more), out)
 
@@ -143,10 +152,14 @@ def pretraining() -> Iterator[Job]:
             yield job
             return
     grid = yaml.safe_load((FOLDER / "grid.yaml").read_text())
+    larger = ""
+    if SIZE != "small":
+        encoder = " ".join(f"--encoder.{key} {value}" for key, value in ENCODERS[SIZE].items())
+        larger = f"--steps {4 * grid['pretrain']['steps']} {encoder}"
     for name in grid["encoders"]:
         for seed in PRETRAINING_SEEDS:
             out = RUNS / "pretraining" / f"{name}-{seed}"
-            job = aape(f"pretrain --config {GRID}/{name} --seed {seed} --out {out}")
+            job = aape(f"pretrain --config {GRID}/{name} --seed {seed} --out {out} {larger}")
             yield job
             if job.is_done():
                 for task in probes(name, grid["tasks"]):

@@ -1,6 +1,6 @@
 """Work through all runs of the experiment, two at a time, one thread each; started again, it goes on where it stopped.
 
-    nice -n 19 python experiments/stems/run_queue.py [--workers 2] [--stages select supervised ...] [--list]
+    nice -n 19 python experiments/stems/run_queue.py [--workers 2] [--stages select supervised ...] [--large] [--list]
 
 SIGTERM or Ctrl-C stops the runs after a checkpoint. A run that fails is named, and the others go on; `--list` prints
 what is left to do, as far as it is known: learning rates are chosen on the way.
@@ -103,9 +103,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--large", action="store_true", help="for a GPU: larger encoders, four times the steps")
     parser.add_argument("--list", action="store_true", help="print what is left to do")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.large:
+        plan.enlarge()
     if options.list:
         for job in Queue(options.stages).left():
             print(shlex.join(job.arguments))

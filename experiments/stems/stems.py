@@ -22,7 +22,10 @@ from aape.ops import high_pass, mix_norm_decimate, sblu_magnitude_at
 NUM_FRAMES = 112  # of a clip: 1.12 s, 7 patches
 LONG = 0.02  # nepers per frame that long windows start above the least decay
 CONTEXT = 2 * 31 + 31  # frames that a token of AaPE sees on either side of its own: high-pass, window
-ENCODER = {"embed_dim": 96, "depth": 3, "num_heads": 3, "num_frames": NUM_FRAMES}  # else as nano
+ENCODERS = {  # else as nano
+    "small": {"embed_dim": 96, "depth": 3, "num_heads": 3},
+    "large": {"embed_dim": 384, "depth": 6, "num_heads": 6},
+}
 
 
 class NormPatchEmbed(PatchEmbed):

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stems import ENCODER, NUM_FRAMES, STEMS
+from stems import ENCODERS, NUM_FRAMES, STEMS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,6 +60,7 @@ class Run:
     out: str
     steps: int = 2000
     batch: int = 32
+    size: str = "small"
     select: bool = False
     data: str = "data/stems"
     precision: str = "auto"
@@ -102,7 +103,7 @@ class Training:
         self.statistics = json.loads((folder / "stats.json").read_text())
         self.accelerator = start_ranks(run.device)
         self.device = self.accelerator.device
-        self.classifier = build_classifier(run.stem, run.seed, self.train.num_classes).to(self.device)
+        self.classifier = build_classifier(run.stem, run.seed, self.train.num_classes, run.size).to(self.device)
         self.draws = Draws(np.arange(len(self.train.classes)), batch=run.batch, seed=run.seed)
         self.scores: dict[str, dict[str, float]] = {}  # by step and part, accuracy
         self.loop = Loop(
@@ -188,9 +189,9 @@ class Training:
         return result
 
 
-def build_classifier(stem: str, seed: int, num_classes: int) -> Classifier:
+def build_classifier(stem: str, seed: int, num_classes: int, size: str = "small") -> Classifier:
     """Build encoder and head; of one seed, all weights but those of the stem are the same whatever the stem."""
-    config = encoder_config("nano", **ENCODER, stem="patch")
+    config = encoder_config("nano", **ENCODERS[size], num_frames=NUM_FRAMES, stem="patch")
     torch.manual_seed(seed)
     classifier = Classifier(AudioEncoder(config), num_classes)
     torch.manual_seed(seed)
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.add_argument(name, action="store_true")
         else:
             required = field.name in ("task", "stem", "seed", "learning_rate", "out")
-            choices = STEMS if field.name == "stem" else None
+            choices = {"stem": STEMS, "size": ENCODERS}.get(field.name)
             parser.add_argument(
                 name, type=types[str(field.type)], choices=choices, required=required, default=field.default
             )

@@ -32,7 +32,7 @@ from aape.data.log_mel import LogMel  # noqa: E402
 from aape.errors import AapeError  # noqa: E402
 from aape.models.config import encoder_config  # noqa: E402
 
-CONFIG = encoder_config("nano", **stems.ENCODER, stem="patch")
+CONFIG = encoder_config("nano", **stems.ENCODERS["small"], num_frames=stems.NUM_FRAMES, stem="patch")
 
 
 def build(name):
