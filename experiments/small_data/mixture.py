@@ -31,7 +31,7 @@ def rows(corpora: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
         for clip in read_manifest(corpus):
             if clip.offset is None or clip.end is not None:
                 raise DataError(f"{corpus}: {clip.name!r} is no whole member of a shard: `aape data pack` makes them")
-            shard, member = os.path.relpath(clip.path, folder), Path(clip.name).name
+            shard, member = os.path.relpath(clip.path, folder), clip.name.partition(f"{Path(clip.path).name}/")[2]
             seconds = clip_seconds(clip)
             count = int(seconds / SHORTEST)
             ends = [f"{seconds * index / count:.2f}" for index in range(count + 1)] if count > 1 else ["", ""]

@@ -261,7 +261,7 @@ def comparison_table(tasks: Sequence[Task], measure: str, scale: float = 100) ->
 
 
 def verdict_of_pair(tasks: Sequence[Task], claim: Claim, ahead: str, behind: str) -> str:
-    """Return "supported", "refuted", "undecided" or "not run" for one pair of a claim."""
+    """Return the verdict of one pair of a claim: those of `Difference.verdict`, and "not run"."""
     found = [task.difference(claim.measure, ahead, behind) for task in tasks]
     mean = pooled(tasks, claim.measure, ahead, behind)
     if mean is None or None in found:
@@ -272,13 +272,14 @@ def verdict_of_pair(tasks: Sequence[Task], claim: Claim, ahead: str, behind: str
         # Of gradients and vectors it is the mean alone
         if holds and (claim.measure not in SHARES or opposite not in verdicts):
             return verdict
-    return "undecided"
+    is_equal = claim.by_mean and claim.measure in SHARES and mean.verdict() == "no difference"
+    return "no difference" if is_equal else "undecided"
 
 
 def verdict_of(tasks: Sequence[Task], claim: Claim) -> str:
     """Return the verdict of a claim: the weakest of its pairs, and refuted where one of them is."""
     verdicts = {verdict_of_pair(tasks, claim, ahead, behind) for ahead, behind in claim.pairs}
-    for verdict in ("not run", "refuted", "undecided"):
+    for verdict in ("not run", "refuted", "undecided", "no difference"):
         if verdict in verdicts:
             return verdict
     return "supported"
