@@ -293,7 +293,8 @@ def test_a_stem_that_is_behind_refutes():
 @pytest.mark.parametrize(
     ("by_task", "of_tasks", "of_mean"),
     [((5, 5, 0), "supported", "supported"), ((5, 5, -2), "undecided", "undecided"),
-     ((5, 0, 0), "undecided", "supported"), ((-5, -5, 0), "refuted", "refuted"), ((0, 0, 0), "undecided", "no difference")],
+     ((5, 0, 0), "undecided", "supported"), ((-5, -5, 0), "refuted", "refuted"),
+     ((0, 0, 0), "undecided", "no difference")],
 )  # fmt: skip
 def test_a_claim_has_the_verdict_of_the_plan(by_task, of_tasks, of_mean):
     """Two tasks against none, or the mean of the tasks where none says the opposite; of several pairs the weakest."""
