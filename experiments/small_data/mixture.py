@@ -16,19 +16,27 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aape.data.clips import clip_seconds
+from aape.data.clips import Clip, clip_seconds
 from aape.data.manifest import read_manifest
 from aape.downstream.scores import write_csv
 from aape.errors import AapeError, DataError, one_line
 
 SHORTEST = 3.0  # seconds of a part
-COLUMNS = ("shard", "name", "offset", "size", "start", "end")
+COLUMNS = ("shard", "name", "offset", "size", "start", "end", "labels")
+
+
+def labelled(corpus: Path) -> list[Clip]:
+    """List the clips of a corpus, with labels where its table has a column `labels`."""
+    try:
+        return read_manifest(corpus, label="labels", needs_labels=False)
+    except DataError:
+        return read_manifest(corpus)
 
 
 def rows(corpora: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
     """Yield the rows of all corpora, for a table in `folder`."""
     for corpus in corpora:
-        for clip in read_manifest(corpus):
+        for clip in labelled(corpus):
             if clip.offset is None or clip.end is not None:
                 raise DataError(f"{corpus}: {clip.name!r} is no whole member of a shard: `aape data pack` makes them")
             shard, member = os.path.relpath(clip.path, folder), clip.name.partition(f"{Path(clip.path).name}/")[2]
@@ -36,7 +44,7 @@ def rows(corpora: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:
             count = int(seconds / SHORTEST)
             ends = [f"{seconds * index / count:.2f}" for index in range(count + 1)] if count > 1 else ["", ""]
             for start, end in itertools.pairwise(ends):
-                yield shard, member, clip.offset, clip.size, start, end
+                yield shard, member, clip.offset, clip.size, start, end, clip.label or ""
 
 
 def main() -> None:

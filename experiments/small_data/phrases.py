@@ -15,6 +15,7 @@ import numpy as np
 from engines import LEAD, Events
 from numpy.random import Generator
 from sounds import FAMILIES, FONTS, HIGHEST_KEY, Modulation, Note, Wave
+from textures import Sound
 
 from aape.errors import AapeError
 
@@ -163,13 +164,11 @@ def slot(parts: Sequence[Part]) -> Events:
     return sorted(events, key=lambda event: event[0])
 
 
-def render(
-    rngs: Sequence[Generator], font: Path, draw: Callable[[Generator], tuple[Part, ...]] = draw
-) -> list[tuple[Wave, str]]:
+def render(rngs: Sequence[Generator], font: Path, draw: Callable[[Generator], tuple[Part, ...]] = draw) -> list[Sound]:
     """Draw and play a phrase, or what else `draw` gives, for each generator, in one go; what is silent is drawn anew.
 
     Returns:
-        Waves of 4 s at 16 kHz, and names of font, programs and kit.
+        Waves of 4 s at 16 kHz, names of font, programs and kit, and labels: those, and the keys that they play.
     """
     drawn: dict[int, tuple[Part, ...]] = {}
     waves: dict[int, Wave] = {}
@@ -177,7 +176,10 @@ def render(
         missing = [number for number in range(len(rngs)) if number not in waves]
         if not missing:
             samples = LENGTH * engines.SAMPLE_RATE // 1000
-            return [(waves[number][:samples], f"{FONTS[0]}/{_names(drawn[number])}") for number in range(len(rngs))]
+            return [
+                Sound(waves[number][:samples], f"{FONTS[0]}/{_names(parts)}", _labels(parts))
+                for number, parts in sorted(drawn.items())
+            ]
         drawn |= {number: draw(rngs[number]) for number in missing}
         score = engines.midi([slot(drawn[number]) for number in missing], SLOT, CHANNELS)
         played = engines.synthesise(score, len(missing), font, SLOT)
@@ -185,9 +187,9 @@ def render(
     raise AapeError(f"{font}: silence instead of programs {_names(drawn[missing[0]])}: is it a soundfont?")
 
 
-def render_hits(rngs: Sequence[Generator], font: Path) -> list[tuple[Wave, str]]:
+def render_hits(rngs: Sequence[Generator], font: Path) -> list[Sound]:
     """Draw and play a hit for each generator, as `render`; of 0.1 to 1.5 s, from its onset until it has died away."""
-    return [(_trimmed(wave), name) for wave, name in render(rngs, font, draw_hit)]
+    return [sound._replace(wave=_trimmed(sound.wave)) for sound in render(rngs, font, draw_hit)]
 
 
 def _trimmed(wave: Wave) -> Wave:
@@ -202,3 +204,12 @@ def _trimmed(wave: Wave) -> Wave:
 
 def _names(parts: Sequence[Part]) -> str:
     return "+".join(f"{'kit' if part.channel == DRUMS else ''}{part.program}" for part in parts)
+
+
+def _labels(parts: Sequence[Part]) -> set[str]:
+    """Name programs and keys, kits and drums."""
+    labels = set()
+    for part in parts:
+        player, played = ("kit", "drum") if part.channel == DRUMS else ("program", "key")
+        labels |= {f"{player} {part.program}", *(f"{played} {note.key}" for note in part.notes)}
+    return labels

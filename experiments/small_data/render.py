@@ -6,7 +6,7 @@
 FluidSynth plays phrases with FluidR3_GM, eSpeak NG says sentences in all its languages, and noise, tones and clicks are
 drawn. No program, recording and voice that a test of this repository uses is in it. OUT has
 
-    clips.csv       every clip: shard, name, offset, size, seconds and source
+    clips.csv       every clip: shard, name, offset, size, seconds, source, and labels: what is played and said
     KIND-NNN.tar    the clips, 500 in a shard, mono at 16 kHz, FLAC; KIND-NNN.csv is the shard's part of clips.csv
     engines.json    what they were made with
 
@@ -44,13 +44,13 @@ from aape.runs.lock import locked
 from aape.runs.progress import progress_bar
 from aape.runs.signals import Stopped, ended_by_signals
 
-CLIPS = {"phrases": 8000, "speech": 8000, "textures": 4000, "hits": 4000, "words": 4000}
+CLIPS = {"phrases": 8000, "speech": 8000, "textures": 4000, "hits": 8000, "words": 12000}
 SHARD, BLOCK = 500, 50  # clips
 PEAK = (-30, -1)  # dB of full scale
 NOISY_SHARE = 0.5
 FONT = sounds.FONTS[0]
-INDEX_COLUMNS = (*COLUMNS, "source")
-Render = Callable[[list[Generator]], list[tuple[sounds.Wave, str]]]
+INDEX_COLUMNS = (*COLUMNS, "source", "labels")
+Render = Callable[[list[Generator]], list[textures.Sound]]
 
 
 def generator(seed: int, kind: str, index: int) -> Generator:
@@ -58,14 +58,15 @@ def generator(seed: int, kind: str, index: int) -> Generator:
     return np.random.default_rng([seed, list(CLIPS).index(kind), index])
 
 
-def render_block(seed: int, kind: str, indices: range, render: Render) -> Iterator[tuple[bytes, float, str]]:
-    """Render clips in a row: each as FLAC, its seconds and its source."""
+def render_block(seed: int, kind: str, indices: range, render: Render) -> Iterator[tuple[bytes, float, str, str]]:
+    """Render clips in a row: each as FLAC, its seconds, its source and its labels."""
     rngs = [generator(seed, kind, index) for index in indices]
-    for rng, (wave, source) in zip(rngs, render(rngs), strict=True):
+    for rng, (wave, source, labels) in zip(rngs, render(rngs), strict=True):
         level, is_noisy, snr, exponent = rng.uniform(*PEAK), rng.random(), rng.uniform(5, 40), rng.uniform(0, 2)
         noisy = sounds.add_noise(rng, wave, snr, exponent) if is_noisy < NOISY_SHARE else wave
         clip = sounds.quantised(noisy, level)
-        yield encode(clip / 32768, sounds.SAMPLE_RATE, "flac"), len(clip) / sounds.SAMPLE_RATE, source
+        content, seconds = encode(clip / 32768, sounds.SAMPLE_RATE, "flac"), len(clip) / sounds.SAMPLE_RATE
+        yield content, seconds, source, ";".join(sorted(labels))
 
 
 class Folder:
@@ -129,11 +130,11 @@ class Folder:
         with replacing(tar) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as shard:
             for start in range(indices.start, indices.stop, BLOCK):
                 block = range(start, min(start + BLOCK, indices.stop))
-                for content, seconds, source in render_block(self.seed, kind, block, self.renders[kind]):
+                for content, seconds, *names in render_block(self.seed, kind, block, self.renders[kind]):
                     member = f"{kind}-{indices.start + len(rows):06d}.flac"
                     with writing(tar):
                         offset = add_member(shard, member, content)
-                    values = (tar.name, member, str(offset), str(len(content)), f"{seconds:.3f}", source)
+                    values = (tar.name, member, str(offset), str(len(content)), f"{seconds:.3f}", *names)
                     rows.append(dict(zip(INDEX_COLUMNS, values, strict=True)))
             tar.unlink(missing_ok=True)  # one of fewer clips, which would not fit the new table
             write_rows(table, INDEX_COLUMNS, rows)  # before the shard: where that is, this is too

@@ -4,13 +4,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 import engines
 import numpy as np
 from numpy.random import Generator
-from sounds import SAMPLE_RATE, VOICES, Wave
+from sounds import SAMPLE_RATE, VOICES
+from textures import Sound
 
 from aape.errors import AapeError
 
@@ -20,6 +22,7 @@ VARIANTS = VOICES["train"] + tuple(
     "iven4 klatt klatt2 klatt3 klatt4 klatt5 klatt6 whisper".split()
 )
 SECONDS, WORD_SECONDS = (2.0, 5.0), (0.1, 2.0)  # shortest and longest
+ENGLISH_SHARE = 0.25  # of the words
 MOST_DRAWS, DRAWS_OF_A_VOICE = 40, 8
 
 LATIN = ("a e i o u", "b d f g h k l m n p r s t v w y z ch sh st tr pl")
@@ -140,29 +143,35 @@ def draw_text(rng: Generator, language: str, count: int) -> str:
     return " ".join(words).rstrip(",") + str(rng.choice((".", ".", "?", "!")))
 
 
-def render(rngs: Sequence[Generator], known: Sequence[str]) -> list[tuple[Wave, str]]:
+def render(rngs: Sequence[Generator], known: Sequence[str]) -> list[Sound]:
     """Say a sentence for each generator in one of the languages `known`.
 
     Returns:
-        Waves of 2 to 5 s at 16 kHz, and names of language and variant.
+        Waves of 2 to 5 s at 16 kHz, names of language and variant, and no labels.
     """
     return [_say(rng, known, is_sentence=True) for rng in rngs]
 
 
-def render_words(rngs: Sequence[Generator], known: Sequence[str]) -> list[tuple[Wave, str]]:
-    """Say a word, a number, a letter or syllables for each generator, as `render`; of 0.1 to 2 s, nothing around it."""
+def render_words(rngs: Sequence[Generator], known: Sequence[str]) -> list[Sound]:
+    """Say a word, a number, a letter or syllables for each generator, as `render`, in a quarter of them in English.
+
+    They last 0.1 to 2 s, with nothing around them; labels are the phonemes.
+    """
     return [_say(rng, known, is_sentence=False) for rng in rngs]
 
 
-def _say(rng: Generator, known: Sequence[str], *, is_sentence: bool) -> tuple[Wave, str]:
+def _say(rng: Generator, known: Sequence[str], *, is_sentence: bool) -> Sound:
     """Say sentences, each with more words, or words until one is long enough; what is too long is faded in 10 ms."""
     speed, pitch = int(rng.integers(110, 261)), int(rng.integers(100))
     before, after = (int(rng.uniform(0, 0.3 * is_sentence) * SAMPLE_RATE) for _ in range(2))
     count, (shortest, longest) = int(rng.integers(2, 9)), SECONDS if is_sentence else WORD_SECONDS
     longest = int(longest * SAMPLE_RATE) - before - after
+    english = [language for language in known if language.rpartition("/")[2].startswith("en")] or known
     for number in range(MOST_DRAWS):
         if number % DRAWS_OF_A_VOICE == 0:  # some languages say nothing of numbers
             language = known[rng.integers(len(known))]
+            if not is_sentence and rng.random() < ENGLISH_SHARE:
+                language = english[rng.integers(len(english))]
             voice = f"{language}+{VARIANTS[rng.integers(len(VARIANTS))]}"
         name = language.rpartition("/")[2]
         text = draw_text(rng, name, count) if is_sentence else draw_word(rng, name)
@@ -178,4 +187,13 @@ def _say(rng: Generator, known: Sequence[str], *, is_sentence: bool) -> tuple[Wa
     if len(wave) > longest:
         wave = wave[:longest].copy()
         wave[-160:] *= np.linspace(1, 0, 160)
-    return np.pad(wave, (before, after)), f"espeak-ng/{voice}"
+    labels = set() if is_sentence else phonemes(language, text)
+    return Sound(np.pad(wave, (before, after)), f"espeak-ng/{voice}", labels)
+
+
+def phonemes(language: str, text: str) -> set[str]:
+    """Name the phonemes of a text by IPA, without length, stress and tone; the first and the last also as such."""
+    spoken = engines.call(["espeak-ng", "-q", "--ipa", "--sep=_", "-v", language, text]).decode()
+    spoken = re.sub(r"\(.*?\)|[ˈˌːˑ\d.]", "", spoken)  # languages in brackets
+    found = [name for name in re.split(r"[_\s]+", spoken) if name]
+    return {*found, f"{found[0]}-", f"-{found[-1]}"} if found else set()

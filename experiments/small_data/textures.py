@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -12,6 +13,14 @@ from sounds import MIN_HERTZ, SAMPLE_RATE, Wave, coloured_noise, frequencies, sh
 NYQUIST = SAMPLE_RATE / 2
 SECONDS = (3.0, 4.0)
 MIXED_SHARE = 0.25  # of the clips, with a second texture behind
+
+
+class Sound(NamedTuple):
+    """A clip: what it sounds like, what made it, and what can be heard in it."""
+
+    wave: Wave
+    source: str
+    labels: set[str]
 
 
 def _between(rng: Generator, low: float, high: float) -> float:
@@ -143,19 +152,20 @@ FAMILIES: tuple[Callable[[Generator, int], Wave], ...] = (
     modulated, chirps, clicks, bursts, rain, sweeps, tones, noises)  # fmt: skip
 
 
-def render(rngs: Sequence[Generator]) -> list[tuple[Wave, str]]:
+def render(rngs: Sequence[Generator]) -> list[Sound]:
     """Make a texture for each generator.
 
     Returns:
-        Waves of 3 to 4 s at 16 kHz, and names of families.
+        Waves of 3 to 4 s at 16 kHz, names of families, and these as labels.
     """
     return [_texture(rng) for rng in rngs]
 
 
-def _texture(rng: Generator) -> tuple[Wave, str]:
+def _texture(rng: Generator) -> Sound:
     """Make a texture of one family, or of two."""
     length = int(rng.uniform(*SECONDS) * SAMPLE_RATE)
     families = [FAMILIES[number] for number in rng.choice(len(FAMILIES), 1 + (rng.random() < MIXED_SHARE))]
     waves = [family(rng, length) for family in families]
     wave = sum(10 ** (-rng.uniform(0, 15) * number / 20) * w / np.abs(w).max() for number, w in enumerate(waves))
-    return wave, f"texture/{'+'.join(family.__name__ for family in families)}"
+    names = [family.__name__ for family in families]
+    return Sound(wave, f"texture/{'+'.join(names)}", set(names))

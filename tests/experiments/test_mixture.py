@@ -43,6 +43,18 @@ def test_long_sounds_become_parts_that_leave_nothing_out(corpus):
     assert np.array_equal(load_clip(clips[1]), load_clip(packed[1]))
 
 
+def test_labels_of_a_corpus_that_has_some_are_kept(corpus):
+    table = corpus / "packed/clips.csv"
+    lines = table.read_text().splitlines()
+    labelled = [f"{line},{label}" for line, label in zip(lines, ("labels", "", "b;c", "d"), strict=True)]
+    (corpus / "packed/labelled.csv").write_text("\n".join(labelled))
+    assert not run(table, "--out", corpus / "plain.csv").stderr
+    assert {clip.label for clip in read_manifest(corpus / "plain.csv", label="labels", needs_labels=False)} == {""}
+    assert not run(corpus / "packed/labelled.csv", "--out", corpus / "mixture.csv").stderr
+    clips = read_manifest(corpus / "mixture.csv", label="labels", needs_labels=False)
+    assert [clip.label for clip in clips] == ["", "b;c", "d", "d", "d"]
+
+
 def test_what_is_not_in_shards_is_refused_in_one_line(corpus):
     done = run(corpus / "sounds", "--out", corpus / "mixture.csv")
     assert done.returncode == 1

@@ -161,22 +161,36 @@ def test_a_clip_depends_on_its_seed_and_index_alone(font):
     for kind, make in kinds.items():
         whole, part = (list(render.render_block(0, kind, indices, make)) for indices in (range(8), range(5, 8)))
         assert whole[5:] == part
-        assert len({content for content, _, _ in whole}) == 8
+        assert len({content for content, *_ in whole}) == 8
         other = list(render.render_block(1, kind, range(2), make))
         assert other != whole[:2]
+
+
+def test_labels_say_what_is_heard(font):
+    """Wrong ones would be learned as well as right ones."""
+    for sound, rng in zip(phrases.render(rngs("phrases", range(8)), font), rngs("phrases", range(8)), strict=True):
+        for part in phrases.draw(rng):
+            player, played = ("kit", "drum") if part.channel == phrases.DRUMS else ("program", "key")
+            assert {f"{player} {part.program}", *(f"{played} {note.key}" for note in part.notes)} <= sound.labels
+    assert speech.phonemes("gmw/en", "b") == {"b", "i", "b-", "-i"}
+    assert speech.phonemes("gmw/en", "water") == {"w", "ɔ", "t", "ə", "w-", "-ə"}
+    assert "en" not in speech.phonemes("sit/cmn", "water")  # said in English, which is in brackets
+    assert speech.render(rngs("speech", range(1)), ["roa/es"])[0].labels == set()
+    assert all(set(source.partition("/")[2].split("+")) == labels
+               for _, source, labels in textures.render(rngs("textures", range(20))))  # fmt: skip
 
 
 def test_where_espeak_crashes_another_sentence_is_drawn(font):
     """As version 1.51 does at numbers in Greenlandic: else the command ends there, again and again."""
     drawn = speech.render([np.random.default_rng(seed) for seed in range(4)], ["esx/kl"])
-    assert all(len(wave) > 2 * 16000 for wave, _ in drawn)
+    assert all(len(wave) > 2 * 16000 for wave, *_ in drawn)
 
 
 def test_a_language_that_says_nothing_is_given_up(font, monkeypatch):
     """Else one silent sentence of 8,000 ends the command, again and again."""
     monkeypatch.setattr(speech, "draw_word", lambda rng, language: "538")
     drawn = speech.render([np.random.default_rng(seed) for seed in range(4)], ["art/qya", "gmw/de"])
-    assert all("gmw/de" in source for _, source in drawn)
+    assert all("gmw/de" in source for _, source, _ in drawn)
     with pytest.raises(AapeError, match="hardly a sound in '538"):
         speech.render([np.random.default_rng(0)], ["art/qya"])
 
@@ -192,14 +206,14 @@ def test_a_file_that_is_no_soundfont_is_one_line(font, tmp_path, capsys):
 
 def test_levels_and_lengths(font):
     found = list(render.render_block(0, "phrases", range(6), lambda chosen: phrases.render(chosen, font)))
-    assert {seconds for _, seconds, _ in found} == {4.0}
+    assert {seconds for _, seconds, *_ in found} == {4.0}
     found = list(render.render_block(0, "speech", range(6), lambda chosen: speech.render(chosen, ["roa/es", "ko"])))
-    assert all(2 <= seconds <= 5 for _, seconds, _ in found)
+    assert all(2 <= seconds <= 5 for _, seconds, *_ in found)
     found = list(render.render_block(0, "hits", range(30), lambda chosen: phrases.render_hits(chosen, font)))
-    assert all(0.1 <= seconds <= 1.5 for _, seconds, _ in found)
+    assert all(0.1 <= seconds <= 1.5 for _, seconds, *_ in found)
     found = list(render.render_block(0, "words", range(6), lambda chosen: speech.render_words(chosen, ["roa/es"])))
-    assert all(0.1 <= seconds <= 2 for _, seconds, _ in found)
-    for (wave, _), rng in zip(textures.render(rngs("textures", range(40))), rngs("textures", range(40)), strict=True):
+    assert all(0.1 <= seconds <= 2 for _, seconds, *_ in found)
+    for (wave, *_), rng in zip(textures.render(rngs("textures", range(40))), rngs("textures", range(40)), strict=True):
         assert 3 * 16000 <= len(wave) <= 4 * 16000
         assert np.abs(sounds.quantised(wave, rng.uniform(*render.PEAK))).max() < 32767
 
@@ -238,6 +252,8 @@ def test_aape_reads_the_folder(font, tmp_path):
         wave = load_clip(clip)
         assert len(wave) / 16000 == pytest.approx(float(row["seconds"]), abs=1e-3)
         assert -30.1 < 20 * np.log10(np.abs(wave).max()) < -0.9
+    kinds = {row["name"].split("-")[0]: row["labels"] for row in rows}
+    assert {kind for kind, labels in kinds.items() if labels} == {"phrases", "textures", "hits", "words"}
     assert {row["source"].split("/")[0] for row in rows} == {"FluidR3_GM", "espeak-ng", "texture"}
     assert set(json.loads((tmp_path / "engines.json").read_text())) == {"seed", "fluidsynth", "espeak-ng", "FluidR3_GM"}
     assert len(read_manifest(tmp_path)) == 16  # the folder too: its tables are no sound

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,14 @@ from aape.errors import DataError
 from aape.models.config import encoder_config
 from aape.models.encoder import AudioEncoder
 from aape.models.pooling import pool
-from aape.pretraining.clip_statistics import MODULATION_SCALE, RIDGE, SCALE, ClipStatistics, modulation_energies
+from aape.pretraining.clip_statistics import (
+    MODULATION_SCALE,
+    RIDGE,
+    SCALE,
+    ClipStatistics,
+    cut_prefix,
+    modulation_energies,
+)
 from aape.pretraining.config import LossConfig, MaskingConfig, OptimConfig
 from notes import link_notes, read_lines
 
@@ -92,11 +98,10 @@ def test_components_are_uncorrelated_and_the_loss_is_their_squared_error():
     statistics.fit(measured, tokens)
     targets = (measured - statistics.mean) @ statistics.basis
     assert torch.allclose(torch.cov(targets.T), torch.eye(10), atol=1e-3)
-    encoder = SimpleNamespace(forward_features=lambda spectrogram: tokens[:, None])
     error = (statistics.predict(tokens) - targets).square().mean()
-    assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
+    assert statistics(tokens, x).item() == pytest.approx(error.item(), rel=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
-        assert statistics(encoder, x).item() == pytest.approx(error.item(), rel=1e-5)
+        assert statistics(tokens, x).item() == pytest.approx(error.item(), rel=1e-5)
     with pytest.raises(DataError, match="10 crops differ in 9 components only, it needs 10"):
         statistics.fit(measured[:10], tokens[:10])
 
@@ -125,7 +130,7 @@ def test_they_are_read_off_the_vector_that_users_take():
     torch.nn.init.normal_(statistics.head.weight)
     targets = (statistics.measure(x) - statistics.mean) @ statistics.basis
     vectors = pool(encoder(x), "frequency_std", 8)
-    assert statistics(encoder, x).item() == pytest.approx(
+    assert statistics(statistics.vectors(encoder, x), x).item() == pytest.approx(
         (statistics.predict(vectors) - targets).square().mean().item()
     )
 
@@ -149,7 +154,8 @@ def test_the_loss_adds_them_by_their_weight_and_reaches_the_stem(sound, tmp_path
     parts = measured["loss_mask"] + measured["loss_utterance"] + 0.1 * measured["loss_contrastive"]
     assert result.loss.item() == pytest.approx((parts + 0.5 * measured["loss_statistics"]).item(), rel=1e-5)
     encoder = run.method.student
-    run.clip_statistics(encoder, torch.randn(4, 1, BINS, FRAMES)).backward()
+    x = torch.randn(4, 1, BINS, FRAMES)
+    run.clip_statistics(run.clip_statistics.vectors(encoder, x), x).backward()
     assert encoder.stem.proj.weight.grad.abs().sum() > 0
 
 
@@ -162,10 +168,13 @@ def test_a_prefix_is_as_a_clip_of_that_length():
     encoder = AudioEncoder(encoder_config("nano", num_frames=FRAMES))
     statistics = ClipStatistics(64, BINS, 16, 8)
     statistics.fit(*statistics.example(encoder, torch.randn(50, 1, BINS, FRAMES), None))
-    prefix = statistics(encoder, x, valid.flatten(1), prefix=2)
-    alone = statistics(encoder, x[..., :32], valid[..., :2].flatten(1))
-    assert prefix.item() == pytest.approx(alone.item(), rel=1e-6)
-    assert prefix.item() != statistics(encoder, x, valid.flatten(1)).item()
+
+    def loss(x, valid):
+        return statistics(statistics.vectors(encoder, x), x, valid).item()
+
+    alone = loss(x[..., :32], valid[..., :2].flatten(1))
+    assert loss(*cut_prefix(x, valid.flatten(1), 2, 16)) == pytest.approx(alone, rel=1e-6)
+    assert alone != loss(x, valid.flatten(1))
 
 
 def test_a_run_measures_them_once_and_learns_them(sound, tmp_path, capsys):

@@ -33,8 +33,8 @@ MAY_CHANGE = ("resume", "workers", "device", "data", "out", "stats", "log_every"
 # The fields of each section that are options; the others keep their defaults
 ENCODER_OPTIONS = ("embed_dim", "depth", "num_heads", "n_mels", "patch_size", "stem", "adaptive", "phase",
                    "kernel_size", "stride", "mask_context", "decay_start")  # fmt: skip
-LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "statistics_components", "min_prefix",
-                "reduction", "target", "target_norm")  # fmt: skip
+LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "statistics_components",
+                "label_weight", "min_prefix", "reduction", "target", "target_norm")  # fmt: skip
 OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile")
 
 
@@ -65,6 +65,7 @@ class PretrainConfig:
         crop_seconds: length of the random crop of each clip, in seconds.
         loop_to_crop: loop clips shorter than the crop to its length instead of padding them with zeros [ours].
         augment: share of the crops that the student hears mixed, filtered and so on (docs/method.md 7) [ours].
+        label: column of labels that vectors learn too, `;` between them, empty for none (docs/method.md 7) [ours].
         max_bad_fraction: stop when more than this share of the files cannot be read.
         export: whose weights are saved as the model.
         encoder: fields that override those of the size.
@@ -96,6 +97,7 @@ class PretrainConfig:
     crop_seconds: float = 6.0
     loop_to_crop: bool = False
     augment: float = 0.0
+    label: str | None = None
     max_bad_fraction: float = 0.01
     export: Literal["student", "teacher"] = "student"
     encoder: dict[str, Any] = field(
@@ -113,6 +115,8 @@ class PretrainConfig:
         require(self, "0 to 1", lambda share: 0 <= share <= 1, "augment")
         if (self.watch is None) != (self.watch_every == 0):
             raise ConfigError("watch (recipe of `aape probe`) and watch_every (steps between probes) belong together")
+        if self.label is not None and not self.loss.statistics_weight:
+            raise ConfigError("label needs loss.statistics_weight above 0: both are read off one vector of the clip")
         if not 0 < self.masking.mask_ratio < 1:
             raise ConfigError(f"masking.mask_ratio must be between 0 and 1, got {self.masking.mask_ratio}")
 
@@ -146,9 +150,11 @@ class Pretraining:
         import torch
 
         from aape.commands.probe import read_probe_set
+        from aape.data.label_cells import LabelCells
         from aape.data.log_mel import LogMel
         from aape.data.manifest import read_manifest
         from aape.models.stats import claim_stats
+        from aape.pretraining.clip_labels import ClipLabels
         from aape.pretraining.draws import ClipDraws
         from aape.runs.checkpoints import find_checkpoint
         from aape.runs.files import Records
@@ -161,14 +167,16 @@ class Pretraining:
         self.accelerator = _start_and_claim(config)
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
         checkpoint = find_checkpoint(self.out, is_main=self.is_main) if config.resume else None
-        clips = read_manifest(config.data)
+        clips = read_manifest(config.data, label=config.label, needs_labels=False)
         if watched is not None and self.is_main:
             for text in watched.shared_with(clips):
                 warnings.warn(text, stacklevel=2)
         self.front_end, self.encoder_config = _front_end_and_encoder(config)
         torch.manual_seed(config.seed)
         self.method, self.clip_statistics = _build_method(config, self.encoder_config)
-        names = hashlib.sha256("\n".join(clip.name for clip in clips).encode(errors="surrogateescape")).hexdigest()
+        names = hashlib.sha256(
+            "\n".join(clip.name + (clip.label or "") for clip in clips).encode(errors="surrogateescape")
+        ).hexdigest()
         claim_data(self.out, names, f"the clips of {config.data}", is_main=self.is_main, is_new=checkpoint is None)
         if self.is_main:
             write_run_header(self.out, config, device=self.device)
@@ -176,22 +184,20 @@ class Pretraining:
                                      is_new=checkpoint is None, max_bad_fraction=config.max_bad_fraction)  # fmt: skip
         self.log_mel = LogMel(**dataclasses.asdict(self.front_end))
         self.draws = ClipDraws(
-            clips,
-            num_draws=config.steps * config.clips,
-            seed=config.seed,
-            crop_samples=round(config.crop_seconds * self.front_end.sample_rate),
-            sample_rate=self.front_end.sample_rate,
-            grid=self.method.student.stem.grid_size,
-            masking=config.masking,
-            loop_to_crop=config.loop_to_crop,
-            augment=config.augment,
-        )
+            clips, num_draws=config.steps * config.clips, seed=config.seed, sample_rate=self.front_end.sample_rate,
+            crop_samples=round(config.crop_seconds * self.front_end.sample_rate), loop_to_crop=config.loop_to_crop,
+            grid=self.method.student.stem.grid_size, masking=config.masking, augment=config.augment,
+        )  # fmt: skip
         if self.clip_statistics is not None and checkpoint is None:  # else the checkpoint has its components
             num_crops = min(MAX_CROPS_TO_FIT, max(len(clips), CROPS_PER_COMPONENT * config.loss.statistics_components))
             crops = map(self.draws.__getitem__, range(num_crops))
             inputs = (self.spectrograms(crop["waveform"][-1:], [crop["num_samples"]]) for crop in crops)
             examples = [self.clip_statistics.example(self.method.student.to(self.device), *each) for each in inputs]
             self.clip_statistics.fit(*map(torch.cat, zip(*examples, strict=True)))
+        self.clip_labels = None
+        if config.label is not None and self.clip_statistics is not None:
+            labels = LabelCells(config.data, [clip.label or "" for clip in clips], ";").labels
+            self.clip_labels = ClipLabels(labels, self.clip_statistics.centre, self.clip_statistics.scale)
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
         self.loop.resume(checkpoint)
@@ -216,6 +222,7 @@ class Pretraining:
 
     def forward(self, step: int, batch: dict[str, Any]) -> StepPart:
         """Batch to loss: waveforms to log-mels, one or one each for student and teacher, and the clip's statistics."""
+        from aape.pretraining.clip_statistics import cut_prefix
         from aape.pretraining.draws import draw_prefix
         from aape.runs.loop import StepPart
 
@@ -227,11 +234,14 @@ class Pretraining:
         valid = in_clip if options.ignore_padding else None
         outputs = self.method(spectrogram, visible, queries, valid, clean)
         if self.clip_statistics is not None:
-            num_time = self.method.student.stem.grid_size[1]
-            prefix = draw_prefix(self.config.seed, step, options.min_prefix, num_time) if options.min_prefix else None
-            l_stat = self.clip_statistics(self.method.student, spectrogram, valid, prefix)
-            outputs["loss"] = outputs["loss"] + options.statistics_weight * l_stat
-            outputs["loss_statistics"] = l_stat
+            prefix = draw_prefix(self.config.seed, step, options.min_prefix, self.method.student.stem.grid_size[1])
+            heard = cut_prefix(spectrogram, valid, prefix, self.encoder_config.patch_size)
+            vectors = self.clip_statistics.vectors(self.method.student, heard[0])
+            outputs["loss_statistics"] = self.clip_statistics(vectors, *heard)
+            outputs["loss"] = outputs["loss"] + options.statistics_weight * outputs["loss_statistics"]
+            if self.clip_labels is not None:
+                outputs["loss_labels"] = self.clip_labels(vectors, batch["clip"])
+                outputs["loss"] = outputs["loss"] + options.label_weight * outputs["loss_labels"]
         weight = 1 / (self.config.optim.accumulate * self.accelerator.num_processes)
         names = [self.draws.clips[index].name for index in batch["clip"]]
         return StepPart(outputs["loss"], weight, names, {name: value.detach() for name, value in outputs.items()})
@@ -252,7 +262,7 @@ class Pretraining:
         from aape.runs.progress import TrainingBar
 
         config, optim = self.config, self.config.optim
-        parts: dict[str, Any] = {"method": self.method, "statistics": self.clip_statistics}
+        parts = {"method": self.method, "statistics": self.clip_statistics, "labels": self.clip_labels}
         modules = {name: part.to(self.device) for name, part in parts.items() if part is not None}
         if optim.compile:
             require_compiler(self.device)
@@ -272,25 +282,18 @@ class Pretraining:
             self.bar.note(step, f"loss {values['loss']:.3f}  {variance}  {values['clips_per_second']:.1f} clips/s")
 
         return Loop(
-            self.accelerator,
-            self.out,
-            self.forward,
+            self.accelerator, self.out, self.forward,
             adamw(modules, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, betas=optim.betas),
-            modules,
-            config.steps,
+            modules, config.steps,
             rate=lambda step: warmup_cosine(step, warmup=warmup, total=config.steps),
             autocast=lambda: autocast(self.device, optim.precision),
             clip_grad=optim.clip_grad,
             after_step=lambda step, is_skipped: self.method.update_teacher(momentum(step), is_skipped),
-            log_every=config.log_every,
-            on_log=on_log,
+            log_every=config.log_every, on_log=on_log,
             every=[(config.watch_every, self.probe)] if config.watch is not None else [],
-            save_every=config.save_every,
-            keep_last=config.keep_checkpoints,
-            keep_every=config.keep_every,
-            bad_files=self.bad,
-            progress=self.bar.advance,
-        )
+            save_every=config.save_every, keep_last=config.keep_checkpoints, keep_every=config.keep_every,
+            bad_files=self.bad, progress=self.bar.advance,
+        )  # fmt: skip
 
     def probe(self, step: int) -> None:
         """Save the encoder aside and probe it; the run's random numbers stay as they are."""
@@ -363,19 +366,14 @@ def _start_and_claim(config: PretrainConfig) -> Accelerator:
 
 def _front_end_and_encoder(config: PretrainConfig) -> tuple[FrontEndConfig, EncoderConfig]:
     """Return front end and encoder that fit each other; the encoder's position table covers the crop."""
-    from aape.models.config_file import read_sections
-    from aape.models.stats import front_end_from_stats
+    from aape.models.stats import front_end_for
 
     encoder = encoder_config(config.model, **config.encoder)
-    read_sections({"encoder": vars(encoder), "front_end": vars(FrontEndConfig(n_mels=encoder.n_mels))}, "options")
-    front_end = FrontEndConfig(n_mels=encoder.n_mels) if config.stats is None else front_end_from_stats(config.stats)
-    if front_end.n_mels != encoder.n_mels:
-        bands = f"{front_end.n_mels} mel bands, the encoder has {encoder.n_mels}"
-        raise ConfigError(f"{config.stats} is of {bands}: without --stats they are measured for it")
-    samples = round(config.crop_seconds * front_end.sample_rate)
-    if samples < front_end.hop_length:
+    front_end = front_end_for(encoder, config.stats)
+    num_frames = 1 + round(config.crop_seconds * front_end.sample_rate) // front_end.hop_length
+    if num_frames < 2:
         raise ConfigError(f"crop_seconds = {config.crop_seconds:g} is shorter than a frame")
-    num_time = -(-(1 + samples // front_end.hop_length) // encoder.patch_size)  # 601 frames in 6 s, 38 patches of 16
+    num_time = -(-num_frames // encoder.patch_size)  # 601 frames in 6 s, 38 patches of 16
     return front_end, dataclasses.replace(encoder, num_frames=num_time * encoder.patch_size)
 
 

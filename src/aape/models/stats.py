@@ -11,8 +11,8 @@ from typing import Any
 from aape.data.log_mel import Statistics, measure_statistics
 from aape.data.manifest import read_manifest
 from aape.errors import CheckpointError, ConfigError
-from aape.models.config import FrontEndConfig
-from aape.models.config_file import read_front_end
+from aape.models.config import EncoderConfig, FrontEndConfig
+from aape.models.config_file import read_front_end, read_sections
 from aape.runs.devices import resolve_device
 from aape.runs.files import write_atomically, write_json
 from aape.runs.guards import BadFiles
@@ -87,3 +87,18 @@ def front_end_from_stats(path: str | os.PathLike[str]) -> FrontEndConfig:
         raise ConfigError(f"cannot read the statistics {path}: {error.strerror}") from error
     except (KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is not a file of `aape stats`") from error
+
+
+def front_end_for(encoder: EncoderConfig, stats: str | os.PathLike[str] | None) -> FrontEndConfig:
+    """Return an encoder's front end: that of a file of `measure_stats`, or for None one without mean and deviation.
+
+    Raises:
+        ConfigError: as `front_end_from_stats`, or it has other mel bands than the encoder.
+    """
+    plain = FrontEndConfig(n_mels=encoder.n_mels)
+    read_sections({"encoder": vars(encoder), "front_end": vars(plain)}, "options")
+    front_end = plain if stats is None else front_end_from_stats(stats)
+    if front_end.n_mels != encoder.n_mels:
+        bands = f"{front_end.n_mels} mel bands, the encoder has {encoder.n_mels}"
+        raise ConfigError(f"{stats} is of {bands}: without --stats they are measured for it")
+    return front_end

@@ -115,7 +115,7 @@ class ClipStatistics(nn.Module):
     def measure(self, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return mean, spread, maximum, spread of the difference over time, `modulation_energies`; all scaled (B, 7F).
 
-        Arguments as in `forward`.
+        Arguments as the last two of `forward`.
         """
         frames = torch.ones_like(spectrogram[:, 0, 0], dtype=torch.bool)  # (B, T)
         if valid is not None:
@@ -140,22 +140,23 @@ class ClipStatistics(nn.Module):
         predicted: Tensor = self.head((vectors.to(self.head.weight.dtype) - self.centre) / self.scale)
         return predicted
 
-    def forward(
-        self, encoder: AudioEncoder, spectrogram: Tensor, valid: Tensor | None = None, prefix: int | None = None
-    ) -> Tensor:
+    def forward(self, vectors: Tensor, spectrogram: Tensor, valid: Tensor | None = None) -> Tensor:
         """Return L_stat, the squared error between vectors and statistics, a mean over clips and components.
 
         Args:
-            encoder: the student; it sees every patch, as when it is used.
+            vectors: of the student (B, E); it sees every patch, as when it is used.
             spectrogram: (B, 1, F, T), standardised, T = Nt P.
             valid: patches that do not lie wholly in padding (B, N); None where there is no padding.
-            prefix: use the first so many time patches only; None for all.
         """
-        if prefix is not None:
-            if valid is not None:
-                valid = valid.unflatten(1, (-1, spectrogram.shape[-1] // self.patch_size))[..., :prefix].flatten(1)
-            spectrogram = spectrogram[..., : prefix * self.patch_size]
-        vectors = self.vectors(encoder, spectrogram)
         with torch.autocast(spectrogram.device.type, enabled=False):  # in half precision the error would be of no use
             target = (self.measure(spectrogram, valid) - self.mean) @ self.basis  # (B, K)
             return (self.predict(vectors) - target).square().mean()
+
+
+def cut_prefix(
+    spectrogram: Tensor, valid: Tensor | None, num_time: int, patch_size: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return the first so many time patches of a spectrogram (B, 1, F, T) and of its valid patches (B, N)."""
+    if valid is not None:
+        valid = valid.unflatten(1, (-1, spectrogram.shape[-1] // patch_size))[..., :num_time].flatten(1)
+    return spectrogram[..., : num_time * patch_size], valid

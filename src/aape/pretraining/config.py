@@ -33,13 +33,14 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """L = L_mask + L_utt + contrastive_weight * L_con (docs/method.md 7) + statistics_weight * L_stat [ours].
+    """L_mask + L_utt + contrastive_weight L_con, the paper's, + statistics_weight L_stat + label_weight L_label, ours.
 
     Args:
         contrastive_weight: weight of the contrastive loss.
         statistics_weight: weight of predicting the clip's log-mel statistics from its vector; the paper has none.
         statistics_pool: which vector: the class token, or mean and spread over time of each frequency patch.
         statistics_components: principal components of the statistics.
+        label_weight: weight of predicting labels from the same vector, of clips that have some.
         min_prefix: predict the statistics of a random prefix of at least this many time patches; 0: the whole crop.
         temperature: temperature of the contrastive loss [ours].
         reduction: mean over elements [ours], or EAT's sum over elements / sqrt(D).
@@ -52,6 +53,7 @@ class LossConfig:
     statistics_weight: float = 0.0
     statistics_pool: Literal["cls", "frequency_std"] = "cls"
     statistics_components: int = 64
+    label_weight: float = 1.0
     min_prefix: int = 0
     temperature: float = 0.1
     reduction: Literal["mean", "eat"] = "mean"

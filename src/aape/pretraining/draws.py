@@ -157,7 +157,9 @@ def load_steps(
 
 
 def draw_prefix(seed: int, step: int, min_prefix: int, num_time: int) -> int:
-    """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and batches."""
+    """Return a number of time patches, log-uniform; one per step, whatever the number of ranks and batches; 0: all."""
+    if not min_prefix:
+        return num_time
     generator = torch.Generator().manual_seed(_seed(seed, -1 - step))
     share = torch.rand((), generator=generator, dtype=torch.float64).item()
     return min(num_time, int(min_prefix * ((num_time + 1) / min_prefix) ** share))
