@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -76,3 +77,30 @@ def test_a_run_adds_them_by_their_weight_and_learns_them(table, tmp_path, capsys
     assert main(["pretrain", *options, str(tmp_path / "learnt")]) == 0
     losses = [line["loss_labels"] for line in read_lines(tmp_path / "learnt" / "metrics.jsonl")]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_run_with_all_that_is_ours_resumes_to_the_same_bits(table, tmp_path):
+    """Heads, centres and the momentum of Muon are in the checkpoint."""
+    options = ["--data", str(table), "--model", "nano", "--steps", "6", "--clips", "4", "--crop-seconds", "1"]
+    options += [
+        "--save-every",
+        "3",
+        "--log-every",
+        "3",
+        "--masking.num-views",
+        "2",
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+    ]
+    options += ["--label", "heard", "--augment", "0.5", "--optim.muon", "--loss.statistics-weight", "1"]
+    options += ["--loss.statistics-components", "4", "--loss.statistics-pool", "frequency_std", "--out"]
+    assert main(["pretrain", *options, str(tmp_path / "whole")]) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoint-6")
+    shutil.rmtree(tmp_path / "cut/model")
+    (tmp_path / "cut/result.json").unlink()
+    assert main(["pretrain", *options, str(tmp_path / "cut"), "--resume"]) == 0
+    for name in ("checkpoint-6/state.safetensors", "model/model.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name

@@ -35,7 +35,7 @@ ENCODER_OPTIONS = ("embed_dim", "depth", "num_heads", "n_mels", "patch_size", "s
                    "kernel_size", "stride", "mask_context", "decay_start")  # fmt: skip
 LOSS_OPTIONS = ("contrastive_weight", "statistics_weight", "statistics_pool", "statistics_components",
                 "label_weight", "min_prefix", "reduction", "target", "target_norm")  # fmt: skip
-OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile")
+OPTIM_OPTIONS = ("learning_rate", "warmup_ratio", "momentum_start", "accumulate", "precision", "compile", "muon")
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,8 @@ class Pretraining:
 
         return Loop(
             self.accelerator, self.out, self.forward,
-            adamw(modules, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, betas=optim.betas),
+            adamw(modules, learning_rate=optim.learning_rate, weight_decay=optim.weight_decay, betas=optim.betas,
+                  muon=optim.muon),
             modules, config.steps,
             rate=lambda step: warmup_cosine(step, warmup=warmup, total=config.steps),
             autocast=lambda: autocast(self.device, optim.precision),

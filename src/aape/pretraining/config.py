@@ -80,6 +80,7 @@ class OptimConfig:
         accumulate: forward passes that one optimiser step is made of.
         precision: arithmetic; auto is bfloat16 where the device has it.
         compile: compile teacher, student and losses with torch.compile.
+        muon: Muon in place of AdamW for the matrices in blocks (docs/method.md 7) [ours].
     """
 
     learning_rate: float = 5e-4
@@ -92,6 +93,7 @@ class OptimConfig:
     accumulate: int = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+    muon: bool = False
 
     def __post_init__(self) -> None:
         require_positive(self, "learning_rate", "clip_grad", "accumulate")

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning optimise with: AdamW, schedules as pure functions of the step, averaged weights."""
+"""What training optimises with: AdamW and Muon, schedules as pure functions of the step, averaged weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ def adamw(
     weight_decay: float,
     betas: tuple[float, float],
     rate_of: Callable[[str], float] = lambda name: 1.0,
+    muon: bool = False,
 ) -> torch.optim.AdamW:
     """Build AdamW over what is trained; no decay on 1-D parameters, positions, tokens, raw decay and frequency.
 
@@ -31,18 +33,81 @@ def adamw(
         weight_decay: for everything else.
         betas: of the moments.
         rate_of: factor of the learning rate, by name of the parameter.
+        muon: use Muon for the matrices in blocks.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[bool, float, int], list[nn.Parameter]] = defaultdict(list)
     modules = module if isinstance(module, nn.Module) else nn.ModuleDict(module)
     for name, parameter in modules.named_parameters():
         if parameter.requires_grad:
             is_exempt = parameter.ndim < 2 or any(part in name for part in NO_DECAY)
-            groups[is_exempt, rate_of(name)].append(parameter)
+            num_maps = (3 if "qkv" in name else 1) if muon and parameter.ndim == 2 and ".blocks." in name else 0
+            groups[is_exempt, rate_of(name), num_maps].append(parameter)
     settings = [
-        {"params": groups[key], "weight_decay": 0.0 if key[0] else weight_decay, "lr": learning_rate * key[1]}
-        for key in sorted(groups)  # decayed ones first
+        {
+            "params": groups[is_exempt, rate, num_maps],
+            "weight_decay": 0.0 if is_exempt else weight_decay,
+            "lr": learning_rate * rate,
+            **({"num_maps": num_maps} if muon else {}),
+        }
+        for is_exempt, rate, num_maps in sorted(groups)  # decayed ones first
     ]
-    return torch.optim.AdamW(settings, lr=learning_rate, betas=betas, fused=True)
+    return (Muon if muon else torch.optim.AdamW)(settings, lr=learning_rate, betas=betas, fused=True)
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW; where a group's `num_maps` is not 0, Muon: steps along the momentum of a matrix, made nearly orthogonal.
+
+    Jordan et al. 2024, with Nesterov's momentum; steps are scaled to AdamW's root mean square, so that its learning
+    rate and decay fit (Liu et al. 2025, arXiv:2502.16982). A matrix of query, key and value is three maps.
+    """
+
+    MOMENTUM, RMS = 0.95, 0.2
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take a step; as fused AdamW, none where `found_inf` is 1.0."""
+        every = self.param_groups
+        self.param_groups = [group for group in every if not group["num_maps"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = every
+        for group in every:
+            by_shape = defaultdict(list)
+            for parameter in group["params"] if group["num_maps"] else ():
+                if parameter.grad is not None:
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
+                self._step_along_maps(parameters, group)
+
+    def _step_along_maps(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Take the step of matrices of one shape."""
+        for parameter in parameters:
+            if not self.state[parameter]:  # AdamW looks for a step in all that it loads
+                self.state[parameter] |= {"step": torch.zeros(()), "momentum_buffer": torch.zeros_like(parameter)}
+        old = torch.stack([self.state[parameter]["momentum_buffer"] for parameter in parameters])
+        gradient = torch.stack([parameter.grad for parameter in parameters if parameter.grad is not None])
+        is_skipped = getattr(self, "found_inf", None)
+        gradient = gradient if is_skipped is None else torch.where(is_skipped > 0, 0, gradient)
+        new = old.lerp(gradient, 1 - self.MOMENTUM)
+        maps = gradient.lerp(new, self.MOMENTUM).unflatten(1, (group["num_maps"], -1))
+        steps = orthogonal(maps) * (self.RMS * max(maps.shape[-2:]) ** 0.5)
+        rate = group["lr"] if is_skipped is None else group["lr"] * (1 - is_skipped)
+        for parameter, buffer, step in zip(parameters, new, steps.flatten(1, 2), strict=True):
+            kept = self.state[parameter]["momentum_buffer"]
+            kept.copy_(buffer if is_skipped is None else torch.where(is_skipped > 0, kept, buffer))
+            parameter.mul_(1 - rate * group["weight_decay"]).sub_(step * rate)
+
+
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return matrices (..., m, n) with all singular values near 1, by five iterations of Newton and Schulz."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonal(matrices.mT, dtype).mT
+    x = (matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
+    for a, b, c in [(3.4445, -4.775, 2.0315)] * 5:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.to(matrices.dtype)
 
 
 def layer_decay(depth: int, factor: float) -> Callable[[str], float]:
