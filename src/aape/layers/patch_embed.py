@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from aape.layers.positions import PositionTable
 
@@ -154,8 +155,12 @@ class PatchProjection(nn.Conv2d):
         self.init_weights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project in the precision of the weights."""
-        return super().forward(x.to(self.weight.dtype))
+        """Project in the precision of the weights, of F and T multiples of the patch."""
+        # A matrix product: the backward pass of the convolution takes several times as long in bfloat16 on a CPU
+        size = self.kernel_size[0]
+        x = x[:, 0].to(self.weight.dtype)
+        grid = x.unfold(1, size, size).unfold(2, size, size)  # (B, Nf, Nt, P, P)
+        return F.linear(grid.flatten(-2), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
     def init_weights(self) -> None:
         """Initialise; timm calls this too."""

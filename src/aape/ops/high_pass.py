@@ -77,8 +77,9 @@ def _correlate(rows: Tensor, kernel: Tensor) -> Tensor:
     # Not a convolution, which with one channel in and one out is 20 times slower on a CPU
     taps, num_out = kernel.shape[0], rows.shape[-1] - kernel.shape[0] + 1
     band = F.pad(kernel, (BLOCK - 1, BLOCK - 1)).unfold(0, BLOCK, 1).flip(-1)  # (BLOCK + taps - 1, BLOCK)
-    windows = F.pad(rows, (0, -num_out % BLOCK)).unfold(-1, BLOCK + taps - 1, BLOCK).flatten(0, 1)  # else one per row
-    return (windows @ band).view(len(rows), -1)[:, :num_out]
+    windows = F.pad(rows, (0, -num_out % BLOCK)).unfold(-1, BLOCK + taps - 1, BLOCK)
+    # Flattened, as else there is a product for each row
+    return (windows.flatten(0, 1) @ band).view(*windows.shape[:2], BLOCK).flatten(1)[:, :num_out]
 
 
 def _impulse_response(patch_size: int, taps: int) -> list[float]:

@@ -47,7 +47,7 @@ def adamw(
             "params": groups[is_exempt, rate, num_maps],
             "weight_decay": 0.0 if is_exempt else weight_decay,
             "lr": learning_rate * rate,
-            **({"num_maps": num_maps} if muon else {}),
+            "num_maps": num_maps,
         }
         for is_exempt, rate, num_maps in sorted(groups)  # decayed ones first
     ]
