@@ -197,7 +197,7 @@ class Pretraining:
         self.clip_labels = None
         if config.label is not None and self.clip_statistics is not None:
             labels = LabelCells(config.data, [clip.label or "" for clip in clips], ";").labels
-            self.clip_labels = ClipLabels(labels, self.clip_statistics.centre, self.clip_statistics.scale)
+            self.clip_labels = ClipLabels(labels, self.clip_statistics.centre, self.clip_statistics.scale**0.5)
         self.loop = self._make_loop(len(clips))
         torch.manual_seed(config.seed)
         self.loop.resume(checkpoint)

@@ -23,7 +23,7 @@ class ClipLabels(nn.Module):
     Args:
         labels: of every clip of the corpus.
         centre: mean of the vectors at the start (E,).
-        scale: an optimiser's step moves what is predicted as if there were E / scale inputs.
+        scale: vectors are divided by it; the larger, the less a step of the optimiser moves what is predicted.
 
     Raises:
         DataError: no label is on some of the labelled clips and not on others.
