@@ -42,6 +42,13 @@ def test_the_loss_is_the_cross_entropy_over_that_of_guessing():
         ClipLabels([["a"]] * 50 + [[]] * 50, torch.zeros(6), 1.0)
 
 
+def test_clips_with_rare_labels_only_lack_the_others():
+    """Left out, they would leave a label that all have, with a bias of infinity."""
+    labels = ClipLabels([["a"]] * 40 + [[f"rare {i}"] for i in range(20)], torch.zeros(6), 1.0)
+    assert labels.names == ["a"]
+    assert labels(torch.randn(60, 6), range(60)).item() == pytest.approx(1, rel=1e-5)
+
+
 @pytest.fixture
 def table(tmp_path):
     """List 60 notes; five of six have labels."""

@@ -31,13 +31,14 @@ class ClipLabels(nn.Module):
 
     centre: Tensor
     has: Tensor
+    is_known: Tensor
 
     def __init__(self, labels: Sequence[Sequence[str]], centre: Tensor, scale: float) -> None:
         super().__init__()
         counts = Counter(label for each in labels for label in set(each))
-        most = sum(map(bool, labels)) - LEAST_CLIPS
-        numbers = {name: number for number, name in enumerate(sorted(counts)) if LEAST_CLIPS <= counts[name] <= most}
-        self.names = list(numbers)
+        is_known = torch.tensor([bool(each) for each in labels])  # those with rare labels only, too
+        most = int(is_known.sum()) - LEAST_CLIPS
+        self.names = [name for name in sorted(counts) if LEAST_CLIPS <= counts[name] <= most]
         if not self.names:
             raise DataError(
                 f"no label is on {LEAST_CLIPS} labelled clips and absent from {LEAST_CLIPS}: choose another"
@@ -47,11 +48,12 @@ class ClipLabels(nn.Module):
         for row, each in enumerate(labels):
             has[row, [columns[label] for label in each if label in columns]] = True
         self.register_buffer("has", has, persistent=False)
+        self.register_buffer("is_known", is_known, persistent=False)
         self.register_buffer("centre", centre.clone())
         self.scale, self.head = scale, nn.Linear(len(centre), len(self.names))
-        share = has[has.any(1)].double().mean(0)
+        share = has[is_known].double().mean(0)
         entropy = F.binary_cross_entropy(share, share, reduction="sum")
-        self.guessing = float(entropy * has.any(1).double().mean())  # loss of a clip, by frequency alone
+        self.guessing = float(entropy * is_known.double().mean())  # loss of a clip, by frequency alone
         with torch.no_grad():
             self.head.weight.zero_()
             self.head.bias.copy_(torch.logit(share))
@@ -64,7 +66,8 @@ class ClipLabels(nn.Module):
             clips: number of each clip in the corpus, B of them.
         """
         with torch.autocast(vectors.device.type, enabled=False):
-            has = self.has[torch.tensor(clips).to(self.has.device, non_blocking=True)]  # (B, L)
+            rows = torch.tensor(clips).to(self.has.device, non_blocking=True)
+            has = self.has[rows]  # (B, L)
             scores = self.head((vectors.to(self.centre.dtype) - self.centre) / self.scale)
             losses = F.binary_cross_entropy_with_logits(scores, has.to(scores.dtype), reduction="none").sum(1)
-            return (losses * has.any(1)).mean() / self.guessing
+            return (losses * self.is_known[rows]).mean() / self.guessing
