@@ -222,7 +222,7 @@ def test_a_task_brings_its_protocol_and_options_override_it(checkpoint):
 
 def test_the_help_fits_a_screen():
     """More options than these, and nobody reads them."""
-    assert len(option_table(FinetuneConfig)) <= 30
+    assert len(option_table(FinetuneConfig)) <= 31
 
 
 def test_clips_are_looped_as_the_model_was_trained_unless_a_task_has_a_length(checkpoint):
@@ -251,8 +251,8 @@ def test_options_out_of_range_are_refused_before_hours_of_reading(section, name,
         section(**{name: value})
 
 
-@pytest.mark.parametrize("loop_to", [0.0, 0.7])
-def test_clips_of_any_length_are_scored_as_aape_classify_scores_them(make_config, tmp_path, loop_to):
+@pytest.mark.parametrize(("loop_to", "pool"), [(0.0, "cls"), (0.7, "frequency_std")])
+def test_clips_of_any_length_are_scored_as_aape_classify_scores_them(make_config, tmp_path, loop_to, pool):
     """The score of a model is that of the labels it will give: one pass up to 10.24 s, then windows by their length."""
     lengths = [0.4, 10.1, 10.3, 25]  # 41 and 1,011 frames; then 608 + 423, and 4 x 608 + 69
     signal = np.random.default_rng(0).normal(0, 1, 16000 * 25)
@@ -264,8 +264,10 @@ def test_clips_of_any_length_are_scored_as_aape_classify_scores_them(make_config
     ]
     table(tmp_path / "long.csv", [*rows, *({"file": f"{n}.wav", "label": "1", "split": "test"} for n in range(4))])
     optim = FinetuneOptimConfig(learning_rate=3e-2, ema=0.0, precision="float32")
-    finetune(make_config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim, loop_to=loop_to))
-    assert read_model(tmp_path / "run").loop_to == loop_to
+    finetune(make_config(data=str(tmp_path / "long.csv"), steps=8, batch=2, optim=optim, loop_to=loop_to, pool=pool))
+    saved = read_model(tmp_path / "run")
+    assert saved.loop_to == loop_to
+    assert (saved.head.pool, saved.pool) == (pool, "cls_mean" if pool == "cls" else pool)
     with np.load(tmp_path / "run" / "jobs" / "seed0-test" / "last.npz") as arrays:
         probabilities = dict(zip(arrays["test_file"].tolist(), arrays["test_probability"], strict=True))
     results = load_model(tmp_path / "run", "cpu").classify([tmp_path / name for name in probabilities])

@@ -32,7 +32,8 @@ def folder(tmp_path):
 @pytest.fixture
 def classifier(tmp_path):
     torch.manual_seed(1)
-    return save_nano(tmp_path / "classifier", head=ClassificationHead(64, 3), labels=["bell", "drum", "flute"])
+    head = ClassificationHead(64, 3, "frequency_std", 8)
+    return save_nano(tmp_path / "classifier", head=head, labels=["bell", "drum", "flute"])
 
 
 @pytest.fixture

@@ -249,7 +249,10 @@ def test_the_length_that_short_sounds_are_looped_to_stays(tmp_path):
         AutoModel.from_pretrained(tmp_path / "model", loop_to=-1)
 
 
-@pytest.mark.parametrize(("key", "value"), [("loop_to", 1e9), ("pool", "nonsense"), ("layers", [99]), ("training", 5)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("loop_to", 1e9), ("pool", "nonsense"), ("head_pool", "nonsense"), ("layers", [99]), ("training", 5)],
+)
 def test_settings_that_nothing_reads_are_not_written(folder, tmp_path, key, value):
     """A folder that no tool loads again is noticed when the model is needed."""
     model = AutoModel.from_pretrained(folder)

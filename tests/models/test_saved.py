@@ -73,20 +73,23 @@ def test_every_architecture_comes_back(tmp_path, options):
     assert [p.requires_grad for p in back.encoder.parameters()] == [p.requires_grad for p in encoder.parameters()]
 
 
-def test_head_and_labels_come_back(tmp_path):
-    """Classes in another order are wrong answers that look right."""
-    head = ClassificationHead(64, 11)
+@pytest.mark.parametrize("pool", ["cls", "mean", "frequency_std"])
+def test_head_and_labels_come_back(tmp_path, pool):
+    """Classes in another order, or read off another vector, are wrong answers that look right."""
+    head = ClassificationHead(64, 11, pool, 8)
     labels = [f"class {index}" for index in range(10)] + ["Ωmega"]
     save_model(tmp_path, nano(), FRONT_END, head=head, labels=labels)
     back = read_model(tmp_path)
     assert back.labels == labels
     assert back.head is not None
-    for name, tensor in head.state_dict().items():
-        assert torch.equal(back.head.state_dict()[name], tensor)
+    tokens = torch.randn(2, 1 + 8 * 3, 64)
+    assert torch.equal(back.head(tokens), head(tokens))
     with pytest.raises(ValueError, match="2 labels for a head of 11 classes"):
         save_model(tmp_path, nano(), FRONT_END, head=head, labels=["a", "b"])
     with pytest.raises(ValueError, match="two classes are called 'a'"):
         save_model(tmp_path, nano(), FRONT_END, head=ClassificationHead(64, 3), labels=["a", "b", "a"])
+    edit_config(tmp_path, lambda values: values.update(head_pool="max"))
+    assert "head_pool: expected cls_mean, frequency, frequency_std, cls or mean, got 'max'" in refusal(tmp_path)
 
 
 def test_the_length_that_short_sounds_are_looped_to_comes_back(tmp_path):

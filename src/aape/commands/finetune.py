@@ -20,6 +20,7 @@ from aape.errors import (
     require_at_most,
     require_positive,
 )
+from aape.models.config import Pool
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -101,6 +102,7 @@ class FinetuneConfig:
         crop_frames: in training, random crops of this many frames from longer clips; scoring uses the whole clip.
         loop_to: length in seconds that shorter clips are looped to, in training, scoring and use; 0 takes them as they
             are. By default the model's, and 0 with `num_frames`.
+        pool: what vector of the last block the head reads: cls, the paper's class token, or another, see `aape embed`.
         seeds: number of seeds.
         evaluations: number of evaluations during training.
         selection_runs: for fold sets, choose the step with a second run that holds out the next fold.
@@ -129,6 +131,7 @@ class FinetuneConfig:
     num_frames: int | None = None
     crop_frames: int = 1008
     loop_to: float | None = None
+    pool: Pool = "cls"
     seeds: int = 3
     evaluations: int = 20
     selection_runs: bool = True
@@ -222,7 +225,7 @@ def _make_run(config: FinetuneConfig, labelled: LabelledSet, saved: SavedModel, 
     from aape.runs.folder import claim_data
     from aape.runs.progress import progress_bar
 
-    names = ("steps", "batch", "num_frames", "crop_frames", "clips_at_once", "evaluations", "save_every")
+    names = ("steps", "batch", "num_frames", "crop_frames", "clips_at_once", "pool", "evaluations", "save_every")
     options = {name: getattr(config, name) for name in names} | vars(config.optim) | vars(config.augment)
     balanced_draws = protocol(config.task, "finetuning")["balanced_draws"]
     loop_to = loop_length(config, saved.loop_to)

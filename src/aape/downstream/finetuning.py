@@ -30,6 +30,7 @@ from aape.downstream.spectrograms import Spectrograms
 from aape.errors import TrainingError
 from aape.inference.segments import MAX_FRAMES, SEGMENT_FRAMES
 from aape.layers.transformer import Block, DropPath
+from aape.models.config import Pool
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.runs.checkpoints import find_checkpoint
@@ -60,6 +61,7 @@ class Settings:
     evaluations: int = 20
     save_every: int = 1000
     precision: str = "auto"
+    pool: Pool = "cls"
     drop_path: float = DROP_PATH
 
 
@@ -127,17 +129,19 @@ class _SharedDropPath(DropPath):
 
 
 class Classifier(nn.Module):
-    """LayerNorm and a linear head on the class token.
+    """An encoder and what reads labels off its tokens.
 
     Args:
         encoder: the pre-trained encoder.
         num_classes: number of classes.
         drop_path: rate in the last block; less before it, in proportion to the depth [ours].
+        pool: what vector the head reads, see `ClassificationHead`.
     """
 
-    def __init__(self, encoder: AudioEncoder, num_classes: int, drop_path: float = 0.0) -> None:
+    def __init__(self, encoder: AudioEncoder, num_classes: int, drop_path: float = 0.0, pool: Pool = "cls") -> None:
         super().__init__()
-        self.encoder, self.head = encoder, ClassificationHead(encoder.embed_dim, num_classes)
+        self.encoder = encoder
+        self.head = ClassificationHead(encoder.embed_dim, num_classes, pool, encoder.stem.grid_size[0])
         self.num_branches = 2 * len(encoder.blocks) if drop_path else 0
         self._uniforms: list[Tensor] = []
         for number, block in enumerate(encoder.blocks, start=1):

@@ -148,7 +148,8 @@ class Run:
         refuse_old(folder)
         torch.manual_seed(job.seed)
         encoder, num_classes = copy.deepcopy(self.saved.encoder), len(self.labelled.classes)
-        classifier = Classifier(encoder, num_classes, self.settings.drop_path).to(self.spectrograms.device)
+        settings = self.settings
+        classifier = Classifier(encoder, num_classes, settings.drop_path, settings.pool).to(self.spectrograms.device)
 
         def show(step: int) -> None:
             bar.advance(steps_before + step)
@@ -158,7 +159,7 @@ class Run:
                 bar.note(steps_before + step, f"{job.name}  {training.history.last_line()}")
 
         training = Training(
-            job, classifier, self.labelled, self.spectrograms, self.settings,
+            job, classifier, self.labelled, self.spectrograms, settings,
             accelerator=self.accelerator, folder=folder, stop=stop, progress=show,
         )  # fmt: skip
         if not training.run(resume=self.resume):
@@ -183,6 +184,7 @@ class Run:
             multi_label=self.labelled.is_multi_label,
             training={"finetuning": plain(self.options), "pretraining": self.saved.training, "job": job.name},
             loop_to=self.loop_to,
+            pool=None if model.head.pool == "cls" else model.head.pool,
         )
 
     def _finish(self, job: Job, done: Done) -> None:

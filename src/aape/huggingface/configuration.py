@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from transformers import PretrainedConfig
 
 from aape.models.companions import AUTO_MAP, CODE_NAME, write_companions
-from aape.models.config_file import CONFIG_NAME, read_loop_to, read_mapping, read_pooling, read_sections
+from aape.models.config_file import CONFIG_NAME, read_head_pool, read_loop_to, read_mapping, read_pooling, read_sections
 
 
 class AaPEConfig(PretrainedConfig):
@@ -23,6 +23,7 @@ class AaPEConfig(PretrainedConfig):
         loop_to: length in seconds that shorter sounds were looped to in training; None or 0: nothing is looped.
         pool: what vectors the model recommends, see `aape.models.pooling.pool`; None for "cls_mean".
         layers: blocks that these are of, counted from 1; none for the last.
+        head_pool: what vector a classifier reads, of the last block; None for "cls", the class token.
         kwargs: of `transformers.PretrainedConfig`.
 
     Raises:
@@ -42,6 +43,7 @@ class AaPEConfig(PretrainedConfig):
         loop_to: float | None = None,
         pool: str | None = None,
         layers: list[int] | None = None,
+        head_pool: str | None = None,
         **kwargs: Any,
     ) -> None:
         sections = {"encoder": encoder or {}, "front_end": front_end or {}, "training": training, "card": card}
@@ -52,6 +54,7 @@ class AaPEConfig(PretrainedConfig):
         use = {"pool": pool, "layers": layers}
         self.pool, chosen = read_pooling(use, made.depth, CONFIG_NAME)
         self.layers = list(chosen)
+        self.head_pool = read_head_pool(head_pool, CONFIG_NAME)
         super().__init__(**{**kwargs, "auto_map": dict(AUTO_MAP)})
 
     @property

@@ -18,7 +18,7 @@ from aape.errors import CheckpointError
 from aape.huggingface.card import model_card
 from aape.huggingface.configuration import AaPEConfig
 from aape.models.companions import write_companions
-from aape.models.config_file import CONFIG_NAME, read_card, read_loop_to, read_mapping, read_pooling
+from aape.models.config_file import CONFIG_NAME, read_card, read_head_pool, read_loop_to, read_mapping, read_pooling
 from aape.models.origin import Origin
 from aape.models.revision import CARD_NAME, digest, state_revision
 from aape.models.saved import WEIGHTS_NAME, check_values, model_name, open_weights
@@ -131,6 +131,7 @@ class FolderModel(PreTrainedModel):
         read_card(self.config.card, CONFIG_NAME)
         read_mapping(settings, "training", CONFIG_NAME)
         read_loop_to(self.config.loop_to, CONFIG_NAME)
+        read_head_pool(self.config.head_pool, CONFIG_NAME)
         read_pooling(settings, self.config.num_hidden_layers, CONFIG_NAME)
         if push_to_hub:
             name = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))

@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput, logging
 from aape.huggingface.classification_loss import classification_loss
 from aape.huggingface.configuration import AaPEConfig
 from aape.huggingface.folders import FolderModel
-from aape.models.config_file import CONFIG_NAME, read_loop_to, read_pooling, read_sections
+from aape.models.config_file import CONFIG_NAME, read_head_pool, read_loop_to, read_pooling, read_sections
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import pool
@@ -83,33 +83,39 @@ class AaPEPreTrainedModel(FolderModel):
         num_freq, num_time = -(-x.shape[2] // patch), -(-x.shape[3] // patch)
         if valid is None:
             counts = torch.full((len(x),), num_time, device=x.device)
-            states, pooled = self._encode_group(x, with_hidden)
+            states, read = self._encode_group(x, with_hidden)
         else:
             counts = -(-valid.sum(1) // patch)  # time patches of each clip (B,)
-            groups, all_states, all_pooled = [], [], []
+            groups, all_states, all_read = [], [], []
             for count in counts.unique().tolist():  # clips of one length at a time: none sees another's padding
                 rows = (counts == count).nonzero()[:, 0]
-                states, pooled = self._encode_group(x[rows, ..., : count * patch], with_hidden)
+                states, read = self._encode_group(x[rows, ..., : count * patch], with_hidden)
                 grid = states[:, :, 1:].unflatten(2, (num_freq, count))  # (S, b, Nf, Nt, D)
                 # A mean over all tokens is right, too: some tools take it, whatever the mask says.
                 padding = states.mean(2)[:, :, None, None].expand(-1, -1, num_freq, num_time - count, -1)
                 padded = torch.cat([grid, padding], 3).flatten(2, 3)
                 groups.append(rows)
                 all_states.append(torch.cat([states[:, :, :1], padded], 2))
-                all_pooled.append(pooled)
+                all_read.append(read)
             order = torch.cat(groups).argsort()
-            states, pooled = torch.cat(all_states, 1)[:, order], torch.cat(all_pooled)[order]
+            states = torch.cat(all_states, 1)[:, order]
+            read = {name: torch.cat([part[name] for part in all_read])[order] for name in read}
         is_valid = torch.arange(num_time, device=x.device) < counts[:, None]  # (B, Nt)
         mask = nn.functional.pad(is_valid[:, None].expand(-1, num_freq, -1).flatten(1), (1, 0), value=True).long()
         return {
             "last_hidden_state": states[-1],
-            "pooler_output": pooled,
             "hidden_states": tuple(states) if with_hidden else None,
             "attention_mask": mask,
+            **read,
         }
 
-    def _encode_group(self, x: Tensor, with_hidden: bool) -> tuple[Tensor, Tensor]:
-        """Encode spectrograms (B, 1, F, T) without padding: S hidden states, or the last, (S, B, 1 + N, D), (B, E)."""
+    def _encode_group(self, x: Tensor, with_hidden: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Encode spectrograms (B, 1, F, T) without padding.
+
+        Returns:
+            S hidden states, or the last, (S, B, 1 + N, D), and what is read off them: `pooler_output` (B, E), and of a
+            classifier `logits` (B, C).
+        """
         depth, layers = len(self.encoder.blocks), self.layers
         if with_hidden:
             states = self.encoder.forward_hidden(x)
@@ -118,7 +124,10 @@ class AaPEPreTrainedModel(FolderModel):
             states, outputs = [], self.encoder.forward_layers(x, {*layers, depth})
         chosen = outputs if depth in layers else outputs[:-1]
         vectors = pool(torch.stack(chosen).mean(0), self.pool, -(-x.shape[2] // self.encoder.patch_size))
-        return torch.stack([*states[:-1], outputs[-1]]), vectors
+        read = {"pooler_output": vectors}
+        if hasattr(self, "head"):
+            read["logits"] = self.head(outputs[-1])
+        return torch.stack([*states[:-1], outputs[-1]]), read
 
     def _prepare(self, input_values: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return spectrograms (B, 1, F, T), zero in padding, and the valid frames (B, T), None where all are.
@@ -246,7 +255,7 @@ class AaPEModel(_EncoderUser):
 
 
 class AaPEForAudioClassification(_EncoderUser):
-    """The encoder, and LayerNorm and a linear layer on its class token (docs/method.md 8)."""
+    """The encoder, and LayerNorm and a linear layer on its class token (docs/method.md 8), or on another vector."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^(teacher|predictor|projection)\."]
 
@@ -254,7 +263,7 @@ class AaPEForAudioClassification(_EncoderUser):
         super().__init__(config)
         if config.num_labels == 1 and config.problem_type in (None, "single_label_classification"):
             config.problem_type = "regression"  # as transformers has it: one output names no classes
-        self.head = ClassificationHead(self.encoder.embed_dim, config.num_labels)
+        self.head = self._new_head()
         self.post_init()
 
     @classmethod
@@ -269,11 +278,16 @@ class AaPEForAudioClassification(_EncoderUser):
         return loaded
 
     def _outputs(self, encoded: dict[str, Any], labels: Tensor | None) -> ModelOutput:
-        logits = self.head(encoded["last_hidden_state"])
+        logits = encoded["logits"]
         loss = None if labels is None else classification_loss(logits, labels, self.config)
         hidden = encoded["hidden_states"]
         mask = None if hidden is None else encoded["attention_mask"]
         return AaPEClassifierOutput(loss=loss, logits=logits, hidden_states=hidden, attention_mask=mask)
 
     def _fresh_part(self, name: str) -> nn.Module | None:
-        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels) if name == "head" else None
+        return self._new_head() if name == "head" else None
+
+    def _new_head(self) -> ClassificationHead:
+        num_freq = self.encoder.stem.grid_size[0]
+        head_pool = read_head_pool(self.config.head_pool, CONFIG_NAME)  # again, as above
+        return ClassificationHead(self.encoder.embed_dim, self.config.num_labels, head_pool, num_freq)

@@ -26,6 +26,7 @@ from aape.inference.recordings import Sound, open_sounds
 from aape.inference.segments import Blocks, Cut, End, FloatArray, Segment, cutting, segments
 from aape.models.config import MAX_LOOP_TO, FrontEndConfig
 from aape.models.encoder import AudioEncoder
+from aape.models.heads import ClassificationHead
 from aape.models.pooling import check_pooling, merge, pool, pooled_dim
 from aape.runs.devices import autocast, require_compiler
 
@@ -149,7 +150,8 @@ class FrozenEncoder:
 
     def fingerprint(self, *, with_head: bool = False) -> str:
         """Return a digest of all that a vector depends on besides the sound, and if asked for of the classifier."""
-        settings = (self.loop_to, self.pool, self.layers, self.precision, self._is_compiled)
+        settings = [self.loop_to, self.pool, self.layers, self.precision, self._is_compiled]
+        settings += [module.pool for module in self._modules if with_head and isinstance(module, ClassificationHead)]
         digest = hashlib.sha256(" ".join(map(str, settings)).encode())
         for config in (self.encoder.config, self.front_end):
             digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())

@@ -138,6 +138,14 @@ def read_pooling(values: Mapping[str, Any], depth: int, where: str) -> tuple[Poo
         raise CheckpointError(f"{where}: {error}") from error
 
 
+def read_head_pool(value: Any, where: str) -> Pool:
+    """Return the pool that a classifier reads, "cls" where none is stated; a CheckpointError where there is no such."""
+    try:
+        return check_pooling("cls" if value is None else value, [], 1)[0]
+    except ConfigError as error:
+        raise CheckpointError(f"{where}: head_{error}") from error
+
+
 def _section(values: Any, key: str, section: type[SectionT], where: str) -> SectionT:
     """Read one of our dataclasses; fields that a file does not name keep their defaults."""
     if not isinstance(values, dict):

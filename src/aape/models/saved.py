@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from aape.errors import CheckpointError, ConfigError
 from aape.models.companions import AUTO_MAP, to_json, write_companions
 from aape.models.config import EncoderConfig, FrontEndConfig, Pool
-from aape.models.config_file import CONFIG_NAME, read_card, read_loop_to, read_mapping, read_pooling, read_sections
+from aape.models.config_file import (
+    CONFIG_NAME,
+    read_card,
+    read_head_pool,
+    read_loop_to,
+    read_mapping,
+    read_pooling,
+    read_sections,
+)
 from aape.models.encoder import AudioEncoder
 from aape.models.heads import ClassificationHead
 from aape.models.pooling import check_pooling
@@ -33,7 +41,7 @@ PRETRAINED = Path(__file__).with_name("pretrained")  # the models that are part 
 
 _KEYS = (
     *("model_type", "architectures", "dtype", "encoder", "front_end", "loop_to", "pool", "layers", "training", "card"),
-    *("auto_map", "id2label", "label2id", "problem_type"),
+    *("auto_map", "id2label", "label2id", "problem_type", "head_pool"),
 )
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as files say it
 PROBLEMS = {False: "single_label_classification", True: "multi_label_classification"}  # as transformers calls them
@@ -162,6 +170,8 @@ def _describe_head(head: ClassificationHead | None, labels: list[str] | None, mu
     if labels is not None and len(set(labels)) < len(labels):
         raise ValueError(f"two classes are called {max(labels, key=labels.count)!r}")
     config: dict[str, Any] = {} if head is None else {"problem_type": PROBLEMS[multi_label]}
+    if head is not None and head.pool != "cls":
+        config["head_pool"] = head.pool
     if labels is not None:
         config["id2label"] = {str(index): label for index, label in enumerate(labels)}
         config["label2id"] = {label: index for index, label in enumerate(labels)}
@@ -239,7 +249,8 @@ def read_model(name_or_path: str | os.PathLike[str]) -> SavedModel:
         if labels is not None and len(labels) != num_classes and "head.linear.weight" in shapes:
             raise CheckpointError(f"{folder}: {len(labels)} labels for a head of {num_classes} classes")
         has_head = any(name.startswith("head.") for name in shapes)
-        modules = _build(encoder_config, num_classes if has_head else None, where)
+        head_pool = read_head_pool(values.get("head_pool"), where)
+        modules = _build(encoder_config, num_classes if has_head else None, head_pool, where)
         expected = {f"{key}.{name}": t for key, module in modules.items() for name, t in module.state_dict().items()}
         _compare_shapes(shapes, {name: tuple(t.shape) for name, t in expected.items()}, folder / WEIGHTS_NAME)
         # Copies, because a view of the file would change or crash with it.
@@ -316,14 +327,15 @@ def _read_labels(values: dict[str, Any], where: str) -> list[str] | None:
     return [str(names[str(index)]) for index in range(len(names))]
 
 
-def _build(config: EncoderConfig, num_classes: int | None, where: str) -> dict[str, nn.Module]:
+def _build(config: EncoderConfig, num_classes: int | None, head_pool: Pool, where: str) -> dict[str, nn.Module]:
     """Build the encoder, and a classifier of so many classes, without memory for their weights."""
     try:
         with torch.device("meta"):
-            modules: dict[str, nn.Module] = {"encoder": AudioEncoder(config)}
-            if num_classes is not None:
-                modules["head"] = ClassificationHead(config.embed_dim, num_classes)
-            return modules
+            encoder = AudioEncoder(config)
+            if num_classes is None:
+                return {"encoder": encoder}
+            num_freq = encoder.stem.grid_size[0]
+            return {"encoder": encoder, "head": ClassificationHead(config.embed_dim, num_classes, head_pool, num_freq)}
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: encoder: {str(error).splitlines()[0]}") from error
 
