@@ -50,7 +50,7 @@ def change(wave: Wave, other: Wave | None, sample_rate: int, share: float, gener
         power, added = (float(np.mean(np.square(x, dtype=np.float64))) for x in (wave, other))
         if power > 0 and added > 0:
             wave = wave + other * np.float32(np.sqrt(power / added / 10 ** (ratio / 10)))
-    size = 1 << (len(wave) + len(response)).bit_length()  # of other lengths an FFT may take 20 times as long
+    size = 1 << (len(wave) + len(response)).bit_length()  # of lengths with large prime factors it is many times slower
     spectrum = np.fft.rfft(wave, size) * (1 + np.fft.rfft(response, size))
     hertz = np.fft.rfftfreq(size, 1 / sample_rate)
     decibels = np.interp(np.log(np.maximum(hertz, KNOTS[0])), np.log(KNOTS), gains) + level
