@@ -11,6 +11,7 @@ import torch
 from aape.cli import main
 from aape.commands.pretrain import PretrainConfig, Pretraining
 from aape.errors import DataError
+from aape.inference import load_model
 from aape.pretraining.clip_labels import ClipLabels
 from aape.pretraining.config import LossConfig, MaskingConfig
 from notes import link_notes, read_lines
@@ -104,6 +105,7 @@ def test_a_run_with_all_that_is_ours_resumes_to_the_same_bits(table, tmp_path):
     options += ["--label", "heard", "--augment", "0.5", "--optim.muon", "--loss.statistics-weight", "1"]
     options += ["--loss.statistics-components", "4", "--loss.statistics-pool", "frequency_std", "--out"]
     assert main(["pretrain", *options, str(tmp_path / "whole")]) == 0
+    assert load_model(tmp_path / "whole").pool == "frequency_std"  # users are given the vector that was trained
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut/checkpoint-6")
     shutil.rmtree(tmp_path / "cut/model")

@@ -329,7 +329,8 @@ class Pretraining:
         training = {key: value for key, value in dataclasses.asdict(config).items() if key not in paths}
         training |= {"init": config.init and model_name(config.init), "num_clips": len(self.draws.clips)}
         loop_to = config.crop_seconds if config.loop_to_crop else 0.0
-        save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to)
+        pool = config.loss.statistics_pool if self.clip_statistics is not None else None  # the vector that it trains
+        save_model(folder, encoder, self.front_end, training=training, loop_to=loop_to, pool=pool)
 
     def finish(self) -> None:
         """Write `model/` and `result.json`."""
