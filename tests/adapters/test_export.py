@@ -21,11 +21,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A small model of random weights whose position table is shorter than the longest clip."""
+    """A small model of random weights, a vector of its own, and a position table shorter than the longest clip."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model") / "nano"
     encoder = AudioEncoder(encoder_config("nano", kernel_size=7, num_frames=304, hidden_dim=4, sblu_dim=16))
-    save_model(folder, encoder, FrontEndConfig(mean=-4.0, std=3.0), loop_to=2)
+    save_model(folder, encoder, FrontEndConfig(mean=-4.0, std=3.0), loop_to=2, pool="frequency_std", layers=(1, 2))
     return folder
 
 
@@ -53,7 +53,7 @@ def test_onnx_agrees_with_pytorch_for_any_batch_and_length(saved, traced, monkey
     content = onnx.load(out)
     about = {prop.key: prop.value for prop in content.metadata_props}
     assert json.loads(about["aape"]) == {"sample_rate": 16000, "min_samples": 1, "max_samples": 97279, "loop_to": 2.0,
-                                         "pool": "cls_mean", "layers": [2]}  # fmt: skip
+                                         "pool": "frequency_std", "layers": [1, 2]}  # fmt: skip
     assert {node.domain for node in content.graph.node} <= {"", "pkg.onnxscript.torch_lib"}  # nothing of ours
     with pytest.raises(Exception, match=r"."):  # not a wrong vector
         run(torch.zeros(1, 0))

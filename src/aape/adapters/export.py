@@ -149,7 +149,7 @@ def compare(model: AudioModel, run: Run) -> float:
 
     Noise, a tone in faint noise and near silence, none of it looped; `embed` and `embed_frames` are the other side.
     """
-    model = AudioModel(model.encoder, model.front_end)
+    model = AudioModel(model.encoder, model.front_end, pool=model.pool, layers=model.layers)  # nothing is looped
     least, most, rate = min_samples(model), max_samples(model), model.front_end.sample_rate
     reach, patch = model.front_end.n_fft // 2, model.encoder.patch_size * model.front_end.hop_length
     noise = torch.randn(most, generator=torch.Generator().manual_seed(0))
