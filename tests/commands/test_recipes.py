@@ -63,7 +63,7 @@ def test_a_file_comes_before_a_name_and_may_start_from_one(tmp_path, monkeypatch
     assert parse(PretrainConfig, ["--config", "runs/mine.yaml"]).clips == 4
     Path("tiny").unlink()
     Path("tiny").mkdir()  # a run of that name is no recipe
-    assert parse(PretrainConfig, ["--config", "tiny", *NEEDED]).steps == 1600
+    assert parse(PretrainConfig, ["--config", "tiny", *NEEDED]).steps == 12500
 
 
 def test_a_folder_with_a_grid_works_as_the_package_s_own(tmp_path, monkeypatch):

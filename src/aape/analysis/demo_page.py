@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 HEAD = ("vectors", "accuracy", "± over seeds", "95 % interval")
 COMMANDS = """{aape} explore SOUNDS --out sounds.html    # a map like the one above
 {aape} embed SOUNDS --model tiny --out vectors.npz
-{aape} pretrain --data SOUNDS --out runs/mine --config tiny --init tiny
+{aape} pretrain --data SOUNDS --out runs/mine --config tiny/continue --init tiny
 {aape} plot run runs/mine --out run.html    # curves like those above
 {aape} probe --data labels.csv --fold fold --checkpoint runs/mine --out runs/probe"""
 
