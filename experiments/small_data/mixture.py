@@ -9,6 +9,7 @@ are tar shards or their tables; `aape data pack` makes them of a folder.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -26,11 +27,11 @@ COLUMNS = ("shard", "name", "offset", "size", "start", "end", "labels")
 
 
 def labelled(corpus: Path) -> list[Clip]:
-    """List the clips of a corpus, with labels where its table has a column `labels`."""
-    try:
-        return read_manifest(corpus, label="labels", needs_labels=False)
-    except DataError:
-        return read_manifest(corpus)
+    """List the clips of a corpus, with labels where its table has a column `labels` or `label`."""
+    for column in ("labels", "label"):
+        with contextlib.suppress(DataError):
+            return read_manifest(corpus, label=column, needs_labels=False)
+    return read_manifest(corpus)
 
 
 def rows(corpora: Sequence[Path], folder: Path) -> Iterator[tuple[object, ...]]:

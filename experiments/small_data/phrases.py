@@ -14,7 +14,7 @@ import mido
 import numpy as np
 from engines import LEAD, Events
 from numpy.random import Generator
-from sounds import FAMILIES, FONTS, HIGHEST_KEY, Modulation, Note, Wave
+from sounds import FAMILIES, HIGHEST_KEY, Modulation, Note, Wave
 from textures import Sound
 
 from aape.errors import AapeError
@@ -26,6 +26,8 @@ OF_INSTRUMENTS = {0, 6, 12, 17, 25, 26, 33, 35, 40, 46, 60, 63, 64, 66, 74, 78, 
 # Other programs of FluidR3_GM that play recordings of these, such as 110, Fiddle, which is 40, Violin.
 OF_THEIR_RECORDINGS = {7, 23, 24, 44, 49, 62, 76, 87, 88, 92, 99, 103, 110}
 HELD_OUT = OF_STEMS | OF_INSTRUMENTS | OF_THEIR_RECORDINGS
+# Programs of other soundfonts that play recordings of them: a contrabass of the cello, a pad of the steel guitar.
+HELD_OUT_OF = {"MuseScore_General_Full": {43, 93}}
 PROGRAMS = tuple(tuple(p for p in range(first, first + 8) if p not in HELD_OUT) for first in range(0, 128, 8))
 KITS = (0, 8, 16, 24, 32, 40, 48)  # without TR-808, a machine that one of the drum folds emulates
 KEYS = {program: family.keys for family in FAMILIES.values() for program in family.programs}
@@ -177,14 +179,22 @@ def render(rngs: Sequence[Generator], font: Path, draw: Callable[[Generator], tu
         if not missing:
             samples = LENGTH * engines.SAMPLE_RATE // 1000
             return [
-                Sound(waves[number][:samples], f"{FONTS[0]}/{_names(parts)}", _labels(parts))
+                Sound(waves[number][:samples], f"{font.stem}/{_names(parts)}", _labels(parts))
                 for number, parts in sorted(drawn.items())
             ]
-        drawn |= {number: draw(rngs[number]) for number in missing}
+        drawn |= {number: _played(rngs[number], font, draw) for number in missing}
         score = engines.midi([slot(drawn[number]) for number in missing], SLOT, CHANNELS)
         played = engines.synthesise(score, len(missing), font, SLOT)
         waves |= {number: wave for number, wave in zip(missing, played, strict=True) if wave.any()}
     raise AapeError(f"{font}: silence instead of programs {_names(drawn[missing[0]])}: is it a soundfont?")
+
+
+def _played(rng: Generator, font: Path, draw: Callable[[Generator], tuple[Part, ...]]) -> tuple[Part, ...]:
+    """Draw until no program is held out of the soundfont."""
+    while True:
+        parts = draw(rng)
+        if not any(part.channel != DRUMS and part.program in HELD_OUT_OF.get(font.stem, ()) for part in parts):
+            return parts
 
 
 def render_hits(rngs: Sequence[Generator], font: Path) -> list[Sound]:

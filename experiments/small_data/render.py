@@ -3,8 +3,8 @@
     python experiments/small_data/render.py --out data/rendered
     aape pretrain --data data/rendered/clips.csv ...
 
-FluidSynth plays phrases with FluidR3_GM, eSpeak NG says sentences in all its languages, and noise, tones and clicks are
-drawn. No program, recording and voice that a test of this repository uses is in it. OUT has
+FluidSynth plays phrases with FluidR3_GM or another soundfont, eSpeak NG says sentences in all its languages, and noise,
+tones and clicks are drawn. No program, recording and voice that a test of this repository uses is in it. OUT has
 
     clips.csv       every clip: shard, name, offset, size, seconds, source, and labels: what is played and said
     KIND-NNN.tar    the clips, 500 in a shard, mono at 16 kHz, FLAC; KIND-NNN.csv is the shard's part of clips.csv
@@ -84,7 +84,7 @@ class Folder:
         self.made: dict[str, Any] = {"seed": self.seed}
         if self.clips["phrases"] or self.clips["hits"]:
             font = engines.find_font(FONT, options.soundfont)
-            self.made |= {"fluidsynth": engines.version("fluidsynth"), FONT: engines.sha256_of(font)}
+            self.made |= {"fluidsynth": engines.version("fluidsynth"), font.stem: engines.sha256_of(font)}
             self.renders["phrases"] = lambda rngs: phrases.render(rngs, font)
             self.renders["hits"] = lambda rngs: phrases.render_hits(rngs, font)
         if self.clips["speech"] or self.clips["words"]:
@@ -157,7 +157,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for kind, count in CLIPS.items():
         parser.add_argument(f"--{kind}", type=int, default=count, metavar="CLIPS", help=f"default: {count}")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
-    parser.add_argument("--soundfont", type=Path, metavar="FILE", help=f"{FONT}.sf2")
+    parser.add_argument("--soundfont", type=Path, metavar="FILE", help=f"default: {FONT}.sf2")
     options = parser.parse_args(arguments)
     for name in (*CLIPS, "seed"):
         if getattr(options, name) < 0:

@@ -23,7 +23,7 @@ import numpy as np
 from aape.data.audio.containers import Content, Part, find_sound
 from aape.data.audio.headers import ContainerError
 from aape.data.audio.mpeg import count_frames, has_index
-from aape.data.audio.ogg import count_ogg_frames, num_vorbis_frames_to_avoid
+from aape.data.audio.ogg import count_ogg_frames, misses_ogg_pages, num_vorbis_frames_to_avoid
 from aape.data.audio.resampling import Energy, resample
 from aape.errors import AudioError, AudioWarning
 
@@ -202,7 +202,7 @@ def _count_frames(opened: _Opened) -> int:
     num_frames = int(sound.frames)
     if sound.subtype in ("VORBIS", "OPUS"):
         promised = count_ogg_frames(file, size, sound.samplerate)
-        if promised > num_frames:  # libsndfile adds up what its packets would give
+        if promised > num_frames and misses_ogg_pages(file, size):  # libsndfile adds up what its packets would give
             raise AudioError(label, f"damaged, or cut out of a longer stream: {num_frames} samples of {promised}")
     frames = count_frames(file, size) if sound.format == "MP3" else None
     if frames is None:

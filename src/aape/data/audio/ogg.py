@@ -58,6 +58,17 @@ def count_ogg_frames(file: IO[bytes], size: int, rate: int) -> int:
     return max(0, position)
 
 
+def misses_ogg_pages(file: IO[bytes], size: int) -> bool:
+    """Say whether pages are missing, by their numbers: not all encoders count frames from the first one."""
+    position, number = 0, 0
+    while position < size:
+        page = read_at(file, position, 282)
+        if len(page) < 27 or page[:4] != b"OggS" or page[18:22] != struct.pack("<I", number):
+            return True
+        position, number = position + 27 + page[26] + sum(page[27 : 27 + page[26]]), number + 1
+    return position > size
+
+
 def num_vorbis_frames_to_avoid(file: IO[bytes], size: int) -> int | None:
     """Return how many frames before the end libsndfile must not seek to in an Ogg Vorbis file, or None for all."""
     # The last page states the trimmed length, from which libsndfile 1.2 derives positions inside that page: a seek into
