@@ -116,7 +116,7 @@ def ogg_files() -> Table:
         "half.ogg": (vorbis[: len(vorbis) // 2], "truncated: the Ogg stream has no end"),
         "last-byte-missing.ogg": (vorbis[:-1], "truncated: the Ogg stream has no end"),
         "page-missing.ogg": (b"".join(pages[:2] + pages[3:]), "cut out of a longer stream: 18048 samples of 32000"),
-        "counted-from-frame-704.ogg": (later, "read 32\\d{3}"),  # as encoders of 2002 did
+        "counted-from-frame-704.ogg": (later, "read 32000"),  # as encoders of 2002 did
         "page-damaged.ogg": (vorbis[: last - 50] + bytes(30) + vorbis[last - 20 :], "truncated: it stops at"),
         "pages-swapped.ogg": (b"".join([*pages[:2], *pages[:1:-1]]), "truncated: the Ogg stream has no end"),
         "two-streams-after-each-other.ogg": (vorbis + other, "several Ogg streams in one file"),
