@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -29,6 +28,7 @@ from aape.downstream.scores import write_csv
 from aape.errors import AapeError, one_line
 from aape.runs.files import write_json
 from aape.runs.lock import locked
+from aape.runs.signals import Stopped, ended_by_signals
 
 SUFFIXES = {".ogg", ".oga", ".opus", ".wav", ".flac", ".mp3", ".au", ".aif", ".aiff"}
 FEWEST = 5  # packages in whose file names a label occurs
@@ -52,13 +52,15 @@ def call(*arguments: str, folder: Path) -> str:
 
 def fetch(package: str, out: Path) -> None:
     """Put the sound files of a package into a folder, which appears when it is whole."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".fetch-") as temporary:
-        folder = Path(temporary)
-        call("apt-get", "download", package, folder=folder)
-        archive = next(folder.glob("*.deb"))
-        unpack(archive, folder / package)
-        (folder / package / "version").write_text(call("dpkg-deb", "-f", str(archive), "Version", folder=folder))
-        (folder / package).rename(out / package)
+    folder = out / ".fetching"
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir()
+    call("apt-get", "download", package, folder=folder)
+    archive = next(folder.glob("*.deb"))
+    unpack(archive, folder / package)
+    (folder / package / "version").write_text(call("dpkg-deb", "-f", str(archive), "Version", folder=folder))
+    (folder / package).rename(out / package)
+    shutil.rmtree(folder)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -120,7 +122,7 @@ def main() -> None:
     packages = PACKAGES.read_text(encoding="utf-8").split()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        with locked(options.out):
+        with ended_by_signals(), locked(options.out):
             for number, package in enumerate(packages, 1):
                 if not (options.out / package).exists():
                     print(f"{number}/{len(packages)} {package}", file=sys.stderr)
@@ -131,6 +133,9 @@ def main() -> None:
             write_json(options.out / "versions.json", versions)
     except (AapeError, OSError) as error:
         sys.exit(f"packages.py: error: {one_line(str(error))}")
+    except Stopped as stop:
+        print(f"packages.py: stopped by {stop.name}: the same command goes on", file=sys.stderr)
+        raise
     print(f"{len(rows)} sounds of {len(packages)} packages -> {options.out}")
 
 

@@ -1,9 +1,12 @@
 """Sounds of Debian's packages: only sounds are unpacked, and a label is a word that several packages use."""
 
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,27 @@ def test_without_debian_one_line_says_so(tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "packages.py: error: apt-get is not there: this needs Debian or Ubuntu"
     assert not list(tmp_path.glob("abe-data*"))
+
+
+def test_a_stop_is_one_line_and_half_a_package_is_none(archive, tmp_path, monkeypatch):
+    """211 downloads take long: what was stopped or killed goes on with the package it was at."""
+    name, out = packages.PACKAGES.read_text().split()[0], tmp_path / "out"
+    programs, begun = tmp_path / "bin", tmp_path / "begun"
+    programs.mkdir()
+    (programs / "apt-get").write_text(f"#!/bin/sh\ncp {archive} .\ntouch {begun}\nexec sleep 20\n")
+    (programs / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    for number in (signal.SIGKILL, signal.SIGINT):
+        begun.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, SCRIPT, "--out", out], stderr=subprocess.PIPE, text=True) as process:
+            while not begun.exists():
+                time.sleep(0.01)
+            process.send_signal(number)
+            lines = process.communicate()[1].splitlines()
+    assert process.returncode == 128 + signal.SIGINT
+    assert lines[-1] == "packages.py: stopped by SIGINT: the same command goes on"
+    assert not (out / name).exists()
+    (programs / "apt-get").write_text(f"#!/bin/sh\ncp {archive} .\n")
+    packages.fetch(name, out)
+    assert (out / name / "version").read_text().strip() == "1"
+    assert not (out / ".fetching").exists()
