@@ -90,6 +90,7 @@ def test_a_stop_is_one_line_and_half_a_package_is_none(archive, tmp_path, monkey
         begun.unlink(missing_ok=True)
         with subprocess.Popen([sys.executable, SCRIPT, "--out", out], stderr=subprocess.PIPE, text=True) as process:
             while not begun.exists():
+                assert process.poll() is None
                 time.sleep(0.01)
             process.send_signal(number)
             lines = process.communicate()[1].splitlines()
